@@ -1,0 +1,53 @@
+"""One tree of errors. Each knows its exit code and its remedy; `cli` prints them, and nothing else does."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What the command's exit status means (docs/threadinfo.1, EXIT STATUS)."""
+
+    OK = 0
+    NOT_FOUND = 1
+    USAGE = 2
+    UNAVAILABLE = 3
+    TARGET_ENDED = 4
+    INTERRUPTED = 130
+
+
+class ThreadinfoError(Exception):
+    """Something that stops a command: what was wrong (the message), and the remedy, where one is known."""
+
+    exit_code = ExitCode.UNAVAILABLE
+
+    def __init__(self, message: str, remedy: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+
+
+class ProcessNotFoundError(ThreadinfoError):
+    """No process has this PID or this name."""
+
+    exit_code = ExitCode.NOT_FOUND
+
+
+class TargetEndedError(ThreadinfoError):
+    """The process ended before anything of it could be read."""
+
+    exit_code = ExitCode.TARGET_ENDED
+
+
+class NotAvailableError(ThreadinfoError):
+    """This host, or this user's privileges, do not allow what was asked for."""
+
+
+class BadInputError(ThreadinfoError):
+    """A file or value that the user named cannot be used."""
+
+    exit_code = ExitCode.USAGE
+
+
+class OutputError(ThreadinfoError):
+    """The result could not be written where the user wanted it."""

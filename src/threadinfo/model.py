@@ -1,0 +1,166 @@
+"""What a report is made of: frozen values, the same for every source and every renderer.
+
+Names, units and the meaning of null are those of the JSON report, `threadinfo.report/1`: a number is in the unit that its
+name ends in, None means "not known" and comes with a `Gap`, 0 means measured and zero. Text that came from the target is
+valid Unicode here: bytes that are not UTF-8 were replaced by a visible ``\\xNN`` when they were read.
+
+msgspec's structs rather than dataclasses, because a report holds tens of thousands of them: they are built 14 times faster
+and are read from and written to JSON, with validation, by the same definitions (docs/how-it-works.md, "Dependencies").
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import msgspec
+
+REPORT_SCHEMA = "threadinfo.report/1"
+
+DetailValue: TypeAlias = str | int | float | bool | None | list[int] | list[str] | list[dict[str, int | str | None]]
+"""What a detail of a descriptor can be: plain JSON values, and flat lists of them."""
+
+Details: TypeAlias = dict[str, DetailValue]
+
+
+class Gap(msgspec.Struct, frozen=True):
+    """Something that the report lacks."""
+
+    section: str
+    """The part of the report that is incomplete, for example "descriptors"."""
+    cause: str
+    """What stood in the way, in words."""
+    remedy: str | None
+    """What the user can do about it; None where nothing can be done."""
+
+
+class Memory(msgspec.Struct, frozen=True, kw_only=True):
+    """The memory of the process."""
+
+    virtual_bytes: int | None = None
+    """/proc/PID/status, VmSize."""
+    resident_bytes: int | None = None
+    """/proc/PID/status, VmRSS."""
+    swap_bytes: int | None = None
+    """/proc/PID/status, VmSwap."""
+    percent: float | None = None
+    """resident_bytes in percent of the machine's MemTotal."""
+    rss_bytes: int | None = None
+    """/proc/PID/smaps_rollup (or the sum over smaps), Rss: exact, where VmRSS is a counter that lags."""
+    pss_bytes: int | None = None
+    """/proc/PID/smaps_rollup (or the sum over smaps), Pss: shared pages divided by their users."""
+    mapped_swap_bytes: int | None = None
+    """/proc/PID/smaps_rollup (or the sum over smaps), Swap: includes swapped shared memory, which VmSwap does not."""
+
+
+class Thread(msgspec.Struct, frozen=True, kw_only=True):
+    """One thread of the process."""
+
+    tid: int
+    name: str
+    state: str
+    """The letter of /proc/PID/task/TID/stat (proc_pid_stat(5))."""
+    state_name: str
+    cpu_percent: float | None
+    """Of one CPU, over the thread's whole life."""
+    runtime_seconds: float | None
+    """User and system time together."""
+    stack_bytes: int | None
+    """/proc/PID/status, VmStk: the main thread's stack, the same for every thread (the script's "Stack Size")."""
+    thread_stack_bytes: int | None = None
+    """Size of the mapping that holds this thread's stack pointer."""
+    scheduling: None = None
+    """What tracing says of the thread; null without a trace."""
+
+
+class Served(msgspec.Struct, frozen=True):
+    """A thread that waits for, or is busy with, a descriptor."""
+
+    tid: int
+    thread_name: str
+    how: str
+    """The system call that the thread is in, for example "accept4" or "epoll_wait on FD 5"."""
+
+
+class Socket(msgspec.Struct, frozen=True, kw_only=True):
+    """What a socket is, found from outside the process."""
+
+    family: str | None = None
+    """For example "AF_INET"; None where nothing tells."""
+    type: str | None = None
+    """For example "SOCK_STREAM"."""
+    protocol: str | None = None
+    """For example "TCP", "UNIX", "NETLINK_ROUTE"."""
+    state: str | None = None
+    """For example "LISTEN"; None for sockets that have no state."""
+    local: str | None = None
+    remote: str | None = None
+    port: int | None = None
+    """The local port, of those families that have ports."""
+    bound: bool | None = None
+    """Whether it has a local address; None is unknown."""
+    role: str | None = None
+    """What the user calls this port, for example "web server"."""
+    evidence: tuple[str, ...] = ()
+    """Which sources spoke, in the order asked, for example "/proc/PID/net/tcp"."""
+
+
+class Descriptor(msgspec.Struct, frozen=True, kw_only=True):
+    """One open file descriptor."""
+
+    fd: int
+    type: str
+    """What it is: one of `DESCRIPTOR_TYPES`."""
+    target: str
+    """What /proc/PID/fd/FD points to, as the kernel says it."""
+    description: str
+    """What it is, in words."""
+    inode: int | None = None
+    details: Details = {}
+    served_by: tuple[Served, ...] = ()
+    socket: Socket | None = None
+    origin: None = None
+    """How tracing saw it made; null without a trace."""
+
+
+class OpenFilesLimit(msgspec.Struct, frozen=True):
+    """A limit as /proc/PID/limits has it; None is "unlimited"."""
+
+    soft: int | None
+    hard: int | None
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """The resource limits that bear on this report."""
+
+    open_files: OpenFilesLimit
+
+
+class ProcessReport(msgspec.Struct, frozen=True, kw_only=True):
+    """All that is known of one process."""
+
+    pid: int
+    name: str
+    """The kernel's name of the process, or, where that was cut off at 15 characters, the executable's."""
+    executable: str | None
+    command_line: tuple[str, ...]
+    user: str | None
+    started_at: str | None
+    """UTC, ISO 8601."""
+    memory: Memory
+    threads: tuple[Thread, ...] | None
+    """In the order of their numbers; None where they could not be listed."""
+    descriptors: tuple[Descriptor, ...] | None
+    """In the order of their numbers; None where they could not be listed."""
+    limits: Limits | None
+    trace: None = None
+    """What tracing saw; null without a trace."""
+    gaps: tuple[Gap, ...] = ()
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """One run of the command: every process that was asked for, in PID order."""
+
+    schema: Literal["threadinfo.report/1"] = REPORT_SCHEMA
+    generated_at: str
+    """UTC, ISO 8601."""
+    processes: tuple[ProcessReport, ...]
