@@ -1,11 +1,11 @@
 """What a report is made of: frozen values, the same for every source and every renderer.
 
-Names, units and the meaning of null are those of the JSON report, `threadinfo.report/1`: a number is in the unit that its
-name ends in, None means "not known" and comes with a `Gap`, 0 means measured and zero. Text that came from the target is
-valid Unicode here: bytes that are not UTF-8 were replaced by a visible ``\\xNN`` when they were read.
+Names, units and the meaning of null are those of the JSON report, `threadinfo.report/1`: a number is in the unit that
+its name ends in, None means "not known" and comes with a `Gap`, 0 means measured and zero. Text that came from the
+target is valid Unicode here: bytes that are not UTF-8 were replaced by a visible ``\\xNN`` when they were read.
 
-msgspec's structs rather than dataclasses, because a report holds tens of thousands of them: they are built 14 times faster
-and are read from and written to JSON, with validation, by the same definitions (docs/how-it-works.md, "Dependencies").
+msgspec's structs rather than dataclasses, because a report holds tens of thousands of them: they are built 14 times
+faster and are read from and written to JSON, with validation, by the same definitions (docs/how-it-works.md).
 """
 
 from __future__ import annotations
@@ -14,9 +14,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-REPORT_SCHEMA = "threadinfo.report/1"
-
-DetailValue: TypeAlias = str | int | float | bool | None | list[int] | list[str] | list[dict[str, int | str | None]]
+DetailValue: TypeAlias = str | int | float | bool | list[int] | list[str] | list[dict[str, int | str | None]] | None
 """What a detail of a descriptor can be: plain JSON values, and flat lists of them."""
 
 Details: TypeAlias = dict[str, DetailValue]
@@ -160,7 +158,7 @@ class ProcessReport(msgspec.Struct, frozen=True, kw_only=True):
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """One run of the command: every process that was asked for, in PID order."""
 
-    schema: Literal["threadinfo.report/1"] = REPORT_SCHEMA
+    schema: Literal["threadinfo.report/1"] = "threadinfo.report/1"
     generated_at: str
     """UTC, ISO 8601."""
     processes: tuple[ProcessReport, ...]

@@ -1,0 +1,227 @@
+"""The commands. The only place that prints or exits; everything that a plain report does not need is imported late."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+import click
+
+from threadinfo import __version__
+from threadinfo.collect import CollectOptions, collect_report
+from threadinfo.errors import BadInputError, ExitCode, NotAvailableError, ProcessNotFoundError, ThreadinfoError
+from threadinfo.model import Report
+from threadinfo.output import OutputFile, write_standard_output
+from threadinfo.proc.reader import ProcDirectory, ProcError
+from threadinfo.target import find_processes
+
+DEFAULT_PORTS = {5000: "web server", 5001: "websocket server", 5002: "websocket server", 5353: "mDNS"}
+FORMATS = ("text", "json")
+_DEFAULT_COMMAND = "report"
+
+
+class _DefaultGroup(click.Group):
+    """A group in which `threadinfo TARGET...` means `threadinfo report TARGET...`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] not in {"--help", "-h", "--version"}:
+            args = [_DEFAULT_COMMAND, *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(
+    cls=_DefaultGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="`threadinfo TARGET...` is short for `threadinfo report TARGET...`. Manual: man threadinfo.",
+)
+@click.version_option(__version__, message="threadinfo %(version)s")
+def cli() -> None:
+    """Every thread, all memory and every file descriptor of one process."""
+
+
+def _port_role(text: str) -> tuple[int, str]:
+    number, equals, role = text.partition("=")
+    if not (equals and number.strip().isdecimal() and 0 < int(number) < 1 << 16 and role.strip()):
+        raise click.BadParameter(f"{text!r} is not PORT=ROLE, for example 5000=\"web server\"")
+    return int(number), role.strip()
+
+
+def _read_port_option(_ctx: click.Context, _option: click.Parameter, values: tuple[str, ...]) -> dict[int, str]:
+    return dict(_port_role(value) for value in values)
+
+
+def _read_ports_file(_ctx: click.Context, _option: click.Parameter, path: str | None) -> dict[int, str]:
+    """A file with one PORT=ROLE a line; empty lines and those that begin with # do not count."""
+    if path is None:
+        return {}
+    try:
+        with open(path, encoding="utf-8") as file:
+            lines = [(number, line.strip()) for number, line in enumerate(file, 1)]
+    except (OSError, UnicodeDecodeError) as problem:
+        raise click.BadParameter(f"cannot read {path}: {problem}") from None
+    ports: dict[int, str] = {}
+    for number, line in lines:
+        if line and not line.startswith("#"):
+            try:
+                ports.update([_port_role(line)])
+            except click.BadParameter as problem:
+                raise click.BadParameter(f"{path}, line {number}: {problem.message}") from None
+    return ports
+
+
+def _complete_target(_ctx: click.Context, _argument: click.Parameter, incomplete: str) -> list[str]:
+    import psutil  # noqa: PLC0415 - only the shell's completion comes here
+
+    names = {process.info["name"] for process in psutil.process_iter(["name"])}
+    return sorted(name for name in names if name and name.isprintable() and name.startswith(incomplete))
+
+
+@cli.command(_DEFAULT_COMMAND)
+@click.argument("targets", nargs=-1, required=True, metavar="TARGET...", shell_complete=_complete_target)
+@click.option("--format", "output_format", type=click.Choice(FORMATS), default="text", show_default=True)
+@click.option("-o", "--output", metavar="FILE", help="Write to FILE, whole or not at all, instead of standard output.")
+@click.option("-v", "--verbose", is_flag=True, help="Add thread names, descriptor details and who serves them.")
+@click.option("--proc", "proc_path", metavar="PATH", default="/proc", show_default=True, help="Another root of /proc.")
+@click.option(
+    "--port", "ports", multiple=True, metavar="PORT=ROLE", callback=_read_port_option, help="What a port is for."
+)
+@click.option(
+    "--ports", "ports_file", metavar="FILE", callback=_read_ports_file, help="A file with one PORT=ROLE a line."
+)
+@click.option(
+    "--borrow/--no-borrow",
+    default=True,
+    help="Ask a socket that no table knows through a borrowed duplicate of it, or do not.",
+)
+def report_command(
+    targets: tuple[str, ...],
+    output_format: str,
+    output: str | None,
+    verbose: bool,
+    proc_path: str,
+    ports: dict[int, str],
+    ports_file: dict[int, str],
+    borrow: bool,
+) -> None:
+    """Report processes, by PID or by name: threads, memory, descriptors, limits.
+
+    A name is compared literally with the kernel's name of the process. All processes of that name are reported.
+    """
+    gc.disable()  # a report is built once and then the process ends: nothing would be freed
+    with _output(output) as write:
+        root = _open_root(proc_path)
+        pids, missing = _find_all(root, targets)
+        options = CollectOptions(
+            with_details=verbose or output_format != "text",
+            may_borrow=borrow and proc_path == "/proc",  # elsewhere the numbers are not those of pidfd_open(2)
+            ports=DEFAULT_PORTS | ports_file | ports,
+        )
+        write(_render(collect_report(root, pids, options), output_format, verbose=verbose))
+    for problem in missing:
+        _print_error(problem)
+    if missing:
+        sys.exit(ExitCode.NOT_FOUND)
+
+
+@cli.command("show")
+@click.argument("file", metavar="FILE")
+@click.option("--format", "output_format", type=click.Choice(FORMATS), default="text", show_default=True)
+@click.option("-o", "--output", metavar="FILE", help="Write to FILE, whole or not at all, instead of standard output.")
+@click.option("-v", "--verbose", is_flag=True, help="Add thread names, descriptor details and who serves them.")
+def show_command(file: str, output_format: str, output: str | None, verbose: bool) -> None:
+    """Render a report that was saved with --format json again; FILE may be - for standard input."""
+    from threadinfo.render.json import parse_json  # noqa: PLC0415
+
+    try:
+        if file == "-":
+            data = sys.stdin.buffer.read()
+        else:
+            with open(file, "rb") as saved:
+                data = saved.read()
+    except OSError as problem:
+        raise BadInputError(f"cannot read {file}: {problem.strerror}") from None
+    with _output(output) as write:
+        write(_render(parse_json(data, file), output_format, verbose=verbose))
+
+
+def _open_root(path: str) -> ProcDirectory:
+    try:
+        root = ProcDirectory(path)
+        if not root.numbers():
+            raise NotAvailableError(f"{path} shows no process", "mount it: mount -t proc proc PATH")
+    except ProcError as problem:
+        raise NotAvailableError(f"cannot read {problem}", "mount it: mount -t proc proc PATH") from None
+    return root
+
+
+def _find_all(root: ProcDirectory, targets: tuple[str, ...]) -> tuple[list[int], list[ThreadinfoError]]:
+    """The PIDs of all targets, and the error of each that matched none; raises where not a single one matched."""
+    pids: list[int] = []
+    missing: list[ThreadinfoError] = []
+    for target in dict.fromkeys(targets):
+        try:
+            pids += find_processes(root, target)
+        except ProcessNotFoundError as problem:
+            missing.append(problem)
+    if not pids:
+        for other in missing[:-1]:
+            _print_error(other)
+        raise missing[-1]
+    return pids, missing
+
+
+def _render(report: Report, output_format: str, *, verbose: bool) -> str:
+    if output_format == "json":
+        from threadinfo.render.json import render_json  # noqa: PLC0415
+
+        return render_json(report)
+    from threadinfo.render.text import render_text  # noqa: PLC0415
+
+    return render_text(report, verbose=verbose)
+
+
+@contextmanager
+def _output(path: str | None) -> Iterator[Callable[[str], None]]:
+    """Yields what takes the result. A file is opened first: that it cannot be written is said before any work."""
+    if path is None:
+        yield write_standard_output
+        return
+    with OutputFile(path) as file:
+        yield file.commit
+
+
+def _print_error(problem: ThreadinfoError) -> None:
+    from threadinfo.render.escape import format_text  # noqa: PLC0415
+
+    click.echo(format_text(problem.message), err=True)
+    if problem.remedy:
+        click.echo(f"  {format_text(problem.remedy)}", err=True)
+
+
+def main() -> NoReturn:
+    """Runs the command; the only place that turns errors into messages and exit codes."""
+    try:
+        cli.main(standalone_mode=False)
+        sys.exit(ExitCode.OK)
+    except ThreadinfoError as problem:
+        _print_error(problem)
+        sys.exit(problem.exit_code)
+    except click.Abort:
+        sys.exit(ExitCode.INTERRUPTED)
+    except click.ClickException as problem:
+        problem.show()
+        sys.exit(problem.exit_code)
+    finally:
+        _flush_or_drop()
+
+
+def _flush_or_drop() -> None:
+    """Python flushes once more at its end, and would print a traceback where the reader of a pipe has left."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

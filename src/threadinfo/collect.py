@@ -1,0 +1,207 @@
+"""Collects the report of one process: asks the collectors in turn and turns what they could not read into gaps."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import datetime, timezone
+from typing import TypeVar
+
+import msgspec
+
+from threadinfo.errors import TargetEndedError
+from threadinfo.model import Gap, Memory, ProcessReport, Report
+from threadinfo.proc import process as identity
+from threadinfo.proc import serving
+from threadinfo.proc.descriptors import read_descriptors
+from threadinfo.proc.limits import read_limits
+from threadinfo.proc.memory import read_distribution
+from threadinfo.proc.process import Machine, Status, TaskStat
+from threadinfo.proc.reader import ProcDeniedError, ProcDirectory, ProcError, ProcGoneError
+from threadinfo.proc.sockets import Ports
+from threadinfo.proc.threads import read_threads, stack_mappings
+
+T = TypeVar("T")
+
+
+class CollectOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What the report needs beyond the plain text, and what it may do to get it."""
+
+    with_details: bool
+    """Read fdinfo, each thread's system call and stack: JSON and -v show them, the plain text has no use for them."""
+    may_borrow: bool
+    """Ask a socket that no table knows through a borrowed duplicate."""
+    ports: Ports
+    """Roles of ports."""
+
+
+def collect_report(root: ProcDirectory, pids: list[int], options: CollectOptions) -> Report:
+    """The reports of several processes, in PID order; raises TargetEndedError where none is left to report."""
+    machine = identity.read_machine(root)
+    reports = []
+    for pid in sorted(set(pids)):
+        try:
+            reports.append(collect_process(root, pid, machine, options))
+        except TargetEndedError as problem:
+            ended = problem
+    if not reports:
+        raise ended
+    return Report(generated_at=timestamp(), processes=tuple(reports))
+
+
+def timestamp() -> str:
+    """Now: UTC, ISO 8601."""
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class _Gaps:
+    """Runs readers; one that fails leaves a gap and None."""
+
+    def __init__(self, remedy_for_denied: str) -> None:
+        self.gaps: list[Gap] = []
+        self._remedy_for_denied = remedy_for_denied
+
+    def read(self, section: str, read: Callable[[], T], gone: str = "the process ended while it was read") -> T | None:
+        try:
+            return read()
+        except ProcDeniedError as problem:
+            self.gaps.append(Gap(section, str(problem), self._remedy_for_denied))
+        except ProcGoneError as problem:
+            self.gaps.append(Gap(section, f"{problem}: {gone}", None))
+        except ProcError as problem:
+            self.gaps.append(Gap(section, str(problem), None))
+        return None
+
+
+def collect_process(root: ProcDirectory, pid: int, machine: Machine, options: CollectOptions) -> ProcessReport:
+    """The report of one process; raises TargetEndedError where nothing of it can be read any more."""
+    try:
+        with root.directory(str(pid)) as process:
+            return _collect(process, pid, machine, options)
+    except ProcGoneError:
+        raise TargetEndedError(f"process {pid} ended before it could be read") from None
+
+
+def _collect(process: ProcDirectory, pid: int, machine: Machine, options: CollectOptions) -> ProcessReport:
+    stat = identity.read_stat(process)
+    alive = _living_thread(process, stat)
+    try:
+        return _collect_from(process, alive or process, pid, stat, machine, options)
+    finally:
+        if alive is not None:
+            alive.close()
+
+
+def _living_thread(process: ProcDirectory, stat: TaskStat) -> ProcDirectory | None:
+    """When the first thread has ended and others have not, memory and descriptors are only visible through those."""
+    if stat.state != "Z" or stat.thread_count < 2:
+        return None
+    try:
+        for tid in process.numbers("task"):
+            if identity.read_stat(process, f"task/{tid}/stat").state not in {"Z", "X"}:
+                return process.directory(f"task/{tid}")
+    except ProcError:
+        return None
+    return None
+
+
+def _collect_from(
+    process: ProcDirectory,
+    alive: ProcDirectory,
+    pid: int,
+    stat: TaskStat,
+    machine: Machine,
+    options: CollectOptions,
+) -> ProcessReport:
+    first = _Gaps("run as root")
+    status = first.read("memory", lambda: identity.read_status(alive))
+    owner = identity.user_name(status.effective_uid) if status else None
+    gaps = _Gaps(f"run as root: sudo threadinfo {pid}" if os.geteuid() else "grant CAP_SYS_PTRACE to this root")
+    gaps.gaps.extend(first.gaps)
+    is_zombie = stat.state == "Z" and alive is process
+    ended = "a zombie: it has ended and waits for its parent" if is_zombie else "the process ended while it was read"
+
+    command_line = gaps.read("command line", lambda: identity.read_command_line(alive)) or ()
+    executable = None
+    if not (stat.is_kernel_thread or is_zombie):
+        executable = gaps.read("executable", lambda: identity.read_executable(alive))
+
+    memory = _collect_memory(alive, stat, status, machine, gaps, ended, is_zombie=is_zombie)
+
+    calls: dict[int, serving.ThreadCall] = {}
+    stacks: dict[int, int] = {}
+    if options.with_details and not (stat.is_kernel_thread or is_zombie):
+        tids = gaps.read("threads", lambda: process.numbers("task")) or []
+        calls = gaps.read("who serves each descriptor", lambda: serving.read_calls(process, tids)) or {}
+        pointers = {tid: call.stack_pointer for tid, call in calls.items()}
+        stacks = gaps.read("thread stacks", lambda: stack_mappings(alive, pointers)) or {}
+
+    stack_bytes = status.stack_bytes if status else None
+    listing = gaps.read("threads", lambda: read_threads(process, machine, stack_bytes, stacks))
+    if listing is not None and listing.vanished_count:
+        gaps.gaps.append(Gap("threads", f"{listing.vanished_count} ended while they were read", None))
+
+    descriptors = None
+    if is_zombie:
+        gaps.gaps.append(Gap("descriptors", f"the process is {ended}", None))
+    else:
+        found = gaps.read(
+            "descriptors",
+            lambda: read_descriptors(
+                alive, pid, options.ports, with_details=options.with_details, may_borrow=options.may_borrow
+            ),
+            ended,
+        )
+        if found is not None:
+            descriptors = found.descriptors
+            gaps.gaps.extend(found.gaps)
+    if descriptors and calls and listing is not None:
+        if gaps.read("who serves each descriptor", lambda: serving.is_native(alive)):
+            descriptors = serving.attach_servers(alive, descriptors, listing.threads, calls)
+        else:
+            gaps.gaps.append(
+                Gap("who serves each descriptor", "system call numbers of this kind of process are not known", None)
+            )
+
+    return ProcessReport(
+        pid=pid,
+        name=identity.full_name(stat.name, executable, command_line),
+        executable=executable,
+        command_line=command_line,
+        user=owner,
+        started_at=identity.started_at(stat, machine),
+        memory=memory,
+        threads=listing.threads if listing is not None else None,
+        descriptors=descriptors,
+        limits=gaps.read("limits", lambda: read_limits(alive), ended),
+        gaps=tuple(gaps.gaps),
+    )
+
+
+def _collect_memory(
+    process: ProcDirectory,
+    stat: TaskStat,
+    status: Status | None,
+    machine: Machine,
+    gaps: _Gaps,
+    ended: str,
+    *,
+    is_zombie: bool,
+) -> Memory:
+    if stat.is_kernel_thread or (is_zombie and status):  # neither has memory of its own: that is measured, not unknown
+        if is_zombie:
+            gaps.gaps.append(Gap("memory distribution", f"the process is {ended}", None))
+        return Memory(virtual_bytes=0, resident_bytes=0, swap_bytes=0, percent=0.0)
+    if status is None:
+        return Memory()
+    distribution = gaps.read("memory distribution", lambda: read_distribution(process), ended)
+    resident, total = status.resident_bytes, machine.memory_bytes
+    return Memory(
+        virtual_bytes=status.virtual_bytes,
+        resident_bytes=resident,
+        swap_bytes=status.swap_bytes,
+        percent=100 * resident / total if resident is not None and total else None,
+        rss_bytes=distribution.rss_bytes if distribution else None,
+        pss_bytes=distribution.pss_bytes if distribution else None,
+        mapped_swap_bytes=distribution.swap_bytes if distribution else None,
+    )

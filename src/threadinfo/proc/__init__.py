@@ -1,0 +1,1 @@
+"""The state of a process as /proc tells it, for any user."""

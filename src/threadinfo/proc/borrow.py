@@ -1,0 +1,106 @@
+"""Asking a socket itself: a borrowed duplicate of the descriptor, asked what changes nothing, and closed at once.
+
+Only for sockets that no table of the kernel knows. What is asked is read-only; SO_ERROR, which would take a pending
+error away from the target, is left alone.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from types import TracebackType
+
+import msgspec
+
+from threadinfo.proc.namespaces import duplicate_descriptor
+
+_SO_NETNS_COOKIE = 71
+_TCP_INFO_BYTES = 240
+_SOL_NETLINK, _NETLINK_LIST_MEMBERSHIPS = 270, 9
+
+
+class Borrowed(msgspec.Struct, frozen=True, kw_only=True):
+    """What a socket says of itself; None where it would not."""
+
+    family: int
+    type: int
+    protocol: int
+    local: object = None
+    """As Python's socket module gives it: a tuple, or bytes or text for a Unix path."""
+    remote: object = None
+    listens: bool = False
+    tcp_state: int | None = None
+    had_connection: bool | None = None
+    """Of TCP: whether anything was ever acknowledged or received."""
+    netlink_groups: int | None = None
+    namespace_cookie: int | None = None
+
+
+class Lender:
+    """A process that descriptors are borrowed from; use as a context manager."""
+
+    def __init__(self, pid: int) -> None:
+        self._pidfd = os.pidfd_open(pid)
+
+    def __enter__(self) -> Lender:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._pidfd)
+
+    def ask(self, fd: int) -> Borrowed:
+        """Borrows a socket and asks it; raises OSError where the kernel refuses, or `fd` is gone or not a socket."""
+        # With family, type and protocol given, Python makes no system call of its own on the descriptor.
+        with socket.socket(
+            socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=duplicate_descriptor(self._pidfd, fd)
+        ) as borrowed:
+            family = borrowed.getsockopt(socket.SOL_SOCKET, socket.SO_DOMAIN)
+            kind = borrowed.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE)
+            protocol = borrowed.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL)
+            state, had_connection = None, None
+            if kind == socket.SOCK_STREAM and family in {socket.AF_INET, socket.AF_INET6}:
+                state, had_connection = _tcp_info(borrowed)
+            return Borrowed(
+                family=family,
+                type=kind,
+                protocol=protocol,
+                local=_name(borrowed.getsockname),
+                remote=_name(borrowed.getpeername),
+                listens=bool(_option(borrowed, socket.SOL_SOCKET, socket.SO_ACCEPTCONN)),
+                tcp_state=state,
+                had_connection=had_connection,
+                netlink_groups=(
+                    _option(borrowed, _SOL_NETLINK, _NETLINK_LIST_MEMBERSHIPS)
+                    if family == socket.AF_NETLINK
+                    else None
+                ),
+                namespace_cookie=_option(borrowed, socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8),
+            )
+
+
+def _name(ask: object) -> object:
+    try:
+        return ask()  # type: ignore[operator]
+    except (OSError, ValueError):
+        return None
+
+
+def _option(borrowed: socket.socket, level: int, option: int, size: int = 4) -> int | None:
+    try:
+        return int.from_bytes(borrowed.getsockopt(level, option, size), "little")
+    except OSError:
+        return None
+
+
+def _tcp_info(borrowed: socket.socket) -> tuple[int | None, bool | None]:
+    """State, and whether there ever was a connection (include/uapi/linux/tcp.h, struct tcp_info)."""
+    try:
+        info = borrowed.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+    except OSError:
+        return None, None
+    if len(info) < 144:  # a kernel before 4.6 does not count segments
+        return (info[0] if info else None), None
+    return info[0], any(struct.unpack_from("=QQII", info, 120))  # bytes acked, bytes received, segments out, in

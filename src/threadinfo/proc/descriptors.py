@@ -1,0 +1,232 @@
+"""The descriptors of a process: proc_pid_fd(5) for what they are, proc_pid_fdinfo(5) for the details."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import msgspec
+
+from threadinfo.model import Descriptor, Details, Gap
+from threadinfo.proc import describe, fdinfo
+from threadinfo.proc.reader import ProcDeniedError, ProcDirectory, ProcError, ProcGoneError
+from threadinfo.proc.sockets import FoundSocket, Ports, read_sockets
+
+_DELETED = " (deleted)"
+_MQUEUE_FILE_BYTES = 80  # ipc/mqueue.c, FILENT_SIZE
+
+
+class DescriptorListing(NamedTuple):
+    """The descriptors that could be read, and what could not."""
+
+    descriptors: tuple[Descriptor, ...]
+    gaps: tuple[Gap, ...]
+
+
+class _Kind(NamedTuple):
+    type: str
+    description: str
+    inode: int | None = None
+    details: Details = {}  # noqa: RUF012 - never changed
+
+
+def read_descriptors(
+    process: ProcDirectory, pid: int, ports: Ports, *, with_details: bool, may_borrow: bool
+) -> DescriptorListing:
+    """Lists fd/ once, and asks of each descriptor what its kind needs.
+
+    `with_details` reads fdinfo too: one file more a descriptor, which the plain text has no use for.
+    """
+    targets: list[tuple[int, str]] = []
+    problems: list[ProcError] = []
+    sockets: defaultdict[int, list[int]] = defaultdict(list)
+    for fd, target in process.links("fd"):
+        if isinstance(target, ProcError):
+            problems.append(target)
+            continue
+        targets.append((fd, target))
+        if target.startswith("socket:["):
+            sockets[_bracketed(target)].append(fd)
+    found, gaps = read_sockets(process, pid, sockets, ports, may_borrow=may_borrow)
+    mqueue = _MessageQueues(process)
+    descriptors = []
+    for fd, target in targets:
+        try:
+            descriptors.append(_read_descriptor(process, fd, target, found, mqueue, with_details=with_details))
+        except ProcError as problem:
+            problems.append(problem)
+    if with_details:
+        _join_pipes(descriptors)
+        _name_bpf_objects(descriptors)
+    gaps.extend(_gaps(problems))
+    return DescriptorListing(tuple(descriptors), tuple(gaps))
+
+
+def _gaps(problems: list[ProcError]) -> list[Gap]:
+    """One line for each way in which descriptors were lost, with how many."""
+    gaps = []
+    gone = sum(isinstance(problem, ProcGoneError) for problem in problems)
+    if gone:
+        gaps.append(Gap("descriptors", f"{gone} closed while they were read", None))
+    denied = [problem for problem in problems if isinstance(problem, ProcDeniedError)]
+    if denied:
+        gaps.append(Gap("descriptors", f"{len(denied)} not readable, for example {denied[0]}", "run as root"))
+    others = [problem for problem in problems if not isinstance(problem, ProcGoneError | ProcDeniedError)]
+    if others:
+        gaps.append(Gap("descriptors", f"{len(others)} not readable, for example {others[0]}", None))
+    return gaps
+
+
+def _bracketed(target: str) -> int:
+    """``"socket:[123]"`` to 123; 0 where there is no number."""
+    digits = target[target.find("[") + 1 : -1]
+    return int(digits) if digits.isdecimal() else 0
+
+
+def _read_descriptor(
+    process: ProcDirectory,
+    fd: int,
+    target: str,
+    sockets: Mapping[int, FoundSocket],
+    mqueue: _MessageQueues,
+    *,
+    with_details: bool,
+) -> Descriptor:
+    sock = None
+    if target.startswith("socket:["):
+        inode = _bracketed(target)
+        sock, extra = sockets[inode]
+        kind = _Kind("socket", describe.describe_socket(sock, extra, inode), inode, extra)
+    elif target[:1] == "/":
+        kind = _classify_path(process, fd, target, mqueue)
+    else:
+        kind = _classify_special(target)
+    details = kind.details
+    if with_details:
+        details = details | _read_details(process, fd, kind.type)
+    return Descriptor(
+        fd=fd,
+        type=kind.type,
+        target=target,
+        description=kind.description,
+        inode=kind.inode,
+        details=details,
+        socket=sock,
+    )
+
+
+def _classify_special(target: str) -> _Kind:
+    """A target that is no path: the kernel made the name."""
+    prefix, _, rest = target.partition(":")
+    if prefix == "anon_inode":
+        kind, words = describe.ANON_INODES.get(rest, ("anon_inode", f"anonymous inode: {rest}"))
+        return _Kind(kind, words)
+    inode = _bracketed(target) or None
+    if prefix == "pipe":
+        return _Kind("pipe", target, inode)
+    if prefix == "pidfd":
+        return _Kind("pidfd", describe.ANON_INODES["[pidfd]"][1], inode)
+    if prefix in describe.NAMESPACES:
+        return _Kind("namespace", f"{describe.NAMESPACES[prefix]} {target}", inode)
+    return _Kind("other", target, inode)
+
+
+def _classify_path(process: ProcDirectory, fd: int, target: str, mqueue: _MessageQueues) -> _Kind:
+    """A target that looks like a path. What it is, is asked of the open file itself: the path may lie."""
+    status = process.stat(f"fd/{fd}")
+    mode, inode = status.st_mode, status.st_ino
+    if stat.S_ISCHR(mode):
+        if target.startswith("/dev/pts/"):
+            return _Kind("terminal", "terminal", inode)
+        return _Kind("device", describe.DEVICES.get(target, target), inode)
+    if stat.S_ISBLK(mode):
+        return _Kind("device", target, inode)
+    if stat.S_ISDIR(mode):
+        return _Kind("directory", f"directory: {target}", inode)
+    if stat.S_ISFIFO(mode):
+        return _Kind("fifo", f"FIFO: {target}", inode)
+    if stat.S_ISLNK(mode):
+        return _Kind("symlink", f"symbolic link: {target}", inode)
+    if stat.S_ISSOCK(mode):  # opened with O_PATH: the name of a socket, not a socket
+        return _Kind("file", f"socket file: {target}", inode)
+    details: Details = {"size_bytes": status.st_size}
+    if target.endswith(_DELETED) and target.startswith("/memfd:"):
+        name = target.removeprefix("/memfd:").removesuffix(_DELETED)
+        return _Kind("memfd", f"anonymous memory: {name}", inode, details | {"name": name})
+    if target == f"/secretmem{_DELETED}":
+        return _Kind("memfd_secret", "secret memory", inode, details)
+    if target.endswith(_DELETED) and (status.st_nlink == 0 or not _is_still_there(process, target, inode)):
+        return _deleted(target.removesuffix(_DELETED), inode, details, status.st_blocks * 512, status.st_nlink)
+    if status.st_size == _MQUEUE_FILE_BYTES and target.count("/") == 1 and mqueue.holds(status.st_dev):
+        return _Kind("mqueue", f"message queue: {target}", inode, {"name": target})
+    return _Kind("file", f"file: {target}", inode, details)
+
+
+def _deleted(path: str, inode: int, details: Details, held_bytes: int, link_count: int) -> _Kind:
+    details = details | {"deleted": True, "held_bytes": held_bytes}
+    directory, _, name = path.rpartition("/")
+    if name == f"#{inode}":  # fs/namei.c, O_TMPFILE: the name is the inode's number
+        return _Kind("file", f"unnamed temporary file in {directory or '/'} ({held_bytes} bytes held)", inode, details)
+    if link_count:
+        return _Kind("file", f"file: {path} (removed, another name of it exists)", inode, details)
+    return _Kind("file", f"deleted file: {path} ({held_bytes} bytes held)", inode, details)
+
+
+def _is_still_there(process: ProcDirectory, path: str, inode: int) -> bool:
+    """Whether the path, taken literally, leads to this file: then its name really ends in " (deleted)"."""
+    try:
+        return process.stat(f"root{path}").st_ino == inode
+    except ProcError:
+        return False
+
+
+class _MessageQueues:
+    """Tells a POSIX message queue (mq_overview(7)) from a file in the root directory: by the device it is on."""
+
+    def __init__(self, process: ProcDirectory) -> None:
+        self._process = process
+        self._devices: dict[str, str] | None = None
+
+    def holds(self, device: int) -> bool:
+        """True for a device that mountinfo calls mqueue, or that is mounted nowhere (as /dev/mqueue often is)."""
+        if self._devices is None:
+            self._devices = {}
+            try:
+                for line in self._process.read_text("mountinfo").splitlines():
+                    fields = line.split(" ")
+                    self._devices[fields[2]] = fields[fields.index("-") + 1]
+            except (ProcError, ValueError, IndexError):
+                return False
+        return self._devices.get(f"{os.major(device)}:{os.minor(device)}", "mqueue") == "mqueue"
+
+
+def _read_details(process: ProcDirectory, fd: int, kind: str) -> Details:
+    return process.parse(f"fdinfo/{fd}", lambda text: fdinfo.parse_details(kind, text))
+
+
+def _join_pipes(descriptors: list[Descriptor]) -> None:
+    """Adds to each pipe and FIFO the descriptors of the process that hold its other end."""
+    ends: defaultdict[int | None, list[tuple[int, object]]] = defaultdict(list)
+    for descriptor in descriptors:
+        if descriptor.type in {"pipe", "fifo"}:
+            ends[descriptor.inode].append((descriptor.fd, descriptor.details["access"]))
+    for index, descriptor in enumerate(descriptors):
+        if descriptor.type in {"pipe", "fifo"}:
+            details = descriptor.details
+            others = [fd for fd, access in ends[descriptor.inode] if access not in {details["access"], "path only"}]
+            descriptors[index] = msgspec.structs.replace(descriptor, details=details | {"other_end_fds": others})
+
+
+def _name_bpf_objects(descriptors: list[Descriptor]) -> None:
+    """Adds the names of BPF maps and programs, which only bpf(2) tells, and only to root."""
+    if not any(descriptor.type in {"bpf_map", "bpf_program"} for descriptor in descriptors):
+        return
+    from threadinfo.proc.bpf_names import bpf_object_name  # noqa: PLC0415 - needs ctypes, which most reports do not
+
+    for index, descriptor in enumerate(descriptors):
+        if descriptor.type in {"bpf_map", "bpf_program"}:
+            name = bpf_object_name(descriptor.type, int(str(descriptor.details["id"])))
+            descriptors[index] = msgspec.structs.replace(descriptor, details=descriptor.details | {"name": name})

@@ -1,0 +1,81 @@
+"""Names of netlink protocols and multicast groups (include/uapi/linux/netlink.h, rtnetlink.h, xfrm.h)."""
+
+from __future__ import annotations
+
+_PROTOCOLS = {
+    0: "ROUTE",
+    1: "UNUSED",
+    2: "USERSOCK",
+    3: "FIREWALL",
+    4: "SOCK_DIAG",
+    5: "NFLOG",
+    6: "XFRM",
+    7: "SELINUX",
+    8: "ISCSI",
+    9: "AUDIT",
+    10: "FIB_LOOKUP",
+    11: "CONNECTOR",
+    12: "NETFILTER",
+    13: "IP6_FW",
+    14: "DNRTMSG",
+    15: "KOBJECT_UEVENT",
+    16: "GENERIC",
+    18: "SCSITRANSPORT",
+    19: "ECRYPTFS",
+    20: "RDMA",
+    21: "CRYPTO",
+    22: "SMC",
+}
+
+# By group number; a bit mask's lowest bit is group 1.
+_ROUTE_GROUPS = {
+    1: "LINK",
+    2: "NOTIFY",
+    3: "NEIGH",
+    4: "TC",
+    5: "IPV4_IFADDR",
+    6: "IPV4_MROUTE",
+    7: "IPV4_ROUTE",
+    8: "IPV4_RULE",
+    9: "IPV6_IFADDR",
+    10: "IPV6_MROUTE",
+    11: "IPV6_ROUTE",
+    12: "IPV6_IFINFO",
+    13: "DECnet_IFADDR",
+    14: "NOP2",
+    15: "DECnet_ROUTE",
+    16: "DECnet_RULE",
+    17: "NOP4",
+    18: "IPV6_PREFIX",
+    19: "IPV6_RULE",
+    20: "ND_USEROPT",
+    21: "PHONET_IFADDR",
+    22: "PHONET_ROUTE",
+    23: "DCB",
+    24: "IPV4_NETCONF",
+    25: "IPV6_NETCONF",
+    26: "MDB",
+    27: "MPLS_ROUTE",
+    28: "NSID",
+    29: "MPLS_NETCONF",
+    30: "IPV4_MROUTE_R",
+    31: "IPV6_MROUTE_R",
+    32: "NEXTHOP",
+}
+_GROUPS = {
+    0: _ROUTE_GROUPS,
+    6: {1: "ACQUIRE", 2: "EXPIRE", 3: "SA", 4: "POLICY", 5: "AEVENTS", 6: "REPORT", 7: "MIGRATE", 8: "MAPPING"},
+    9: {1: "READLOG"},
+    15: {1: "KERNEL", 2: "UDEV"},
+}
+
+
+def protocol_name(protocol: int) -> str:
+    """``0`` to ``"NETLINK_ROUTE"``."""
+    return f"NETLINK_{_PROTOCOLS.get(protocol, protocol)}"
+
+
+def group_names(protocol: int, groups: int) -> list[str]:
+    """The names of the groups of a bit mask, ``"group N"`` where a group has none; the mask holds groups 1 to 32."""
+    names = _GROUPS.get(protocol, {})
+    return [names.get(group, f"group {group}") for group in range(1, 33) if groups >> (group - 1) & 1]

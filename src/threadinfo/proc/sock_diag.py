@@ -1,0 +1,169 @@
+"""What only sock_diag(7) tells of sockets: peers of Unix sockets, backlogs, dual-stack listeners, idle bound ones.
+
+Written here rather than taken from a netlink library: a plain report asks for this whenever the target holds a Unix
+socket, and the libraries take longer to import than the whole report takes (docs/how-it-works.md, "Dependencies").
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Iterator
+
+import msgspec
+
+from threadinfo.proc.reader import decode
+
+_NETLINK_SOCK_DIAG = 4
+_SOCK_DIAG_BY_FAMILY = 20
+_NLM_F_REQUEST_DUMP = 0x301
+_NLMSG_ERROR, _NLMSG_DONE = 2, 3
+_HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
+_ATTRIBUTE = struct.Struct("=HH")  # struct nlattr
+_SO_NETNS_COOKIE = 71
+_RECEIVE_BYTES = 1 << 18
+
+_UNIX_REQUEST = struct.Struct("=BBHIIIII")  # struct unix_diag_req
+_UNIX_ANSWER = struct.Struct("=BBBBIII")  # struct unix_diag_msg
+_UDIAG_SHOW_NAME, _UDIAG_SHOW_PEER, _UDIAG_SHOW_RQLEN = 0x01, 0x04, 0x10
+_UNIX_DIAG_NAME, _UNIX_DIAG_PEER, _UNIX_DIAG_RQLEN = 0, 2, 4
+
+_INET_REQUEST = struct.Struct("=BBBBI48x")  # struct inet_diag_req_v2
+_INET_ANSWER = struct.Struct("=BBBB48xIIIII")  # struct inet_diag_msg
+_INET_DIAG_SKV6ONLY = 11
+_LISTEN, _BOUND_INACTIVE = 10, 13
+_UNIX_LISTEN = 10
+
+
+class UnixPeer(msgspec.Struct, frozen=True, kw_only=True):
+    """What sock_diag says of a Unix socket."""
+
+    name: str | None
+    """Its path; an abstract name begins with "@", a NUL in it is shown as "@" too, as in /proc/net/unix."""
+    peer_inode: int | None
+    backlog_count: int | None
+    """Connections that wait to be accepted, of a listener."""
+    backlog_limit_count: int | None
+
+
+class Listener(msgspec.Struct, frozen=True):
+    """What sock_diag says of a TCP listener."""
+
+    backlog_count: int
+    backlog_limit_count: int
+    ipv6_only: bool | None
+    """None for IPv4."""
+
+
+class Answers(msgspec.Struct, frozen=True):
+    """One visit's harvest, by inode."""
+
+    namespace_cookie: int | None
+    """SO_NETNS_COOKIE of the namespace that was asked."""
+    unix: dict[int, UnixPeer]
+    listeners: dict[int, Listener]
+    bound_inactive: frozenset[int] | None
+    """TCP sockets that are bound and do nothing else; None where the kernel (before 6.8) cannot list them."""
+    interfaces: dict[int, str]
+    """Names of network interfaces by index."""
+
+
+def ask(*, with_unix: bool, with_tcp: bool) -> Answers:
+    """Asks the namespace that the calling thread is in; raises OSError where the kernel refuses."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as diag:
+        diag.bind((0, 0))
+        listeners: dict[int, Listener] = {}
+        bound_inactive: set[int] = set()
+        lists_inactive = False
+        if with_tcp:
+            for family in (socket.AF_INET, socket.AF_INET6):
+                try:
+                    for state, inode, listener in _tcp(diag, family):
+                        if state == _LISTEN:
+                            listeners[inode] = listener
+                        else:  # older kernels ignore the bit and answer without such sockets
+                            bound_inactive.add(inode)
+                except OSError:  # this kernel has no inet_diag, or no IPv6
+                    continue
+            lists_inactive = bool(bound_inactive) or _kernel_lists_inactive(diag)
+        return Answers(
+            namespace_cookie=_namespace_cookie(diag),
+            unix=dict(_unix(diag)) if with_unix else {},
+            listeners=listeners,
+            bound_inactive=frozenset(bound_inactive) if lists_inactive else None,
+            interfaces=dict(socket.if_nameindex()),
+        )
+
+
+def _namespace_cookie(sock: socket.socket) -> int | None:
+    try:
+        return int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), "little")
+    except OSError:  # before Linux 5.14
+        return None
+
+
+def _kernel_lists_inactive(diag: socket.socket) -> bool:
+    """Tries it: binds a socket of our own to a free port of the loopback interface and looks for it."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            probe.bind(("127.0.0.1", 0))
+            return any(state == _BOUND_INACTIVE for state, _, _ in _tcp(diag, socket.AF_INET))
+    except OSError:
+        return False
+
+
+def _dump(diag: socket.socket, request: bytes) -> Iterator[bytes]:
+    """The payloads of the answers to one dump request."""
+    diag.send(_HEADER.pack(_HEADER.size + len(request), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST_DUMP, 1, 0) + request)
+    while True:
+        data = diag.recv(_RECEIVE_BYTES)
+        at = 0
+        while at + _HEADER.size <= len(data):
+            length, kind, _, _, _ = _HEADER.unpack_from(data, at)
+            if kind == _NLMSG_DONE or length < _HEADER.size:
+                return
+            if kind == _NLMSG_ERROR:
+                code = -int(struct.unpack_from("=i", data, at + _HEADER.size)[0])
+                raise OSError(code, "sock_diag")
+            yield data[at + _HEADER.size : at + length]
+            at += (length + 3) & ~3
+
+
+def _attributes(payload: bytes, at: int) -> Iterator[tuple[int, bytes]]:
+    while at + _ATTRIBUTE.size <= len(payload):
+        length, kind = _ATTRIBUTE.unpack_from(payload, at)
+        if length < _ATTRIBUTE.size:
+            return
+        yield kind, payload[at + _ATTRIBUTE.size : at + length]
+        at += (length + 3) & ~3
+
+
+def _unix(diag: socket.socket) -> Iterator[tuple[int, UnixPeer]]:
+    show = _UDIAG_SHOW_NAME | _UDIAG_SHOW_PEER | _UDIAG_SHOW_RQLEN
+    request = _UNIX_REQUEST.pack(socket.AF_UNIX, 0, 0, 0xFFFFFFFF, 0, show, 0xFFFFFFFF, 0xFFFFFFFF)
+    for payload in _dump(diag, request):
+        _, _, state, _, inode, _, _ = _UNIX_ANSWER.unpack_from(payload)
+        attributes = dict(_attributes(payload, _UNIX_ANSWER.size))
+        name, peer, queue = (attributes.get(kind) for kind in (_UNIX_DIAG_NAME, _UNIX_DIAG_PEER, _UNIX_DIAG_RQLEN))
+        waiting, limit = struct.unpack("=II", queue) if queue and state == _UNIX_LISTEN else (None, None)
+        yield (
+            inode,
+            UnixPeer(
+                name=_unix_name(name) if name else None,
+                peer_inode=struct.unpack("=I", peer)[0] if peer else None,
+                backlog_count=waiting,
+                backlog_limit_count=limit,
+            ),
+        )
+
+
+def _unix_name(raw: bytes) -> str:
+    return decode(raw.replace(b"\0", b"@") if raw[:1] == b"\0" else raw.rstrip(b"\0"))
+
+
+def _tcp(diag: socket.socket, family: int) -> Iterator[tuple[int, int, Listener]]:
+    request = _INET_REQUEST.pack(family, socket.IPPROTO_TCP, 0, 0, 1 << _LISTEN | 1 << _BOUND_INACTIVE)
+    for payload in _dump(diag, request):
+        _, state, _, _, _, waiting, limit, _, inode = _INET_ANSWER.unpack_from(payload)
+        only = dict(_attributes(payload, _INET_ANSWER.size)).get(_INET_DIAG_SKV6ONLY)
+        yield state, inode, Listener(waiting, limit, bool(only[0]) if only else None)

@@ -1,0 +1,48 @@
+"""The JSON report, `threadinfo.report/1` (docs/report.schema.json), written and read again."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from threadinfo.errors import BadInputError
+from threadinfo.model import Report
+
+_TO_ESCAPE = re.compile(r"[^\x20-\x7e\n]")
+
+
+def render_json(report: Report) -> str:
+    """The report as indented ASCII, ending in a newline: no character of the target's reaches a terminal as it is."""
+    text = msgspec.json.format(msgspec.json.encode(report), indent=2).decode()
+    if not text.isascii() or "\x7f" in text:
+        text = _TO_ESCAPE.sub(lambda match: _escape(match[0]), text)
+    return text + "\n"
+
+
+def _escape(character: str) -> str:
+    units = character.encode("utf-16-be").hex()
+    return "".join(f"\\u{units[i : i + 4]}" for i in range(0, len(units), 4))
+
+
+def parse_json(data: bytes, name: str) -> Report:
+    """A saved report; raises BadInputError that says what is wrong and where. `name` is the file's, for the message."""
+    try:
+        return msgspec.json.decode(data, type=Report)
+    except msgspec.ValidationError as problem:
+        raise BadInputError(
+            f"{name} is not a threadinfo.report/1: {problem}",
+            "make one with: threadinfo report TARGET --format json -o FILE",
+        ) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as problem:
+        raise BadInputError(
+            f"{name} is not JSON: {problem}", "make one with: threadinfo report TARGET --format json -o FILE"
+        ) from None
+
+
+def report_schema() -> bytes:
+    """The JSON Schema of the report, from the model; docs/report.schema.json is a copy that a test compares."""
+    schema = msgspec.json.schema(Report)
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = "threadinfo.report/1"
+    return msgspec.json.format(msgspec.json.encode(schema), indent=2) + b"\n"

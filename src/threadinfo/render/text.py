@@ -1,0 +1,153 @@
+"""The plain text report: the sections, columns and words of the script that this project began as.
+
+Where ours differ from the script's, and why: docs/differences.md. A test compares the two byte for byte.
+"""
+
+from __future__ import annotations
+
+import math
+
+from threadinfo.model import Descriptor, Gap, Memory, ProcessReport, Report, Thread
+from threadinfo.render.details import format_details
+from threadinfo.render.escape import format_text
+
+_NOTE = (
+    "Note: In Linux, threads share most memory except for their stacks.",
+    "The total memory footprint combines both in-RAM (RSS) and swapped pages.",
+)
+_STANDARD_STREAMS = {0: "stdin: ", 1: "stdout: ", 2: "stderr: "}
+_STREAM_TYPES = {"terminal", "device", "file", "pipe", "fifo", "directory"}
+_PLAIN_TYPES = {
+    "file",
+    "directory",
+    "device",
+    "socket",
+    "pipe",
+    "fifo",
+    "memfd",
+    "mqueue",
+    "namespace",
+    "symlink",
+    "other",
+}
+_COLUMN_TYPES = {"terminal": "device", "memfd_secret": "memfd"} | {kind: kind for kind in _PLAIN_TYPES}
+_NOT_READ = "(not read: see the end)"
+
+
+def render_text(report: Report, *, verbose: bool = False) -> str:
+    """The whole report, ending in a newline; `verbose` adds what the script had no words for."""
+    return "\n".join(_render_process(process, verbose=verbose) for process in report.processes)
+
+
+def _render_process(process: ProcessReport, *, verbose: bool) -> str:
+    lines = [f"=== Memory Footprint for {format_text(process.name)} (PID: {process.pid}) ==="]
+    lines += _footprint(process.memory)
+    lines += ["", "=== Thread Information ==="]
+    lines += _threads(process.threads, verbose=verbose)
+    lines += ["", "=== Memory Distribution ==="]
+    lines += _distribution(process)
+    lines += ["", "=== File Descriptor Information ==="]
+    lines += _descriptors(process.descriptors, verbose=verbose)
+    lines += ["", "=== Resource Limits ===", _limits(process), "", *_NOTE]
+    if process.gaps:
+        lines += ["", "Not in this report:"]
+        lines += [f"  {format_text(gap)}" for gap in dict.fromkeys(format_gap(gap) for gap in process.gaps)]
+    return "\n".join(lines) + "\n"
+
+
+def format_gap(gap: Gap) -> str:
+    """One line: section, cause, remedy."""
+    return f"{gap.section}: {gap.cause}" + (f" ({gap.remedy})" if gap.remedy else "")
+
+
+def _kilobytes(size_bytes: int | None) -> str:
+    return "unknown" if size_bytes is None else f"{size_bytes // 1024} kB"
+
+
+def _footprint(memory: Memory) -> list[str]:
+    in_use = None
+    if memory.resident_bytes is not None:
+        in_use = memory.resident_bytes + (memory.swap_bytes or 0)
+    usage = "unknown" if memory.percent is None else f"{format_tenths(memory.percent)}%"
+    return [
+        f"Total Virtual Memory: {_kilobytes(memory.virtual_bytes)}",
+        f"Memory In Use: {_kilobytes(in_use)} (RAM: {_kilobytes(memory.resident_bytes)}, "
+        f"Swap: {_kilobytes(memory.swap_bytes)})",
+        f"Memory Usage: {usage} of system RAM",
+    ]
+
+
+def format_tenths(percent: float) -> str:
+    """One decimal place, cut off and not rounded, as ps(1) does."""
+    return f"{math.floor(percent * 10) / 10:.1f}"
+
+
+def format_runtime(seconds: float) -> str:
+    """Hundredths of a second as bc(1) prints them: ``0``, ``.01``, ``1.00``."""
+    hundredths = round(seconds * 100)
+    if not hundredths:
+        return "0"
+    return f"{hundredths // 100 or ''}.{hundredths % 100:02}"
+
+
+def _threads(threads: tuple[Thread, ...] | None, *, verbose: bool) -> list[str]:
+    if threads is None:
+        return [_NOT_READ]
+    name_column = 20 if verbose else 0
+    lines = ["TID     CPU%   Stack Size  Runtime (s)   State" + f"{'':13}  Name".rstrip() * verbose, "-" * 45]
+    for thread in sorted(threads, key=lambda thread: str(thread.tid)):  # as strings, as the script's glob sorts them
+        cpu = "-" if thread.cpu_percent is None else format_tenths(thread.cpu_percent)
+        stack = "" if thread.stack_bytes is None else _kilobytes(thread.stack_bytes)
+        runtime = "-" if thread.runtime_seconds is None else format_runtime(thread.runtime_seconds)
+        state = f"{thread.state}({thread.state_name})"
+        line = f"{thread.tid:<7} {cpu:<6} {stack:<11} {runtime:<13} {state:<{name_column}}"
+        if verbose:
+            own = thread.thread_stack_bytes
+            line += format_text(thread.name) + (f" (own stack: {own // 1024} kB)" if own is not None else "")
+        lines.append(line)
+    return lines
+
+
+def _distribution(process: ProcessReport) -> list[str]:
+    memory = process.memory
+    sizes = (("Rss:", memory.rss_bytes), ("Pss:", memory.pss_bytes), ("Swap:", memory.mapped_swap_bytes))
+    if all(size is None for _, size in sizes):
+        return [_NOT_READ] if _has_gap(process, "memory distribution") else []
+    return [f"{label:<16}{size // 1024:8} kB" for label, size in sizes if size is not None]
+
+
+def _has_gap(process: ProcessReport, section: str) -> bool:
+    return any(gap.section == section for gap in process.gaps)
+
+
+def _descriptors(descriptors: tuple[Descriptor, ...] | None, *, verbose: bool) -> list[str]:
+    if descriptors is None:
+        return [_NOT_READ]
+    lines = [
+        f"Count: {len(descriptors)} file descriptors",
+        "",
+        "Detailed FD List:",
+        "FD     Type       Description",
+        "-" * 32,
+    ]
+    for descriptor in descriptors:
+        kind = _COLUMN_TYPES.get(descriptor.type, "anon_inode")
+        words = descriptor.description
+        if descriptor.fd in _STANDARD_STREAMS:
+            words = _STANDARD_STREAMS[descriptor.fd] + words
+            if descriptor.type in _STREAM_TYPES:
+                kind = "stdio"
+        if verbose and (extra := format_details(descriptor)):
+            words += f" [{extra}]"
+        if not words.isprintable():
+            words = format_text(words)
+        lines.append(f"{descriptor.fd:<6} {kind:<10} {words}")
+    return lines
+
+
+def _limits(process: ProcessReport) -> str:
+    if process.limits is None:
+        return _NOT_READ
+    limit = process.limits.open_files
+    soft, hard = ("unlimited" if value is None else str(value) for value in (limit.soft, limit.hard))
+    return f"{'Max open files':<25} {soft:<20} {hard:<20} {'files':<10}"

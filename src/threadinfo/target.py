@@ -1,0 +1,65 @@
+"""From what the user typed to processes: a PID, or a name compared literally with the kernel's."""
+
+from __future__ import annotations
+
+import os
+
+from threadinfo.errors import BadInputError, ProcessNotFoundError
+from threadinfo.proc.process import COMM_CHARACTERS, full_name
+from threadinfo.proc.reader import ProcDirectory, ProcError, decode
+
+_LARGEST_PID = 1 << 22  # proc_sys_kernel(5), pid_max
+
+
+def find_processes(root: ProcDirectory, target: str) -> list[int]:
+    """The PIDs that a TARGET means, ascending; raises ProcessNotFoundError."""
+    if not target:
+        raise BadInputError("TARGET is empty", "give a PID or the name of an executable")
+    return [_find_pid(root, target)] if target.isascii() and target.isdecimal() else _find_name(root, target)
+
+
+def _not_found(target: str) -> ProcessNotFoundError:
+    return ProcessNotFoundError(f"Process {decode(os.fsencode(target))} not found")
+
+
+def _find_pid(root: ProcDirectory, target: str) -> int:
+    """A PID; the id of another thread than the first means the process it belongs to."""
+    pid = int(target) if len(target) <= len(str(_LARGEST_PID)) else 0
+    try:
+        if not pid:
+            raise _not_found(target)
+        for line in root.read_text(f"{pid}/status").splitlines():
+            if line.startswith("Tgid:"):
+                return int(line.split()[1])
+    except (ProcError, ValueError, IndexError):
+        raise _not_found(target) from None
+    return pid
+
+
+def _find_name(root: ProcDirectory, target: str) -> list[int]:
+    import psutil  # noqa: PLC0415 - a PID needs no search, and the import takes longer than reading a process
+
+    psutil.PROCFS_PATH = root.path
+    name = decode(os.fsencode(target))
+    pids = [pid for pid in psutil.pids() if pid != os.getpid() and _has_name(root, pid, name)]
+    if not pids:
+        raise _not_found(target)
+    return pids
+
+
+def _has_name(root: ProcDirectory, pid: int, name: str) -> bool:
+    """Literally; a name that the kernel cut off is completed from the executable, or from argv[0] where denied."""
+    try:
+        kernel_name = decode(root.read(f"{pid}/comm").removesuffix(b"\n"))
+        if kernel_name == name:
+            return True
+        if len(kernel_name.encode()) < COMM_CHARACTERS or not name.startswith(kernel_name):
+            return False
+        try:
+            executable = root.link(f"{pid}/exe")
+        except ProcError:
+            executable = None
+        argument = decode(root.read(f"{pid}/cmdline").split(b"\0")[0])
+        return full_name(kernel_name, executable, (argument,)) == name
+    except ProcError:  # ended meanwhile
+        return False
