@@ -17,6 +17,7 @@ from threadinfo.proc.namespaces import duplicate_descriptor
 
 _SO_NETNS_COOKIE = 71
 _TCP_INFO_BYTES = 240
+_TCP_CLOSE = 7
 _SOL_NETLINK, _NETLINK_LIST_MEMBERSHIPS = 270, 9
 
 
@@ -60,14 +61,19 @@ class Lender:
             family = borrowed.getsockopt(socket.SOL_SOCKET, socket.SO_DOMAIN)
             kind = borrowed.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE)
             protocol = borrowed.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL)
+            local = _name(borrowed.getsockname)
             state, had_connection = None, None
             if kind == socket.SOCK_STREAM and family in {socket.AF_INET, socket.AF_INET6}:
                 state, had_connection = _tcp_info(borrowed)
+                if state == _TCP_CLOSE and isinstance(local, tuple) and not local[1]:
+                    return Borrowed(  # never bound: nothing else can be known
+                        family=family, type=kind, protocol=protocol, local=local, tcp_state=state, had_connection=False
+                    )
             return Borrowed(
                 family=family,
                 type=kind,
                 protocol=protocol,
-                local=_name(borrowed.getsockname),
+                local=local,
                 remote=_name(borrowed.getpeername),
                 listens=bool(_option(borrowed, socket.SOL_SOCKET, socket.SO_ACCEPTCONN)),
                 tcp_state=state,

@@ -103,7 +103,7 @@ def _read_descriptor(
     elif target[:1] == "/":
         kind = _classify_path(process, fd, target, mqueue)
     else:
-        kind = _classify_special(target)
+        kind = _ANON_KINDS.get(target) or _classify_special(target)
     details = kind.details
     if with_details:
         details = details | _read_details(process, fd, kind.type)
@@ -118,12 +118,14 @@ def _read_descriptor(
     )
 
 
+_ANON_KINDS = {f"anon_inode:{name}": _Kind(*kind) for name, kind in describe.ANON_INODES.items()}
+
+
 def _classify_special(target: str) -> _Kind:
     """A target that is no path: the kernel made the name."""
     prefix, _, rest = target.partition(":")
     if prefix == "anon_inode":
-        kind, words = describe.ANON_INODES.get(rest, ("anon_inode", f"anonymous inode: {rest}"))
-        return _Kind(kind, words)
+        return _Kind("anon_inode", f"anonymous inode: {rest}")
     inode = _bracketed(target) or None
     if prefix == "pipe":
         return _Kind("pipe", target, inode)

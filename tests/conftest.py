@@ -1,0 +1,83 @@
+"""What the tests share: real processes that say "ready", the command run as a user runs it, a miniature /proc."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+WORKLOADS = ROOT / "tests" / "workloads"
+NOBODY = 65534
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+Start = Callable[..., subprocess.Popen[str]]
+MakeProc = Callable[[Mapping[str, str | bytes | None]], Path]
+
+
+def run_threadinfo(
+    *arguments: str | int, timeout: float = 120, **options: object
+) -> subprocess.CompletedProcess[str]:
+    """Runs the command; standard output and error are captured."""
+    command = [sys.executable, "-m", "threadinfo", *map(str, arguments)]
+    return subprocess.run(  # type: ignore[call-overload, no-any-return]
+        command, capture_output=True, text=True, timeout=timeout, check=False, cwd=ROOT, **options
+    )
+
+
+@pytest.fixture
+def threadinfo() -> Run:
+    """Runs the command with arguments and gives its CompletedProcess."""
+    return run_threadinfo
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts a workload and waits for its first line, which is in `process.first_line`; all end with the test."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def start_workload(*command: str | Path | int, stop: bool = False, **options: object) -> subprocess.Popen[str]:
+        process: subprocess.Popen[str] = subprocess.Popen(  # type: ignore[call-overload]
+            list(map(str, command)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **options
+        )
+        processes.append(process)
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line, f"{command} ended before it was ready: {process.wait()}"
+        process.first_line = line  # type: ignore[attr-defined]
+        if stop:
+            process.send_signal(signal.SIGSTOP)
+            os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+        return process
+
+    yield start_workload
+    for process in processes:
+        process.send_signal(signal.SIGCONT)
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def make_proc(tmp_path: Path) -> MakeProc:
+    """Builds a miniature /proc: a file for text, a directory for None, a link for text that begins with "->"."""
+
+    def make(files: Mapping[str, str | bytes | None]) -> Path:
+        root = tmp_path / "proc"
+        root.mkdir()
+        for name, content in files.items():
+            path = root / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if content is None:
+                path.mkdir(exist_ok=True)
+            elif isinstance(content, str) and content.startswith("->"):
+                path.symlink_to(content[2:])
+            else:
+                path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return root
+
+    return make
