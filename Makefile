@@ -1,0 +1,36 @@
+# make report [TARGET=name-or-pid], make test: each sets up what it needs, once.
+PYTHON ?= python3
+export PYTHON
+VENV := .venv
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: report
+report: ## Report TARGET=name-or-pid, or a demonstration server of ours
+	@scripts/setup report
+	@if [ -n "$(TARGET)" ]; then $(VENV)/bin/threadinfo report -- "$(TARGET)"; else scripts/demo; fi
+
+.PHONY: test
+test: ## Lint, types, all tests with coverage
+	@scripts/setup test
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/mypy
+	$(VENV)/bin/pytest --cov --cov-report=term:skip-covered
+
+.PHONY: bench
+bench: ## Measure us and the peers side by side
+	@scripts/setup bench
+	@for program in benchmarks/[a-z]*.py; do $(VENV)/bin/python $$program || exit; done
+
+.PHONY: schema
+schema: ## Write docs/report.schema.json anew from the model
+	@scripts/setup report
+	$(VENV)/bin/python -c 'import sys; from threadinfo.render.json import report_schema; sys.stdout.buffer.write(report_schema())' \
+	  > docs/report.schema.json
+
+.PHONY: clean
+clean: ## Remove everything that make made
+	rm -rf $(VENV) build dist .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
