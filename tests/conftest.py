@@ -13,7 +13,6 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 WORKLOADS = ROOT / "tests" / "workloads"
-NOBODY = 65534
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 Start = Callable[..., subprocess.Popen[str]]
@@ -21,10 +20,11 @@ MakeProc = Callable[[Mapping[str, str | bytes | None]], Path]
 
 
 def run_threadinfo(
-    *arguments: str | int, timeout: float = 120, **options: object
+    *arguments: str | int, timeout: float = 120, privileged: bool = True, **options: object
 ) -> subprocess.CompletedProcess[str]:
-    """Runs the command; standard output and error are captured."""
-    command = [sys.executable, "-m", "threadinfo", *map(str, arguments)]
+    """Runs the command, as a user without privileges where asked; standard output and error are captured."""
+    module = ["threadinfo"] if privileged else ["tests.unprivileged", "threadinfo"]
+    command = [sys.executable, "-m", *module, *map(str, arguments)]
     return subprocess.run(  # type: ignore[call-overload, no-any-return]
         command, capture_output=True, text=True, timeout=timeout, check=False, cwd=ROOT, **options
     )
@@ -43,7 +43,7 @@ def start() -> Iterator[Start]:
 
     def start_workload(*command: str | Path | int, stop: bool = False, **options: object) -> subprocess.Popen[str]:
         process: subprocess.Popen[str] = subprocess.Popen(  # type: ignore[call-overload]
-            list(map(str, command)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **options
+            list(map(str, command)), cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **options
         )
         processes.append(process)
         assert process.stdout is not None

@@ -114,8 +114,21 @@ def _v6_only() -> list[socket.socket]:
     return [socket.create_server(("::", 0), family=socket.AF_INET6)]
 
 
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
 def _listener_shut_down() -> list[socket.socket]:
-    (listener,) = _listener()
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", _free_port()))
+    listener.listen()
+    listener.shutdown(socket.SHUT_RDWR)
+    return [listener]
+
+
+def _any_listener_shut_down() -> list[socket.socket]:
+    (listener,) = _listener()  # without a port of its own choice the kernel gives the port up (SOCK_BINDPORT_LOCK)
     listener.shutdown(socket.SHUT_RDWR)
     return [listener]
 
@@ -186,10 +199,11 @@ CASES: dict[str, Case] = {
     "dual stack": (_dual_stack, r"socket \(TCP6 port \d+, IPv4 too\)"),
     "IPv6 only": (_v6_only, r"socket \(TCP6 port \d+\)"),
     "listener shut down": (_listener_shut_down, r"socket \(TCP port \d+, bound but not listening\)"),
+    "any listener shut down": (_any_listener_shut_down, r"socket \(TCP port \d+, closed, without a connection\)"),
     "connected": (_connected, r"socket \(TCP port \d+, ESTABLISHED with 127\.0\.0\.1:\d+\)"),
     "close wait": (_close_wait, r"socket \(TCP port \d+, CLOSE_WAIT with 127\.0\.0\.1:\d+\)"),
     "closed both ways": (_closed_both_ways, r"socket \(TCP port \d+, closed\)"),
-    "refused": (_refused, r"socket \(TCP port \d+, closed, never connected\)"),
+    "refused": (_refused, r"socket \(TCP port \d+, closed, without a connection\)"),
     "UDP": (_udp, r"socket \(UDP, not bound\)"),
     "UDP connected": (_udp_connected, r"socket \(UDP port \d+, ESTABLISHED with 127\.0\.0\.1:9\)"),
     "netlink created": (_netlink(None), r"socket \(netlink ROUTE, not bound\)"),

@@ -110,7 +110,7 @@ def _describe_inet(sock: Socket, label: str, details: Details) -> str:
         protocol = details.get("ip_protocol")
         return f"{label}{f' protocol {protocol}' if protocol else ''}{where}"
     if sock.state == "CLOSED" and sock.port:
-        story = "closed" if details.get("had_connection") else "closed, never connected"
+        story = "closed" if details.get("had_connection") else "closed, without a connection"
         return f"{label} port {sock.port}, {story}"
     if not sock.port:
         unknown = sock.bound is None and sock.state is None

@@ -6,6 +6,7 @@ socket, and the libraries take longer to import than the whole report takes (doc
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 from collections.abc import Iterator
@@ -81,7 +82,7 @@ def ask(*, with_unix: bool, with_tcp: bool) -> Answers:
                     for state, inode, listener in _tcp(diag, family):
                         if state == _LISTEN:
                             listeners[inode] = listener
-                        else:  # older kernels ignore the bit and answer without such sockets
+                        else:  # the kernel gives their state as CLOSE; one before 6.8 gives none
                             bound_inactive.add(inode)
                 except OSError:  # this kernel has no inet_diag, or no IPv6
                     continue
@@ -107,7 +108,8 @@ def _kernel_lists_inactive(diag: socket.socket) -> bool:
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
             probe.bind(("127.0.0.1", 0))
-            return any(state == _BOUND_INACTIVE for state, _, _ in _tcp(diag, socket.AF_INET))
+            inode = os.fstat(probe.fileno()).st_ino
+            return inode in [found for _, found, _ in _tcp(diag, socket.AF_INET)]
     except OSError:
         return False
 

@@ -239,7 +239,10 @@ def parse_packet(text: str, wanted: Collection[int]) -> dict[int, SocketEntry]:
             protocol="PACKET",
             local=f"interface {interface}" if interface else None,
             bound=bool(protocol),  # without a protocol it receives nothing until bind() gives it one
-            details={"ethernet_protocol": ethernet.get(protocol, f"{protocol:#06x}"), "interface_index": interface},
+            details={
+                "ethernet_protocol": ethernet.get(protocol, f"{protocol:#06x}") if protocol else None,
+                "interface_index": interface,
+            },
         )
     return entries
 

@@ -1,0 +1,49 @@
+"""Every kind of descriptor is named for what it is, for root and for its owner without privileges."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import WORKLOADS, Run, Start
+from threadinfo.render.escape import format_text
+
+KINDS_FOR_ROOT, KINDS_FOR_ANYONE = 70, 60
+
+
+@pytest.mark.parametrize("privileged", [True, False], ids=["root", "owner"])
+def test_every_descriptor_is_named_for_what_it_is(
+    privileged: bool, start: Start, threadinfo: Run, tmp_path: Path
+) -> None:
+    if privileged and os.geteuid():
+        pytest.skip("not root: only the case of an owner without privileges can be had")
+    for directory in (tmp_path, *list(tmp_path.parents)[:2]):
+        directory.chmod(0o777 if directory == tmp_path else 0o755)
+    launcher = [] if privileged else ["-m", "tests.unprivileged"]
+    process = start(sys.executable, *launcher, WORKLOADS / "every_descriptor.py", tmp_path)
+    truth = json.loads(process.first_line)  # type: ignore[attr-defined]
+    result = threadinfo(process.pid, "--format", "json", privileged=privileged)
+    text = threadinfo(process.pid, privileged=privileged)
+    assert (result.returncode, text.returncode) == (0, 0), result.stderr + text.stderr
+    found = {descriptor["fd"]: descriptor for descriptor in json.loads(result.stdout)["processes"][0]["descriptors"]}
+
+    wrong = []
+    for expected in truth["descriptors"]:
+        descriptor = found[expected["fd"]]
+        details = expected["details"]
+        if not privileged and descriptor["type"].startswith("bpf"):
+            details.pop("name", None)  # bpf(2) tells names to root alone
+        named = re.fullmatch(expected["description"], descriptor["description"], re.DOTALL)
+        same = all(descriptor["details"].get(key) == value for key, value in details.items())
+        if not (named and same and descriptor["type"] == expected["type"]):
+            wrong.append((expected, descriptor["type"], descriptor["description"], descriptor["details"]))
+        assert format_text(descriptor["description"]) in text.stdout
+    count = len(truth["descriptors"])
+    print(f"{count - len(wrong)} of {count} descriptors named right; refused: {truth['unavailable']}")
+    assert wrong == []
+    assert count >= (KINDS_FOR_ROOT if privileged else KINDS_FOR_ANYONE)

@@ -1,0 +1,570 @@
+"""every_descriptor.py DIRECTORY: one process with every kind of descriptor that this kernel and this user allow.
+
+Prints one line of JSON: `descriptors`, each with its number, the case, and regular expressions for what a report should
+say of it (description, and optionally "type" and details); `unavailable`, the cases that were refused, with the error.
+Then waits until its standard input is closed. Everything on disk is made below DIRECTORY.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import platform
+import pty
+import select
+import signal
+import socket
+import struct
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+DIRECTORY = os.path.abspath(sys.argv[1])
+HELD: list[object] = []
+
+
+class Expected(NamedTuple):
+    """A descriptor of ours and what a report should say of it."""
+
+    fd: int
+    description: str
+    type: str
+    details: dict[str, Any] = {}  # noqa: RUF012 - never changed
+
+
+CASES: dict[str, Callable[[], Expected | list[Expected]]] = {}
+
+
+def case(name: str) -> Callable[[Callable[[], Any]], Callable[[], Any]]:
+    """Registers a case under a name for people."""
+
+    def register(make: Callable[[], Any]) -> Callable[[], Any]:
+        CASES[name] = make
+        return make
+
+    return register
+
+
+def simple(case_name: str, make: Callable[[], int], description: str, kind: str, **details: Any) -> None:
+    """Registers a case that is one call."""
+    CASES[case_name] = lambda: Expected(make(), description, kind, details)
+
+
+def syscall(x86_64: int, aarch64: int, *arguments: object) -> int:
+    """A system call that Python has no function for; OSError where it fails."""
+    number = x86_64 if platform.machine() == "x86_64" else aarch64
+    result = int(libc.syscall(number, *arguments))
+    if result < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return result
+
+
+def path(name: str) -> str:
+    """A name below the test's own directory."""
+    return os.path.join(DIRECTORY, name)
+
+
+def create(name: str | bytes, flags: int = os.O_RDWR, content: bytes = b"") -> int:
+    """Makes a file and opens it with these flags."""
+    full = os.path.join(os.fsencode(DIRECTORY), os.fsencode(name))
+    with open(full, "wb") as file:
+        file.write(content)
+    return os.open(full, flags)
+
+
+def deleted(name: str, content: bytes) -> int:
+    """An open file without a name."""
+    fd = create(name, content=content)
+    os.unlink(path(name))
+    return fd
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+simple("file", lambda: create("plain"), "file: .*/plain", "file", access="read-write")
+simple("file, read only", lambda: create("read", os.O_RDONLY), "file: .*/read", "file", access="read")
+simple("file, append", lambda: create("log", os.O_WRONLY | os.O_APPEND), "file: .*/log", "file", append=True)
+simple("file, O_PATH", lambda: create("opath", os.O_PATH), "file: .*/opath", "file", access="path only")
+simple("directory", lambda: os.open(DIRECTORY, os.O_RDONLY), "directory: /.*", "directory")
+simple("directory, O_PATH", lambda: os.open("/", os.O_PATH), "directory: /", "directory", access="path only")
+simple("O_TMPFILE", lambda: os.open(DIRECTORY, os.O_TMPFILE | os.O_RDWR), "unnamed temporary file in /.*", "file")
+simple("deleted file", lambda: deleted("gone", b"x" * 5003), r"deleted file: .*/gone \(8192 bytes held\)", "file",
+       size_bytes=5003, deleted=True)  # fmt: skip
+simple("name with a space", lambda: create("a b"), "file: .*/a b", "file")
+simple("name with a newline", lambda: create("a\nb"), "file: .*/a\nb", "file")
+simple("name with an escape sequence", lambda: create("a\x1b[31mb"), "file: .*/a\x1b\\[31mb", "file")
+simple("name that is not UTF-8", lambda: create(b"a\xffb"), r"file: .*/a\\xffb", "file")
+simple("name that ends in (deleted)", lambda: create("a (deleted)"), r"file: .*/a \(deleted\)", "file")
+simple("name like a socket", lambda: create("socket:[1]"), r"file: .*/socket:\[1\]", "file")
+simple("name of 200 letters", lambda: create("x" * 200), "file: .*/x{200}", "file")
+simple("/proc file", lambda: os.open("/proc/self/maps", os.O_RDONLY), "file: /proc/.*/maps", "file")
+simple("/sys file", lambda: os.open("/sys/kernel/notes", os.O_RDONLY), "file: /sys/.*", "file")
+simple("cgroup directory", lambda: os.open("/sys/fs/cgroup", os.O_RDONLY), "directory: /sys/fs/cgroup", "directory")
+
+
+@case("symbolic link, O_PATH")
+def _symlink() -> Expected:
+    os.symlink("nowhere", path("link"))
+    return Expected(os.open(path("link"), os.O_PATH | os.O_NOFOLLOW), "symbolic link: .*/link", "symlink")
+
+
+@case("removed name of a file that has another")
+def _removed_name() -> Expected:
+    fd = create("first")
+    os.link(path("first"), path("second"))
+    os.unlink(path("first"))
+    return Expected(fd, r"file: .*/first \(removed, another name of it exists\)", "file")
+
+
+# --- devices and terminals -------------------------------------------------------------------------------------------
+simple("/dev/null", lambda: os.open("/dev/null", os.O_RDWR), r"null device \(bit bucket\)", "device")
+simple("/dev/zero", lambda: os.open("/dev/zero", os.O_RDONLY), r"zero device \(null bytes source\)", "device")
+simple("/dev/urandom", lambda: os.open("/dev/urandom", os.O_RDONLY), "random number source", "device")
+simple("/dev/full", lambda: os.open("/dev/full", os.O_WRONLY), "/dev/full", "device")
+
+
+@case("pseudo-terminal")
+def _pty() -> list[Expected]:
+    master, slave = pty.openpty()
+    index = int(os.ttyname(slave).rpartition("/")[2])
+    return [
+        Expected(master, "/dev/(pts/)?ptmx", "device", {"terminal_index": index}),
+        Expected(slave, "terminal", "terminal"),
+    ]
+
+
+@case("block device")
+def _block() -> Expected:
+    for name in ("/dev/loop0", "/dev/vda", "/dev/sda"):
+        if os.path.exists(name):
+            return Expected(os.open(name, os.O_RDONLY), name, "device")
+    raise FileNotFoundError(2, "no block device")
+
+
+# --- pipes -----------------------------------------------------------------------------------------------------------
+@case("pipe")
+def _pipe() -> list[Expected]:
+    read, write = os.pipe()
+    words = rf"pipe:\[{os.fstat(read).st_ino}\]"
+    return [
+        Expected(read, words, "pipe", {"access": "read", "other_end_fds": [write]}),
+        Expected(write, words, "pipe", {"access": "write", "other_end_fds": [read]}),
+    ]
+
+
+@case("pipe in packet mode")
+def _packet_pipe() -> list[Expected]:
+    read, write = os.pipe2(os.O_DIRECT)
+    return [Expected(read, "pipe:.*", "pipe"), Expected(write, "pipe:.*", "pipe", {"direct": True})]
+
+
+@case("FIFO")
+def _fifo() -> Expected:
+    os.mkfifo(path("fifo"))
+    return Expected(os.open(path("fifo"), os.O_RDWR), "FIFO: .*/fifo", "fifo")
+
+
+# --- anonymous inodes ------------------------------------------------------------------------------------------------
+simple("eventfd", lambda: os.eventfd(17), "event notification channel", "eventfd", count=17)
+simple("eventfd, semaphore", lambda: os.eventfd(3, os.EFD_SEMAPHORE), "event notification channel", "eventfd", count=3)
+
+
+@case("epoll")
+def _epoll() -> list[Expected]:
+    read, write = os.pipe()
+    outer, inner = select.epoll(), select.epoll()
+    inner.register(read, select.EPOLLIN)
+    outer.register(inner.fileno(), select.EPOLLIN)
+    HELD.extend([outer, inner])
+    words = r"epoll instance \(I/O event notification\)"
+    return [
+        Expected(inner.fileno(), words, "epoll", {"watched_count": 1}),
+        Expected(outer.fileno(), words, "epoll", {"watched_count": 1}),
+        Expected(read, "pipe:.*", "pipe"),
+        Expected(write, "pipe:.*", "pipe"),
+    ]
+
+
+def timerfd(clock: int, seconds: int) -> int:
+    """A timerfd on a clock, armed for so many seconds, or not."""
+    fd = int(libc.timerfd_create(clock, 0))
+    libc.timerfd_settime(fd, 0, struct.pack("@4q", 7 if seconds else 0, 0, seconds, 0), None)
+    return fd
+
+
+simple("timerfd, armed", lambda: timerfd(1, 1000), "timer notification", "timerfd", clock="CLOCK_MONOTONIC",
+       interval_ns=7_000_000_000)  # fmt: skip
+simple("timerfd, disarmed", lambda: timerfd(0, 0), "timer notification", "timerfd", clock="CLOCK_REALTIME",
+       next_expiry_ns=0)  # fmt: skip
+simple("timerfd, boot time", lambda: timerfd(7, 1000), "timer notification", "timerfd", clock="CLOCK_BOOTTIME")
+
+
+@case("signalfd")
+def _signalfd() -> Expected:
+    mask = ctypes.create_string_buffer(128)
+    libc.sigemptyset(mask)
+    libc.sigaddset(mask, signal.SIGUSR1)
+    return Expected(libc.signalfd(-1, mask, 0), "signal notification", "signalfd", {"signals": ["SIGUSR1"]})
+
+
+@case("inotify")
+def _inotify() -> Expected:
+    fd = int(libc.inotify_init1(0))
+    libc.inotify_add_watch(fd, os.fsencode(DIRECTORY), 0x100)
+    return Expected(fd, "file system watcher", "inotify", {"watch_count": 1})
+
+
+simple("fanotify", lambda: syscall(300, 262, 0, 0), r"file access watcher \(fanotify\)", "fanotify")
+simple("memfd", lambda: os.memfd_create("cache"), "anonymous memory: cache", "memfd", name="cache")
+simple("memfd, hostile name", lambda: os.memfd_create("a (deleted)\n"), r"anonymous memory: a \(deleted\)\n", "memfd")
+simple("memfd, name of 249 letters", lambda: os.memfd_create("y" * 249), "anonymous memory: y{249}", "memfd")
+simple("memfd_secret", lambda: syscall(447, 447, 0), "secret memory", "memfd_secret")
+simple("userfaultfd", lambda: syscall(323, 282, 1), r"page fault handler \(userfaultfd\)", "userfaultfd")
+simple("pidfd", lambda: os.pidfd_open(os.getpid()), r"process handle \(pidfd\)", "pidfd", pid=os.getpid(), alive=True)
+
+
+@case("pidfd of an ended process")
+def _dead_pidfd() -> Expected:
+    child = os.fork()
+    if not child:
+        os._exit(0)
+    fd = os.pidfd_open(child)
+    os.waitpid(child, 0)
+    return Expected(fd, r"process handle \(pidfd\)", "pidfd", {"alive": False})
+
+
+@case("io_uring")
+def _io_uring() -> Expected:
+    parameters = ctypes.create_string_buffer(120)
+    return Expected(syscall(425, 425, 8, parameters), "io_uring instance", "io_uring")
+
+
+def bpf(command: int, attributes: bytes) -> int:
+    """bpf(2)."""
+    buffer = ctypes.create_string_buffer(attributes, 128)
+    return syscall(321, 280, command, buffer, 128)
+
+
+def bpf_program() -> int:
+    """A socket filter called "answer" that returns 0."""
+    instructions = ctypes.create_string_buffer(struct.pack("<QQ", 0xB7, 0x95))
+    license_text = ctypes.create_string_buffer(b"GPL")
+    HELD.extend([instructions, license_text])
+    head = struct.pack("<IIQQ", 1, 2, ctypes.addressof(instructions), ctypes.addressof(license_text))
+    return bpf(5, head + bytes(24) + b"answer".ljust(16, b"\0"))
+
+
+@case("BPF map")
+def _bpf_map() -> Expected:
+    fd = bpf(0, struct.pack("<IIIIIII16s", 2, 4, 8, 5, 0, 0, 0, b"counts"))
+    return Expected(fd, "BPF map", "bpf_map", {"map_type": "array", "max_entries": 5, "name": "counts"})
+
+
+simple("BPF program", bpf_program, "BPF program", "bpf_program", program_type="socket_filter", name="answer")
+
+
+@case("performance event")
+def _perf() -> Expected:
+    attributes = ctypes.create_string_buffer(struct.pack("<IIQ", 1, 112, 0), 112)
+    attributes[40] = b"\x61"  # disabled, exclude_kernel, exclude_hv
+    return Expected(syscall(298, 241, attributes, 0, -1, -1, 0), "performance event", "perf_event")
+
+
+@case("message queue")
+def _mqueue() -> Expected:
+    name = f"/threadinfo-{os.getpid()}"
+    fd = syscall(240, 180, name[1:].encode(), os.O_CREAT | os.O_RDWR, 0o600, None)
+    return Expected(fd, f"message queue: {name}", "mqueue")
+
+
+@case("Landlock ruleset")
+def _landlock() -> Expected:
+    return Expected(syscall(444, 444, struct.pack("<Q", 1), 8, 0), "Landlock ruleset", "landlock_ruleset")
+
+
+@case("file system context")
+def _fsopen() -> Expected:
+    return Expected(syscall(430, 430, b"tmpfs", 0), "file system context", "fs_context")
+
+
+@case("detached mount")
+def _open_tree() -> Expected:
+    return Expected(syscall(428, 428, -100, b"/", 1), "directory: /", "directory")
+
+
+@case("seccomp listener")
+def _seccomp() -> Expected:
+    ours, theirs = socket.socketpair()
+    if not os.fork():
+        libc.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
+        instructions = ctypes.create_string_buffer(struct.pack("<HBBI", 6, 0, 0, 0x7FFF0000))
+        program = ctypes.create_string_buffer(struct.pack("<HxxxxxxQ", 1, ctypes.addressof(instructions)))
+        listener = int(libc.syscall(317 if platform.machine() == "x86_64" else 277, 1, 8, program))
+        socket.send_fds(theirs, [b"x"], [listener] if listener >= 0 else [])
+        os._exit(0)
+    _, fds, _, _ = socket.recv_fds(ours, 1, 1)
+    os.wait()
+    ours.close()
+    theirs.close()
+    if not fds:
+        raise PermissionError(1, "seccomp")
+    return Expected(fds[0], "seccomp listener", "seccomp_notify")
+
+
+for _name, _words in [
+    ("cgroup", "cgroup"), ("ipc", "IPC"), ("mnt", "mount"), ("net", "network"), ("pid", "PID"), ("user", "user"),
+    ("uts", "UTS"),
+]:  # fmt: skip
+    simple(f"{_name} namespace", lambda name=_name: os.open(f"/proc/self/ns/{name}", os.O_RDONLY),  # type: ignore[misc]
+           rf"{_words} namespace {_name}:\[\d+\]", "namespace")  # fmt: skip
+
+# --- sockets ---------------------------------------------------------------------------------------------------------
+STREAM, DATAGRAM, RAW = socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_RAW
+INET, INET6, UNIX = socket.AF_INET, socket.AF_INET6, socket.AF_UNIX
+UDPLITE, MPTCP = 136, 262
+
+
+def hold(sock: socket.socket) -> int:
+    """Keeps a socket open until the end."""
+    HELD.append(sock)
+    return sock.fileno()
+
+
+def made(family: int, kind: int, protocol: int = 0, address: object = None, *, listen: bool = False) -> int:
+    """A socket, bound and listening where asked."""
+    sock = socket.socket(family, kind, protocol)
+    if family == INET6 and kind == STREAM:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    if address is not None:
+        sock.bind(address)  # type: ignore[arg-type]
+    if listen:
+        sock.listen(23)
+    return hold(sock)
+
+
+def sock_case(name: str, description: str, family: int, kind: int, protocol: int = 0, address: object = None,
+              *, listen: bool = False) -> None:  # fmt: skip
+    """Registers a socket that is made, bound and listening as asked."""
+    simple(name, lambda: made(family, kind, protocol, address, listen=listen), description, "socket")
+
+
+V4, V6 = ("127.0.0.1", 0), ("::1", 0)
+sock_case("TCP, never bound", r"socket \(TCP, not bound\)", INET, STREAM)
+sock_case("TCP6, never bound", r"socket \(TCP6, not bound\)", INET6, STREAM)
+sock_case("TCP, bound", r"socket \(TCP port \d+, bound but not listening\)", INET, STREAM, 0, V4)
+sock_case("TCP6, bound", r"socket \(TCP6 port \d+, bound but not listening\)", INET6, STREAM, 0, V6)
+sock_case("TCP, listening", r"socket \(TCP port \d+\)", INET, STREAM, 0, V4, listen=True)
+sock_case("TCP, listening everywhere", r"socket \(TCP port \d+\)", INET, STREAM, 0, ("", 0), listen=True)
+sock_case("TCP6, listening", r"socket \(TCP6 port \d+\)", INET6, STREAM, 0, V6, listen=True)
+sock_case("TCP6, listening, IPv6 only", r"socket \(TCP6 port \d+\)", INET6, STREAM, 0, ("::", 0), listen=True)
+sock_case("UDP, unbound", r"socket \(UDP, not bound\)", INET, DATAGRAM)
+sock_case("UDP6, unbound", r"socket \(UDP6, not bound\)", INET6, DATAGRAM)
+sock_case("UDP, bound", r"socket \(UDP port \d+\)", INET, DATAGRAM, 0, V4)
+sock_case("UDP6, bound", r"socket \(UDP6 port \d+\)", INET6, DATAGRAM, 0, V6)
+sock_case("UDP-Lite, unbound", r"socket \(UDPLITE, not bound\)", INET, DATAGRAM, UDPLITE)
+sock_case("UDP-Lite, bound", r"socket \(UDPLITE port \d+\)", INET, DATAGRAM, UDPLITE, V4)
+sock_case("MPTCP, unbound", r"socket \(MPTCP, not bound\)", INET, STREAM, MPTCP)
+sock_case("MPTCP, listening", r"socket \(MPTCP port \d+\)", INET, STREAM, MPTCP, V4, listen=True)
+sock_case("SCTP", r"socket \(SCTP, not bound\)", INET, STREAM, 132)
+sock_case("raw ICMP", r"socket \(RAW protocol ICMP\)", INET, RAW, 1)
+sock_case("raw ICMPv6", r"socket \(RAW6 protocol ICMPV6\)", INET6, RAW, 58)
+sock_case("ping, unbound", r"socket \(ICMP, not bound\)", INET, DATAGRAM, 1)
+sock_case("ping, bound", r"socket \(ICMP id \d+\)", INET, DATAGRAM, 1, ("127.0.0.1", 77))
+sock_case("packet", r"socket \(packet\)", socket.AF_PACKET, RAW)
+sock_case("packet on lo", r"socket \(packet ALL on lo\)", socket.AF_PACKET, RAW, 0, ("lo", 3))
+sock_case("netlink ROUTE, created", r"socket \(netlink ROUTE, not bound\)", socket.AF_NETLINK, RAW)
+sock_case("netlink ROUTE, libwebsockets' groups",
+          r"socket \(netlink ROUTE: LINK IPV4_IFADDR IPV4_ROUTE IPV6_IFADDR IPV6_ROUTE\)",
+          socket.AF_NETLINK, RAW, 0, (0, 0x551))  # fmt: skip
+sock_case("netlink KOBJECT_UEVENT", r"socket \(netlink KOBJECT_UEVENT: KERNEL\)", socket.AF_NETLINK, RAW, 15, (0, 1))
+sock_case("netlink GENERIC", r"socket \(netlink GENERIC\)", socket.AF_NETLINK, RAW, 16, (0, 0))
+sock_case("netlink SOCK_DIAG", r"socket \(netlink SOCK_DIAG\)", socket.AF_NETLINK, RAW, 4, (0, 0))
+sock_case("netlink CRYPTO, created", r"socket \(netlink CRYPTO, not bound\)", socket.AF_NETLINK, RAW, 21)
+sock_case("unix stream, unnamed", r"Unix domain socket \(u_str\), not connected", UNIX, STREAM)
+sock_case("unix datagram, unnamed", r"Unix domain socket \(u_dgr\), not connected", UNIX, DATAGRAM)
+sock_case("unix datagram, named", "Unix domain socket: .*/dgram", UNIX, DATAGRAM, 0, path("dgram"))
+sock_case("unix stream, listening", "Unix domain socket: .*/listen, listening", UNIX, STREAM, 0,
+          path("listen"), listen=True)  # fmt: skip
+sock_case("unix, bound", "Unix domain socket: .*/bound", UNIX, STREAM, 0, path("bound"))
+sock_case("unix, newline in its path", "Unix domain socket: .*/new\nline, listening", UNIX, STREAM, 0,
+          path("new\nline"), listen=True)  # fmt: skip
+sock_case("unix, abstract", r"Unix domain socket: @threadinfo\.\d+, listening", UNIX, STREAM, 0,
+          f"\0threadinfo.{os.getpid()}", listen=True)  # fmt: skip
+sock_case("vsock, unbound", r"socket \(vsock, not bound\)", socket.AF_VSOCK, STREAM)
+sock_case("vsock, listening", r"socket \(vsock port \d+, LISTEN\)", socket.AF_VSOCK, STREAM, 0,
+          (1, 0xFFFFFFFF), listen=True)  # fmt: skip
+sock_case("XDP", r"socket \(XDP\)", 44, RAW)
+sock_case("ALG", r"socket \(ALG\)", socket.AF_ALG, socket.SOCK_SEQPACKET)
+
+
+def unix_pair(kind: int, netid: str) -> list[Expected]:
+    """Both ends of a pair, each of which names the other."""
+    first, second = socket.socketpair(UNIX, kind)
+    return [
+        Expected(hold(end), rf"Unix domain socket \({netid}\), connected to FD {other.fileno()}", "socket")
+        for end, other in ((first, second), (second, first))
+    ]
+
+
+CASES["unix stream pair"] = lambda: unix_pair(STREAM, "u_str")
+CASES["unix datagram pair"] = lambda: unix_pair(DATAGRAM, "u_dgr")
+CASES["unix seqpacket pair"] = lambda: unix_pair(socket.SOCK_SEQPACKET, "u_seq")
+
+
+@case("unix stream, connected to a path")
+def _unix_connected() -> list[Expected]:
+    listener, client = socket.socket(UNIX), socket.socket(UNIX)
+    listener.bind(path("served"))
+    listener.listen()
+    client.connect(path("served"))
+    accepted, _ = listener.accept()
+    hold(listener)
+    return [
+        Expected(hold(client), rf"Unix domain socket \(u_str\), connected to FD {accepted.fileno()}", "socket"),
+        Expected(hold(accepted), rf"Unix domain socket: .*/served, connected to FD {client.fileno()}", "socket"),
+    ]
+
+
+@case("unix stream, path removed")
+def _unix_removed() -> Expected:
+    fd = made(UNIX, STREAM, 0, path("removed"), listen=True)
+    os.unlink(path("removed"))
+    return Expected(fd, "Unix domain socket: .*/removed, listening", "socket")
+
+
+def tcp_pair() -> tuple[socket.socket, socket.socket]:
+    """A client and what was accepted."""
+    listener = socket.create_server(V4)
+    client = socket.create_connection(listener.getsockname())
+    accepted, _ = listener.accept()
+    listener.close()
+    HELD.extend([client, accepted])
+    return client, accepted
+
+
+@case("TCP, connected")
+def _connected() -> list[Expected]:
+    client, accepted = tcp_pair()
+    words = r"socket \(TCP port \d+, ESTABLISHED with 127\.0\.0\.1:{}\)"
+    return [
+        Expected(client.fileno(), words.format(accepted.getsockname()[1]), "socket"),
+        Expected(accepted.fileno(), words.format(client.getsockname()[1]), "socket"),
+    ]
+
+
+@case("TCP, CLOSE_WAIT")
+def _close_wait() -> Expected:
+    client, accepted = tcp_pair()
+    client.close()
+    accepted.recv(1)
+    return Expected(accepted.fileno(), r"socket \(TCP port \d+, CLOSE_WAIT with .*\)", "socket")
+
+
+@case("TCP, closed by both sides")
+def _closed() -> list[Expected]:
+    client, accepted = tcp_pair()
+    client.shutdown(socket.SHUT_RDWR)
+    accepted.recv(1)
+    accepted.shutdown(socket.SHUT_RDWR)
+    return [Expected(accepted.fileno(), r"socket \(TCP port \d+, closed\)", "socket")]
+
+
+@case("TCP, reset")
+def _reset() -> Expected:
+    client, accepted = tcp_pair()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+    select.select([accepted], [], [])
+    return Expected(accepted.fileno(), r"socket \(TCP port \d+, closed\)", "socket")
+
+
+@case("TCP, refused")
+def _refused() -> Expected:
+    taken, refused = socket.socket(), socket.socket()
+    taken.bind(V4)
+    refused.connect_ex(taken.getsockname())
+    hold(taken)
+    return Expected(hold(refused), r"socket \(TCP port \d+, closed, without a connection\)", "socket")
+
+
+@case("TCP, bind failed")
+def _bind_failed() -> Expected:
+    taken, failed = socket.socket(), socket.socket()
+    taken.bind(V4)
+    hold(taken)
+    try:
+        failed.bind(taken.getsockname())
+    except OSError:
+        return Expected(hold(failed), r"socket \(TCP, not bound\)", "socket")
+    raise AssertionError("bind to a taken address worked")
+
+
+@case("TCP, listener shut down")
+def _shut_down() -> Expected:
+    listener = socket.create_server(V4)  # of no particular port: shutting it down gives the port up
+    listener.shutdown(socket.SHUT_RDWR)
+    return Expected(hold(listener), r"socket \(TCP port \d+, closed, without a connection\)", "socket")
+
+
+@case("TCP6, dual stack")
+def _dual_stack() -> Expected:
+    listener = socket.create_server(("::", 0), family=INET6, dualstack_ipv6=True)
+    return Expected(hold(listener), r"socket \(TCP6 port \d+, IPv4 too\)", "socket")
+
+
+@case("UDP, connected")
+def _udp_connected() -> Expected:
+    sock = socket.socket(INET, DATAGRAM)
+    sock.connect(("127.0.0.1", 9))
+    return Expected(hold(sock), r"socket \(UDP port \d+, ESTABLISHED with 127\.0\.0\.1:9\)", "socket")
+
+
+@case("socket with two descriptors")
+def _dup() -> list[Expected]:
+    sock = socket.create_server(V4)
+    copy = os.dup(hold(sock))
+    fds = sorted([sock.fileno(), copy])
+    return [Expected(fd, r"socket \(TCP port \d+\)", "socket", {"same_socket_fds": fds}) for fd in fds]
+
+
+@case("listener of another network namespace")
+def _other_namespace() -> Expected:
+    ours, theirs = socket.socketpair()
+    if not os.fork():
+        if libc.unshare(0x40000000):  # CLONE_NEWNET
+            socket.send_fds(theirs, [b"x"], [])
+            os._exit(1)
+        listener = socket.socket()
+        listener.bind(("", 0))
+        listener.listen()
+        socket.send_fds(theirs, [b"x"], [listener.fileno()])
+        os._exit(0)
+    _, fds, _, _ = socket.recv_fds(ours, 1, 1)
+    os.wait()
+    ours.close()
+    theirs.close()
+    if not fds:
+        raise PermissionError(1, "unshare")
+    return Expected(fds[0], r"socket \(TCP port \d+, in another network namespace\)", "socket",
+                    {"other_network_namespace": True})  # fmt: skip
+
+
+def main() -> None:
+    """Makes every case, tells, and waits."""
+    found, unavailable = [], []
+    for name, make in CASES.items():
+        try:
+            expected = make()
+        except OSError as problem:
+            unavailable.append({"case": name, "error": str(problem)})
+            continue
+        for entry in expected if isinstance(expected, list) else [expected]:
+            found.append({"case": name, **entry._asdict()})
+    print(json.dumps({"descriptors": found, "unavailable": unavailable}), flush=True)
+    sys.stdin.read()
+    libc.mq_unlink(f"/threadinfo-{os.getpid()}".encode())
+
+
+main()
