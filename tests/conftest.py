@@ -36,12 +36,18 @@ def threadinfo() -> Run:
     return run_threadinfo
 
 
+def stop(process: subprocess.Popen[str]) -> None:
+    """Stops a process (SIGSTOP), and waits until it is stopped: nothing of it moves any more."""
+    process.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+
+
 @pytest.fixture
 def start() -> Iterator[Start]:
     """Starts a workload and waits for its first line, which is in `process.first_line`; all end with the test."""
     processes: list[subprocess.Popen[str]] = []
 
-    def start_workload(*command: str | Path | int, stop: bool = False, **options: object) -> subprocess.Popen[str]:
+    def start_workload(*command: str | Path | int, **options: object) -> subprocess.Popen[str]:
         process: subprocess.Popen[str] = subprocess.Popen(  # type: ignore[call-overload]
             list(map(str, command)), cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **options
         )
@@ -50,9 +56,6 @@ def start() -> Iterator[Start]:
         line = process.stdout.readline()
         assert line, f"{command} ended before it was ready: {process.wait()}"
         process.first_line = line  # type: ignore[attr-defined]
-        if stop:
-            process.send_signal(signal.SIGSTOP)
-            os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
         return process
 
     yield start_workload

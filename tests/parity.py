@@ -40,7 +40,7 @@ DIFFERENCES = (
         "Unix socket",
         _ROW + r"\S+ +(std\w+: )?Unix domain socket.*",
         _ROW + r"socket +(std\w+: )?Unix domain socket.*",
-        "ss -x | grep finds the peer's line too, so the script shows a star, or a path that is not this socket's.",
+        "grep finds the peer's line in the output of ss -x too: the script shows a star, or another socket's path.",
     ),
     Difference(
         "connected socket",

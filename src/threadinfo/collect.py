@@ -113,11 +113,8 @@ def _collect_from(
     machine: Machine,
     options: CollectOptions,
 ) -> ProcessReport:
-    first = _Gaps("run as root")
-    status = first.read("memory", lambda: identity.read_status(alive))
-    owner = identity.user_name(status.effective_uid) if status else None
-    gaps = _Gaps(f"run as root: sudo threadinfo {pid}" if os.geteuid() else "grant CAP_SYS_PTRACE to this root")
-    gaps.gaps.extend(first.gaps)
+    gaps = _Gaps(_remedy_for_denied(pid))
+    status = gaps.read("memory", lambda: identity.read_status(alive))
     is_zombie = stat.state == "Z" and alive is process
     ended = "a zombie: it has ended and waits for its parent" if is_zombie else "the process ended while it was read"
 
@@ -168,7 +165,7 @@ def _collect_from(
         name=identity.full_name(stat.name, executable, command_line),
         executable=executable,
         command_line=command_line,
-        user=owner,
+        user=identity.user_name(status.effective_uid) if status else None,
         started_at=identity.started_at(stat, machine),
         memory=memory,
         threads=listing.threads if listing is not None else None,
@@ -176,6 +173,12 @@ def _collect_from(
         limits=gaps.read("limits", lambda: read_limits(alive), ended),
         gaps=tuple(gaps.gaps),
     )
+
+
+def _remedy_for_denied(pid: int) -> str:
+    if os.geteuid():  # sudo does not search a virtual environment, hence the whole path
+        return f'run as root: sudo "$(command -v threadinfo)" {pid}'
+    return "this root lacks CAP_SYS_PTRACE: run it outside the container"
 
 
 def _collect_memory(

@@ -10,11 +10,13 @@ faster and are read from and written to JSON, with validation, by the same defin
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Literal, TypeAlias
 
 import msgspec
 
-DetailValue: TypeAlias = str | int | float | bool | list[int] | list[str] | list[dict[str, int | str | None]] | None
+DetailItem: TypeAlias = str | int | Mapping[str, int | str | None]
+DetailValue: TypeAlias = str | int | float | bool | Sequence[DetailItem] | None
 """What a detail of a descriptor can be: plain JSON values, and flat lists of them."""
 
 Details: TypeAlias = dict[str, DetailValue]

@@ -43,6 +43,8 @@ def parse_json(data: bytes, name: str) -> Report:
 def report_schema() -> bytes:
     """The JSON Schema of the report, from the model; docs/report.schema.json is a copy that a test compares."""
     schema = msgspec.json.schema(Report)
+    for definition in schema["$defs"].values():  # a report is written with every field, whatever its value
+        definition["required"] = list(definition["properties"])
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "threadinfo.report/1"
     return msgspec.json.format(msgspec.json.encode(schema), indent=2) + b"\n"

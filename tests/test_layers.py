@@ -1,0 +1,102 @@
+"""The walls of the house: data flows one way, and who may open /proc, import bcc, print or exit."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+SOURCE = ROOT / "src" / "threadinfo"
+MODULES = sorted(SOURCE.rglob("*.py"))
+
+# Each layer may import from these and from itself.
+MAY_IMPORT = {
+    "errors": set(),
+    "model": set(),
+    "proc": {"model"},
+    "trace": {"model", "errors"},
+    "merge": {"model"},
+    "render": {"model", "errors"},
+    "output": {"errors"},
+    "target": {"errors", "proc"},
+    "collect": {"errors", "model", "proc", "merge"},
+    "cli": {"errors", "model", "proc", "trace", "merge", "render", "output", "target", "collect"},
+    "__main__": {"cli"},
+}
+
+
+def layer(path: Path) -> str:
+    """The first part of a module's name below threadinfo."""
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imports(tree: ast.AST) -> set[str]:
+    """Every module that is imported anywhere in the file, type checking included."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_layer_imports_only_what_it_may(path: Path) -> None:
+    own = layer(path)
+    if own == "__init__":
+        return
+    used = {
+        name.split(".")[1] for name in imports(ast.parse(path.read_text())) if name.startswith("threadinfo.")
+    } & set(MAY_IMPORT)
+    assert used - {own} <= MAY_IMPORT[own], f"{own} imports {used - {own} - MAY_IMPORT[own]}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_who_may_open_proc_import_bcc_print_and_exit(path: Path) -> None:
+    name, tree = str(path.relative_to(SOURCE)), ast.parse(path.read_text())
+    used = imports(tree)
+    assert "bcc" not in used or name == "trace/loader.py"
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        call = ast.unparse(node.func)
+        if call in {"print", "click.echo", "sys.exit"}:
+            assert name == "cli.py", f"{name}:{node.lineno} calls {call}"
+        if call in {"open", "os.open", "os.listdir", "os.readlink", "os.scandir"} and "/proc" in ast.unparse(node):
+            allowed = name == "proc/reader.py" or "/proc/self" in ast.unparse(node)
+            assert allowed, f"{name}:{node.lineno} opens /proc"
+
+
+def test_the_rule_itself_finds_a_breach() -> None:
+    assert "threadinfo.render" in imports(ast.parse("def f():\n    from threadinfo.render import text\n"))
+
+
+# What a plain report may not import: it would start more slowly for it.
+HEAVY = {"bcc", "numpy", "textual", "rich", "jinja2", "json", "asyncio", "subprocess", "psutil", "ctypes"}
+
+
+def test_plain_report_of_a_pid_imports_nothing_heavy() -> None:
+    program = (
+        "import sys\nfrom threadinfo.cli import main\n"
+        "sys.argv = ['threadinfo', '1', '-o', '/dev/null']\n"
+        "try:\n    main()\nfinally:\n    print(*sys.modules)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    loaded = {name.split(".")[0] for name in result.stdout.split()}
+    assert "threadinfo" in loaded
+    assert loaded & HEAVY <= _needed_for_sockets()
+
+
+def _needed_for_sockets() -> set[str]:
+    """Process 1 may hold sockets, for which sock_diag and with it ctypes are loaded."""
+    try:
+        holds_sockets = any("socket:" in str(link.readlink()) for link in Path("/proc/1/fd").iterdir())
+    except OSError:
+        return set()
+    return {"ctypes"} if holds_sockets else set()
