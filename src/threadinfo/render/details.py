@@ -63,8 +63,8 @@ def _duration(key: str, value: DetailValue, _details: Details) -> str:
     return f"{label} {'in ' if key == 'next_expiry_ns' else ''}{value / _SECOND_NS:.3f} s"
 
 
-def _queue(key: str, value: DetailValue, _details: Details) -> str:
-    return f"{key.removesuffix('_bytes').replace('_', ' ')} {value} bytes" if value else ""
+def _unless_zero(key: str, value: DetailValue, details: Details) -> str:
+    return _format_plain(key, value, details) if value else ""
 
 
 def _backlog(_key: str, value: DetailValue, details: Details) -> str:
@@ -85,6 +85,7 @@ _FORMATTERS: dict[str, Callable[[str, DetailValue, Details], str]] = {
     "backlog_count": _backlog,
     "backlog_limit_count": _nothing,
     "deleted": _nothing,
+    "expiration_count": _unless_zero,
     "group_names": _nothing,
     "held_bytes": _nothing,
     "interval_ns": _duration,
@@ -93,9 +94,9 @@ _FORMATTERS: dict[str, Callable[[str, DetailValue, Details], str]] = {
     "other_network_namespace": _nothing,
     "peer_fds": _nothing,
     "pid": _pid,
-    "receive_queue_bytes": _queue,
+    "receive_unless_zero_bytes": _unless_zero,
     "same_socket_fds": _fds("same socket as"),
-    "send_queue_bytes": _queue,
+    "send_unless_zero_bytes": _unless_zero,
     "watched": _watched,
     "watched_count": _nothing,
 }
