@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -87,7 +88,9 @@ def test_plain_report_of_a_pid_imports_nothing_heavy() -> None:
         "sys.argv = ['threadinfo', '1', '-o', '/dev/null']\n"
         "try:\n    main()\nfinally:\n    print(*sys.modules)\n"
     )
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("COV")}
+    command = [sys.executable, "-c", program]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     loaded = {name.split(".")[0] for name in result.stdout.split()}
     assert "threadinfo" in loaded
     assert loaded & HEAVY <= _needed_for_sockets()
