@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -19,9 +19,13 @@ from threadinfo.output import OutputFile, write_standard_output
 from threadinfo.proc.reader import ProcDirectory, ProcError
 from threadinfo.target import find_processes
 
+if TYPE_CHECKING:
+    from click._termui_impl import ProgressBar
+
 DEFAULT_PORTS = {5000: "web server", 5001: "websocket server", 5002: "websocket server", 5353: "mDNS"}
 FORMATS = ("text", "json")
 _DEFAULT_COMMAND = "report"
+_LONGEST_TRACE_SECONDS = 86_400
 
 
 class _DefaultGroup(click.Group):
@@ -97,8 +101,16 @@ def _complete_target(_ctx: click.Context, _argument: click.Parameter, incomplete
     default=True,
     help="Ask a socket that no table knows through a borrowed duplicate of it, or do not.",
 )
+@click.option(
+    "--trace",
+    "trace_seconds",
+    metavar="SECONDS",
+    type=click.FloatRange(0, _LONGEST_TRACE_SECONDS, min_open=True),
+    help="As root: watch for so long, and add what each thread did with its time.",
+)
 def report_command(
     targets: tuple[str, ...],
+    trace_seconds: float | None,
     output_format: str,
     output: str | None,
     verbose: bool,
@@ -120,11 +132,109 @@ def report_command(
             may_borrow=borrow and proc_path == "/proc",  # elsewhere the numbers are not those of pidfd_open(2)
             ports=DEFAULT_PORTS | ports_file | ports,
         )
-        write(_render(collect_report(root, pids, options), output_format, verbose=verbose))
+        if trace_seconds is None:
+            report = collect_report(root, pids, options)
+        else:
+            report = _collect_traced(root, pids, options, trace_seconds)
+        write(_render(report, output_format, verbose=verbose))
     for problem in missing:
         _print_error(problem)
     if missing:
         sys.exit(ExitCode.NOT_FOUND)
+
+
+def _collect_traced(root: ProcDirectory, pids: list[int], options: CollectOptions, seconds: float) -> Report:
+    from threadinfo.collect_trace import collect_traced_report  # noqa: PLC0415
+    from threadinfo.trace.session import check_privilege  # noqa: PLC0415
+
+    check_privilege()
+    if root.path != "/proc":
+        raise BadInputError("--trace watches this machine's processes, and --proc names others", "leave out --proc")
+    if not sys.stderr.isatty():
+        return collect_traced_report(root, pids, options, seconds, lambda _seconds, _events: None)
+    progress: ProgressBar[int] = click.progressbar(
+        length=round(seconds * 10),
+        label="tracing",
+        file=sys.stderr,
+        item_show_func=lambda events: f"{events or 0:,} events",
+    )
+    with progress as bar:
+        return collect_traced_report(
+            root, pids, options, seconds, lambda now, events: bar.update(round(now * 10) - bar.pos, events)
+        )
+
+
+_UNITS_NS = {"ns": 1, "us": 1000, "ms": 1_000_000, "s": 1_000_000_000}
+
+
+def _read_threshold(_ctx: click.Context, _option: click.Parameter, text: str) -> int:
+    """``1ms`` to nanoseconds."""
+    number = text.rstrip("nums")
+    try:
+        nanoseconds = int(float(number) * _UNITS_NS[text[len(number) :]])
+    except (ValueError, KeyError, OverflowError):
+        nanoseconds = 0
+    if not 0 < nanoseconds < 1 << 63:
+        raise click.BadParameter(f"{text!r} is not a time like 500us, 1ms or 2s")
+    return nanoseconds
+
+
+@cli.command("trace")
+@click.argument("targets", nargs=-1, required=True, metavar="TARGET...", shell_complete=_complete_target)
+@click.option("--only", type=click.Choice(["scheduling"]), default="scheduling", help="What to watch: scheduling.")
+@click.option(
+    "--duration", metavar="SECONDS", type=click.FloatRange(0, min_open=True), help="Until Ctrl-C or the target's end."
+)
+@click.option(
+    "--threshold", metavar="TIME", default="1ms", callback=_read_threshold, help="Waits longer than this; default 1ms."
+)
+@click.option("--format", "output_format", type=click.Choice(FORMATS), default="text", show_default=True)
+def trace_command(
+    targets: tuple[str, ...], only: str, duration: float | None, threshold: int, output_format: str
+) -> None:
+    """As root: print the waits for a CPU as they happen, with who held it."""
+    del only  # one choice so far
+    from threadinfo.collect_trace import stream_delay_events  # noqa: PLC0415
+    from threadinfo.render import stream  # noqa: PLC0415
+    from threadinfo.trace.session import check_privilege  # noqa: PLC0415
+
+    as_json = output_format == "json"
+    render_event = stream.render_event_json if as_json else stream.render_event_text
+    render_end = stream.render_end_json if as_json else stream.render_end_text
+    pids, missing = _find_all(root := _open_root("/proc"), targets)
+    check_privilege()
+    confidence = None
+    interrupted = False
+    events_and_confidence = stream_delay_events(root, pids, duration, threshold)
+    try:
+        for events, confidence in events_and_confidence:  # noqa: B007 - the last one is printed at the end
+            if events:
+                write_standard_output("".join(map(render_event, events)))
+    except KeyboardInterrupt:
+        interrupted = True
+    finally:
+        events_and_confidence.close()  # type: ignore[attr-defined]
+    if confidence is not None:
+        write_standard_output(render_end(confidence))
+    for problem in missing:
+        _print_error(problem)
+    if interrupted:
+        sys.exit(ExitCode.INTERRUPTED)
+    if missing:
+        sys.exit(ExitCode.NOT_FOUND)
+
+
+@cli.command("doctor")
+@click.option("--format", "output_format", type=click.Choice(FORMATS), default="text", show_default=True)
+def doctor_command(output_format: str) -> None:
+    """What this host allows, what is missing, and what would mend it; exit status 3 where tracing cannot work."""
+    from threadinfo.render.doctor import render_doctor_json, render_doctor_text  # noqa: PLC0415
+    from threadinfo.trace.doctor import examine  # noqa: PLC0415
+
+    checks = examine()
+    write_standard_output((render_doctor_json if output_format == "json" else render_doctor_text)(checks))
+    if any(check.state == "missing" and "no tracing" in check.effect for check in checks):
+        sys.exit(ExitCode.UNAVAILABLE)
 
 
 @cli.command("show")
@@ -181,7 +291,12 @@ def _render(report: Report, output_format: str, *, verbose: bool) -> str:
         return render_json(report)
     from threadinfo.render.text import render_text  # noqa: PLC0415
 
-    return render_text(report, verbose=verbose)
+    width = 80
+    if any(process.trace for process in report.processes):
+        import shutil  # noqa: PLC0415
+
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else width
+    return render_text(report, verbose=verbose, width=width)
 
 
 @contextmanager

@@ -52,6 +52,64 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     """/proc/PID/smaps_rollup (or the sum over smaps), Swap: includes swapped shared memory, which VmSwap does not."""
 
 
+class Latency(msgspec.Struct, frozen=True, kw_only=True):
+    """A distribution of waits, in nanoseconds; percentiles are at most 7 % off (the buckets of the histogram)."""
+
+    count: int
+    mean: float | None
+    """None, like those below, where nothing was counted."""
+    p50: int | None
+    p90: int | None
+    p99: int | None
+    max: int | None
+
+
+class WokenBy(msgspec.Struct, frozen=True):
+    """Who woke a thread, and how often."""
+
+    pid: int | None
+    """None for an interrupt, or where the process is not known."""
+    tid: int | None
+    """None for an interrupt."""
+    name: str
+    """"interrupt" where a timer or a device did."""
+    count: int
+
+
+class DelayedBy(msgspec.Struct, frozen=True):
+    """Who held the CPU while a thread waited for it, and for how long together."""
+
+    pid: int | None
+    tid: int
+    name: str
+    time_ns: int
+
+
+class Scheduling(msgspec.Struct, frozen=True, kw_only=True):
+    """What a thread did with its time during the trace, from the kernel's sched_* tracepoints."""
+
+    run_queue_latency_ns: Latency
+    """From being able to run to running; after wake-up and after preemption together."""
+    after_wakeup_ns: Latency
+    after_preemption_ns: Latency
+    on_cpu_ns: int
+    run_queue_ns: int
+    """Includes a wait that had begun before the trace, which the latencies do not."""
+    blocked_ns: int
+    """sleeping_ns + uninterruptible_ns."""
+    sleeping_ns: int
+    uninterruptible_ns: int
+    voluntary_switch_count: int
+    involuntary_switch_count: int
+    migration_count: int
+    woken_by: tuple[WokenBy, ...]
+    """By count, descending."""
+    delayed_by: tuple[DelayedBy, ...]
+    """By time, descending."""
+    delayed_by_unknown_ns: int
+    """The part of the waiting in which nobody held the CPU, or nobody that the tracer remembered."""
+
+
 class Thread(msgspec.Struct, frozen=True, kw_only=True):
     """One thread of the process."""
 
@@ -68,7 +126,7 @@ class Thread(msgspec.Struct, frozen=True, kw_only=True):
     """/proc/PID/status, VmStk: the main thread's stack, the same for every thread (the script's "Stack Size")."""
     thread_stack_bytes: int | None = None
     """Size of the mapping that holds this thread's stack pointer."""
-    scheduling: None = None
+    scheduling: Scheduling | None = None
     """What tracing says of the thread; null without a trace."""
 
 
@@ -135,6 +193,58 @@ class Limits(msgspec.Struct, frozen=True):
     open_files: OpenFilesLimit
 
 
+class Confidence(msgspec.Struct, frozen=True, kw_only=True):
+    """How much of what happened the trace saw, and what watching cost."""
+
+    seen_count: int
+    """Events of the traced threads."""
+    lost_count: int
+    """Records that the kernel could not hand over."""
+    map_full_count: int
+    """Threads, wakers or holders that found no room."""
+    missed_count: int | None
+    """Runs of a program that the kernel left out because another one ran on that CPU."""
+    program_ns_per_event: float | None
+    """Run time of the programs, from the kernel's own statistics over a short slice."""
+    tool_cpu_seconds: float
+    """CPU time of threadinfo itself, compilation included."""
+
+
+class DelayEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """A thread waited for a CPU longer than the threshold: an event of the live stream."""
+
+    at_ns: int
+    """CLOCK_MONOTONIC, when the wait ended."""
+    time: str
+    """The same moment, UTC, ISO 8601."""
+    pid: int
+    tid: int
+    thread_name: str
+    event: Literal["delayed"] = "delayed"
+    cpu: int
+    wait_ns: int
+    held_by: str | None
+    """Name and number of the thread that held the CPU longest meanwhile."""
+
+
+class EndedThread(msgspec.Struct, frozen=True):
+    """A thread that ended during the trace."""
+
+    tid: int
+    name: str
+    scheduling: Scheduling
+
+
+class Trace(msgspec.Struct, frozen=True, kw_only=True):
+    """What tracing saw of a process."""
+
+    duration_ns: int
+    ended_by: Literal["duration", "interrupt", "target"]
+    """Whether the time was over, the user interrupted, or the process ended."""
+    ended_threads: tuple[EndedThread, ...]
+    confidence: Confidence
+
+
 class ProcessReport(msgspec.Struct, frozen=True, kw_only=True):
     """All that is known of one process."""
 
@@ -152,7 +262,7 @@ class ProcessReport(msgspec.Struct, frozen=True, kw_only=True):
     descriptors: tuple[Descriptor, ...] | None
     """In the order of their numbers; None where they could not be listed."""
     limits: Limits | None
-    trace: None = None
+    trace: Trace | None = None
     """What tracing saw; null without a trace."""
     gaps: tuple[Gap, ...] = ()
 
@@ -164,3 +274,15 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     generated_at: str
     """UTC, ISO 8601."""
     processes: tuple[ProcessReport, ...]
+
+
+class Check(msgspec.Struct, frozen=True):
+    """One thing that tracing needs of a host, for `threadinfo doctor`."""
+
+    name: str
+    state: Literal["ok", "missing", "unknown"]
+    found: str
+    effect: str
+    """What does not work without it."""
+    remedy: str | None
+    """None where nothing is to be done, or nothing can be."""

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from threadinfo.model import Thread
 from threadinfo.proc.process import STATE_NAMES, Machine, cpu_percent, read_stat
-from threadinfo.proc.reader import MalformedLineError, ProcDirectory, ProcGoneError
+from threadinfo.proc.reader import MalformedLineError, ProcDirectory, ProcError, ProcGoneError
 
 
 class ThreadListing(NamedTuple):
@@ -43,6 +43,33 @@ def read_threads(
                 )
             )
     return ThreadListing(tuple(threads), vanished_count)
+
+
+def read_thread_states(process: ProcDirectory) -> dict[int, str]:
+    """The id and state letter of every thread; empty once the process has ended."""
+    states = {}
+    try:
+        tids = process.numbers("task")
+    except ProcGoneError:
+        return {}
+    for tid in tids:
+        try:
+            states[tid] = read_stat(process, f"task/{tid}/stat").state
+        except ProcGoneError:
+            continue
+    return states
+
+
+def read_thread_owner(root: ProcDirectory, tid: int) -> tuple[int | None, str] | None:
+    """(PID, name) of a thread of any process; None once it has ended. /proc/TID is there though not listed."""
+    try:
+        name = root.read_text(f"{tid}/comm").removesuffix("\n")
+        for line in root.read_text(f"{tid}/status").splitlines():
+            if line.startswith("Tgid:"):
+                return int(line.split()[1]), name
+    except (ProcError, ValueError, IndexError):
+        return None
+    return None, name
 
 
 def parse_mappings(text: str) -> tuple[list[int], list[int]]:

@@ -14,10 +14,19 @@ _TO_ESCAPE = re.compile(r"[^\x20-\x7e\n]")
 
 def render_json(report: Report) -> str:
     """The report as indented ASCII, ending in a newline: no character of the target's reaches a terminal as it is."""
-    text = msgspec.json.format(msgspec.json.encode(report), indent=2).decode()
-    if not text.isascii() or "\x7f" in text:
-        text = _TO_ESCAPE.sub(lambda match: _escape(match[0]), text)
-    return text + "\n"
+    return _to_ascii(msgspec.json.format(msgspec.json.encode(report), indent=2)) + "\n"
+
+
+def encode_ascii(value: msgspec.Struct) -> str:
+    """One value on one line, as ASCII."""
+    return _to_ascii(msgspec.json.encode(value))
+
+
+def _to_ascii(encoded: bytes) -> str:
+    text = encoded.decode()
+    if text.isascii() and "\x7f" not in text:
+        return text
+    return _TO_ESCAPE.sub(lambda match: _escape(match[0]), text)
 
 
 def _escape(character: str) -> str:

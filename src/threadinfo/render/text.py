@@ -10,6 +10,7 @@ import math
 from threadinfo.model import Descriptor, Gap, Memory, ProcessReport, Report, Thread
 from threadinfo.render.details import format_details
 from threadinfo.render.escape import format_text
+from threadinfo.render.text_trace import render_trace
 
 _NOTE = (
     "Note: In Linux, threads share most memory except for their stacks.",
@@ -34,12 +35,15 @@ _COLUMN_TYPES = {"terminal": "device", "memfd_secret": "memfd"} | {kind: kind fo
 _NOT_READ = "(not read: see the end)"
 
 
-def render_text(report: Report, *, verbose: bool = False) -> str:
-    """The whole report, ending in a newline; `verbose` adds what the script had no words for."""
-    return "\n".join(_render_process(process, verbose=verbose) for process in report.processes)
+def render_text(report: Report, *, verbose: bool = False, width: int = 80) -> str:
+    """The whole report, ending in a newline; `verbose` adds what the script had no words for.
+
+    `width` is the terminal's: what a trace adds uses the room that there is.
+    """
+    return "\n".join(_render_process(process, verbose=verbose, width=width) for process in report.processes)
 
 
-def _render_process(process: ProcessReport, *, verbose: bool) -> str:
+def _render_process(process: ProcessReport, *, verbose: bool, width: int) -> str:
     lines = [f"=== Memory Footprint for {format_text(process.name)} (PID: {process.pid}) ==="]
     lines += _footprint(process.memory)
     lines += ["", "=== Thread Information ==="]
@@ -49,6 +53,8 @@ def _render_process(process: ProcessReport, *, verbose: bool) -> str:
     lines += ["", "=== File Descriptor Information ==="]
     lines += _descriptors(process.descriptors, verbose=verbose)
     lines += ["", "=== Resource Limits ===", _limits(process), "", *_NOTE]
+    if process.trace is not None:
+        lines += render_trace(process, process.trace, width)
     if process.gaps:
         lines += ["", "Not in this report:"]
         lines += [f"  {format_text(gap)}" for gap in dict.fromkeys(format_gap(gap) for gap in process.gaps)]

@@ -1,0 +1,541 @@
+/* Per-thread scheduling: a state machine a thread, fed by raw tracepoints; statistics stay in the kernel.
+ *
+ * Raw tracepoints rather than stable ones, because those are skipped while user space updates a map on the same CPU.
+ * Read by src/threadinfo/trace/scheduling.py, whose struct layouts mirror these.
+ *
+ * Given by the loader: TID_LIMIT (pid_max), SLOT_COUNT, CPU_COUNT, STREAM_PAGES for the live stream, and from the running
+ * kernel's BTF the offsets TASK_TGID, TASK_PID, TASK_COMM, TASK_CPU, and SWITCH_HAS_STATE or TASK_STATE, TASK_STATE_BYTES.
+ */
+#include <linux/types.h>
+
+#define COMM_BYTES 16  /* include/linux/sched.h, TASK_COMM_LEN */
+#define SLICES 64      /* of each CPU's past, a power of two */
+#define WALK 8         /* slices looked back at for one wait */
+#define SUB_BITS 3     /* eight buckets an octave: a bucket is 12.5 % wide, its middle at most 6.25 % off */
+#define OCTAVES 38     /* up to 2^40 ns, 18 minutes */
+#define BUCKETS (OCTAVES << SUB_BITS)
+#define PAIRS 16384
+#define INTERRUPT 0xffffffff /* as a waker: no thread, but a timer or a device */
+
+#define STATE_DEAD 0x80          /* include/linux/sched.h, TASK_DEAD */
+#define STATE_UNINTERRUPTIBLE 2  /* TASK_UNINTERRUPTIBLE */
+
+/* --- which threads are traced ------------------------------------------------------------------------------------ */
+
+#define MAPPED 1024 /* BPF_F_MMAPABLE: user space reads and writes these through memory, not with a system call an item */
+
+/* A slot for each traced thread, found by its number in one access: a hash made the traced threads 1.2 times slower.
+ * Four slots an element, because an array's elements take 8 bytes at least. Slot 0 means "not traced". */
+struct slot_group {
+    u16 slots[4];
+};
+BPF_F_TABLE("array", u32, struct slot_group, slot_of, TID_LIMIT / 4 + 1, MAPPED);
+
+/* Written by user space. Start and end of the window are single writes, so every thread's window is the same. */
+struct control {
+    u64 is_on;
+    u64 threshold_ns; /* of the live stream */
+};
+BPF_F_TABLE("array", u32, struct control, control, 1, MAPPED);
+
+/* What could not be recorded: counted where it is lost. One element a CPU. */
+struct losses {
+    u64 full_count; /* no slot, or no room in a map */
+    u64 lost_count; /* no room in the stream */
+    u64 seen_count; /* events of traced threads */
+    u64 next_slot;  /* this CPU's share of the slots, for threads that are born while we watch */
+    u64 slot_limit;
+};
+BPF_F_TABLE("array", u32, struct losses, losses, CPU_COUNT, MAPPED);
+
+static __always_inline u32 read_u32(void *base, u32 offset) {
+    u32 value = 0;
+
+    bpf_probe_read_kernel(&value, sizeof value, base + offset);
+    return value;
+}
+
+static __always_inline struct losses *this_cpu_losses(void) {
+    u32 cpu = bpf_get_smp_processor_id();
+
+    return losses.lookup(&cpu);
+}
+
+static __always_inline u32 find_slot(u32 tid) {
+    u32 group_index = tid / 4;
+    struct slot_group *group = slot_of.lookup(&group_index);
+
+    return group ? group->slots[tid % 4] : 0;
+}
+
+static __always_inline void set_slot(u32 tid, u32 slot) {
+    u32 group_index = tid / 4;
+    struct slot_group *group = slot_of.lookup(&group_index);
+
+    if (group)
+        group->slots[tid % 4] = slot;
+}
+
+static __always_inline bool is_on(void) {
+    u32 zero = 0;
+    struct control *c = control.lookup(&zero);
+
+    return c && c->is_on;
+}
+
+/* --- what is kept of each ----------------------------------------------------------------------------------------- */
+
+enum thread_state { UNKNOWN, RUNNING, QUEUED_AFTER_WAKEUP, QUEUED_AFTER_PREEMPTION, SLEEPING, UNINTERRUPTIBLE, ENDED };
+
+struct latency {
+    u64 count;
+    u64 sum_ns;
+    u64 max_ns;
+    u32 buckets[BUCKETS];
+};
+
+struct thread {
+    u32 tid;
+    u32 tgid;
+    u32 state;
+    u32 first_state; /* what the first event says of the time before it */
+    u64 first_ns;    /* 0: no event yet */
+    u64 since_ns;    /* of the present state */
+    u64 settled_ns;  /* up to where this wait was charged to its holders */
+    u64 born_ns;     /* 0: older than the trace */
+    u64 ended_ns;    /* 0: alive */
+    u64 on_cpu_ns;
+    u64 queued_ns;
+    u64 sleeping_ns;
+    u64 uninterruptible_ns;
+    u64 voluntary_count;
+    u64 involuntary_count;
+    u64 migration_count;
+    u64 uncharged_ns; /* of waits: nobody, or nobody that we remember, held the CPU */
+    u32 last_waker;   /* the pair that is being counted, kept here because it seldom changes */
+    u32 last_holder;
+    u64 last_waker_count;
+    u64 last_holder_ns;
+    char comm[COMM_BYTES];
+    struct latency after_wakeup;
+    struct latency after_preemption;
+};
+BPF_F_TABLE("array", u32, struct thread, threads, SLOT_COUNT, MAPPED);
+
+struct slice {
+    u64 start_ns;
+    u64 end_ns;
+    u32 tid;
+    u32 unused;
+};
+
+struct cpu {
+    u64 since_ns; /* when the present thread was switched in */
+    u32 current_tid;
+    u32 interrupt_depth;
+    u64 head;
+    struct slice slices[SLICES];
+};
+BPF_F_TABLE("array", u32, struct cpu, cpus, CPU_COUNT, MAPPED);
+
+/* (traced thread, other thread) to how often it woke it, and how long it held the CPU while it waited. */
+struct pair {
+    u32 slot;
+    u32 tid;
+};
+BPF_HASH(woken_by, struct pair, u64, PAIRS);
+BPF_HASH(delayed_by, struct pair, u64, PAIRS);
+
+/* Names of those others, taken when they are seen: many are gone when the report is made. */
+struct name {
+    u32 tgid;
+    char comm[COMM_BYTES];
+};
+BPF_HASH(names, u32, struct name, PAIRS);
+
+#ifdef STREAM_PAGES
+struct delay {
+    u64 at_ns;
+    u64 wait_ns;
+    u32 tid;
+    u32 tgid;
+    u32 cpu;
+    u32 holder; /* 0: nobody that we remember */
+    char comm[COMM_BYTES];
+};
+BPF_RINGBUF_OUTPUT(delays, STREAM_PAGES);
+#endif
+
+static __always_inline void count_full(void) {
+    struct losses *l = this_cpu_losses();
+
+    if (l)
+        l->full_count++;
+}
+
+static __always_inline void count_seen(void) {
+    struct losses *l = this_cpu_losses();
+
+    if (l)
+        l->seen_count++;
+}
+
+static __always_inline struct thread *find_thread(u32 tid, u32 *slot) {
+    *slot = find_slot(tid);
+    return *slot ? threads.lookup(slot) : NULL;
+}
+
+/* floor(log2) without a loop */
+static __always_inline u32 log2_of(u64 value) {
+    u32 shift, result;
+
+    result = (value > 0xffffffffULL) << 5;
+    value >>= result;
+    shift = (value > 0xffff) << 4;
+    value >>= shift;
+    result |= shift;
+    shift = (value > 0xff) << 3;
+    value >>= shift;
+    result |= shift;
+    shift = (value > 0xf) << 2;
+    value >>= shift;
+    result |= shift;
+    shift = (value > 0x3) << 1;
+    value >>= shift;
+    result |= shift;
+    return result | (u32)(value >> 1);
+}
+
+static __always_inline void add_latency(struct latency *l, u64 wait_ns) {
+    u32 bucket = wait_ns;
+
+    if (wait_ns >= 1 << SUB_BITS) {
+        u32 power = log2_of(wait_ns);
+
+        bucket = ((power - SUB_BITS + 1) << SUB_BITS) + ((wait_ns >> (power - SUB_BITS)) & ((1 << SUB_BITS) - 1));
+    }
+    if (bucket >= BUCKETS)
+        bucket = BUCKETS - 1;
+    l->count++;
+    l->sum_ns += wait_ns;
+    if (wait_ns > l->max_ns)
+        l->max_ns = wait_ns;
+    asm volatile("" : "+r"(bucket)); /* or clang proves the bound away, which the verifier then misses */
+    if (bucket < BUCKETS)
+        l->buckets[bucket]++;
+}
+
+static __always_inline void remember_name(u32 tid, void *task) {
+    struct name n = {};
+
+    if (names.lookup(&tid))
+        return;
+    n.tgid = read_u32(task, TASK_TGID);
+    bpf_probe_read_kernel(&n.comm, sizeof n.comm, task + TASK_COMM);
+    if (names.update(&tid, &n))
+        count_full();
+}
+
+/* Pairs are counted in the thread itself while they stay the same, and go to their map when they change. */
+static __always_inline void flush_waker(struct thread *t, u32 slot) {
+    struct pair key = {.slot = slot, .tid = t->last_waker};
+    u64 *total = woken_by.lookup(&key);
+
+    if (!t->last_waker_count)
+        return;
+    if (total)
+        *total += t->last_waker_count;
+    else if (woken_by.update(&key, &t->last_waker_count))
+        count_full();
+}
+
+static __always_inline void flush_holder(struct thread *t, u32 slot) {
+    struct pair key = {.slot = slot, .tid = t->last_holder};
+    u64 *total = delayed_by.lookup(&key);
+
+    if (!t->last_holder_ns)
+        return;
+    if (total)
+        *total += t->last_holder_ns;
+    else if (delayed_by.update(&key, &t->last_holder_ns))
+        count_full();
+}
+
+static __always_inline void charge(struct thread *t, u32 slot, u32 holder, u64 ns) {
+    if (holder != t->last_holder) {
+        flush_holder(t, slot);
+        t->last_holder = holder;
+        t->last_holder_ns = 0;
+    }
+    t->last_holder_ns += ns;
+}
+
+/* Charges a wait from t->settled_ns to `until` to those who held the CPU; gives who held it longest. */
+static __always_inline u32 settle(struct thread *t, u32 slot, struct cpu *c, u64 until) {
+    u64 from = t->settled_ns, left, longest_ns = 0;
+    u32 longest = 0;
+
+    if (until <= from)
+        return 0;
+    left = until - from;
+    for (u32 i = 1; i <= WALK; i++) {
+        struct slice *s = &c->slices[(c->head - i) & (SLICES - 1)];
+        u64 start = s->start_ns > from ? s->start_ns : from, end = s->end_ns < until ? s->end_ns : until;
+
+        if (s->end_ns <= from)
+            break;
+        if (end <= start || !s->tid || s->tid == t->tid)
+            continue;
+        charge(t, slot, s->tid, end - start);
+        left -= end - start;
+        if (end - start > longest_ns) {
+            longest_ns = end - start;
+            longest = s->tid;
+        }
+    }
+    t->uncharged_ns += left;
+    t->settled_ns = until;
+    return longest;
+}
+
+static __always_inline void note_first(struct thread *t, u64 now, u32 state_before) {
+    if (!t->first_ns) {
+        t->first_ns = now;
+        t->first_state = state_before;
+    }
+}
+
+static __always_inline void switch_out(struct thread *t, void *task, u64 now, bool preempted, u64 task_state) {
+    note_first(t, now, RUNNING);
+    if (t->state == RUNNING)
+        t->on_cpu_ns += now - t->since_ns;
+    t->since_ns = t->settled_ns = now;
+    if (preempted) {
+        t->involuntary_count++;
+        t->state = QUEUED_AFTER_PREEMPTION;
+        return;
+    }
+    t->voluntary_count++;
+    if (task_state & STATE_DEAD) {
+        t->state = ENDED;
+        t->ended_ns = now;
+        bpf_probe_read_kernel(&t->comm, sizeof t->comm, task + TASK_COMM);
+        set_slot(t->tid, 0);
+        return;
+    }
+    t->state = task_state & STATE_UNINTERRUPTIBLE ? UNINTERRUPTIBLE : SLEEPING;
+}
+
+static __always_inline void switch_in(struct thread *t, u32 slot, struct cpu *c, u32 cpu, u64 now) {
+    u64 wait_ns = now - t->since_ns;
+    u32 holder;
+
+    note_first(t, now, QUEUED_AFTER_PREEMPTION);
+    if (t->state == QUEUED_AFTER_WAKEUP || t->state == QUEUED_AFTER_PREEMPTION) {
+        t->queued_ns += wait_ns;
+        if (t->state == QUEUED_AFTER_WAKEUP)
+            add_latency(&t->after_wakeup, wait_ns);
+        else
+            add_latency(&t->after_preemption, wait_ns);
+        holder = settle(t, slot, c, now);
+#ifdef STREAM_PAGES
+        u32 zero = 0;
+        struct control *ctl = control.lookup(&zero);
+        if (ctl && wait_ns >= ctl->threshold_ns) {
+            struct delay *d = delays.ringbuf_reserve(sizeof *d);
+
+            if (d) {
+                d->at_ns = now;
+                d->wait_ns = wait_ns;
+                d->tid = t->tid;
+                d->tgid = t->tgid;
+                d->cpu = cpu;
+                d->holder = holder;
+                __builtin_memcpy(d->comm, t->comm, COMM_BYTES);
+                delays.ringbuf_submit(d, 1 /* BPF_RB_NO_WAKEUP: the reader looks by itself */);
+            } else {
+                struct losses *l = this_cpu_losses();
+
+                if (l)
+                    l->lost_count++;
+            }
+        }
+#endif
+    }
+    t->state = RUNNING;
+    t->since_ns = now;
+}
+
+int on_sched_switch(struct bpf_raw_tracepoint_args *ctx) {
+    void *prev = (void *)ctx->args[1], *next = (void *)ctx->args[2];
+    u64 now = bpf_ktime_get_ns(), task_state;
+    u32 cpu = bpf_get_smp_processor_id(), prev_slot, next_slot;
+    u32 prev_tid = read_u32(prev, TASK_PID), next_tid = read_u32(next, TASK_PID);
+    struct cpu *c = cpus.lookup(&cpu);
+    struct thread *out, *in;
+
+    if (!c || !is_on())
+        return 0;
+#ifdef SWITCH_HAS_STATE /* since Linux 5.18 */
+    task_state = ctx->args[3];
+#else
+    task_state = 0;
+    bpf_probe_read_kernel(&task_state, TASK_STATE_BYTES, prev + TASK_STATE);
+#endif
+    c->slices[c->head & (SLICES - 1)].start_ns = c->since_ns;
+    c->slices[c->head & (SLICES - 1)].end_ns = now;
+    c->slices[c->head & (SLICES - 1)].tid = prev_tid;
+    c->head++;
+    c->since_ns = now;
+    c->current_tid = next_tid;
+
+    out = find_thread(prev_tid, &prev_slot);
+    if (out) {
+        switch_out(out, prev, now, ctx->args[0] || !task_state, task_state);
+        count_seen();
+    }
+    in = find_thread(next_tid, &next_slot);
+    if (in) {
+        if (prev_tid && prev_tid != in->last_holder)
+            remember_name(prev_tid, prev);
+        switch_in(in, next_slot, c, cpu, now);
+        count_seen();
+    }
+    return 0;
+}
+
+/* The waker is the current task here; at sched_wakeup it may be the idle task of another CPU. */
+int on_sched_waking(struct bpf_raw_tracepoint_args *ctx) {
+    u32 cpu = bpf_get_smp_processor_id(), slot, waker = bpf_get_current_pid_tgid();
+    struct thread *t = find_thread(read_u32((void *)ctx->args[0], TASK_PID), &slot);
+    struct cpu *c;
+
+    if (!t || !is_on())
+        return 0;
+    if (t->state != SLEEPING && t->state != UNINTERRUPTIBLE && t->state != UNKNOWN)
+        return 0; /* it has not gone to sleep yet, or was woken already */
+    c = cpus.lookup(&cpu);
+    if (!waker || (c && c->interrupt_depth))
+        waker = INTERRUPT;
+    if (waker != t->last_waker || !t->last_waker_count) {
+        flush_waker(t, slot);
+        t->last_waker = waker;
+        t->last_waker_count = 0;
+        if (waker != INTERRUPT && !names.lookup(&waker)) {
+            struct name n = {.tgid = bpf_get_current_pid_tgid() >> 32};
+
+            bpf_get_current_comm(&n.comm, sizeof n.comm);
+            if (names.update(&waker, &n))
+                count_full();
+        }
+    }
+    t->last_waker_count++;
+    count_seen();
+    return 0;
+}
+
+int on_sched_wakeup(struct bpf_raw_tracepoint_args *ctx) {
+    u32 slot;
+    struct thread *t = find_thread(read_u32((void *)ctx->args[0], TASK_PID), &slot);
+    u64 now;
+
+    if (!t || !is_on())
+        return 0;
+    now = bpf_ktime_get_ns();
+    if (t->state == SLEEPING)
+        t->sleeping_ns += now - t->since_ns;
+    else if (t->state == UNINTERRUPTIBLE)
+        t->uninterruptible_ns += now - t->since_ns;
+    else if (t->state != UNKNOWN)
+        return 0; /* running, or queued already: nothing begins */
+    note_first(t, now, SLEEPING);
+    t->state = QUEUED_AFTER_WAKEUP;
+    t->since_ns = t->settled_ns = now;
+    count_seen();
+    return 0;
+}
+
+int on_sched_migrate_task(struct bpf_raw_tracepoint_args *ctx) {
+    void *task = (void *)ctx->args[0];
+    u32 slot, old_cpu;
+    struct thread *t = find_thread(read_u32(task, TASK_PID), &slot);
+    struct cpu *c;
+
+    if (!t || !is_on())
+        return 0;
+    t->migration_count++;
+    count_seen();
+    if (t->state != QUEUED_AFTER_WAKEUP && t->state != QUEUED_AFTER_PREEMPTION)
+        return 0;
+    old_cpu = read_u32(task, TASK_CPU); /* it waited there up to now, and who is there now has not been switched out */
+    c = cpus.lookup(&old_cpu);
+    if (c) {
+        u64 now = bpf_ktime_get_ns(), from = c->since_ns > t->settled_ns ? c->since_ns : t->settled_ns;
+
+        if (from < now && c->current_tid && c->current_tid != t->tid) {
+            settle(t, slot, c, from);
+            charge(t, slot, c->current_tid, now - from);
+            t->settled_ns = now;
+        } else {
+            settle(t, slot, c, now);
+        }
+    }
+    return 0;
+}
+
+int on_sched_process_fork(struct bpf_raw_tracepoint_args *ctx) {
+    void *parent = (void *)ctx->args[0], *child = (void *)ctx->args[1];
+    u32 slot, tid = read_u32(child, TASK_PID);
+    struct losses *l = this_cpu_losses();
+    struct thread *t;
+
+    if (!find_slot(read_u32(parent, TASK_PID)) || read_u32(child, TASK_TGID) != read_u32(parent, TASK_TGID))
+        return 0;
+    if (!l)
+        return 0;
+    slot = l->next_slot;
+    t = slot < l->slot_limit ? threads.lookup(&slot) : NULL;
+    if (!t) {
+        l->full_count++;
+        return 0;
+    }
+    l->next_slot++;
+    t->tid = tid;
+    t->tgid = read_u32(child, TASK_TGID);
+    t->born_ns = t->first_ns = bpf_ktime_get_ns();
+    t->since_ns = t->born_ns;
+    t->state = SLEEPING; /* until sched_wakeup_new */
+    bpf_probe_read_kernel(&t->comm, sizeof t->comm, child + TASK_COMM);
+    set_slot(tid, slot);
+    return 0;
+}
+
+/* A thread that calls execve takes the process's own number; the others have ended by now. */
+int on_sched_process_exec(struct bpf_raw_tracepoint_args *ctx) {
+    u32 slot, old_tid = ctx->args[1], tid = read_u32((void *)ctx->args[0], TASK_PID);
+    struct thread *t = find_thread(old_tid, &slot);
+
+    if (!t || old_tid == tid)
+        return 0;
+    set_slot(old_tid, 0);
+    set_slot(tid, slot);
+    t->tid = tid;
+    return 0;
+}
+
+static __always_inline int change_depth(int change) {
+    u32 cpu = bpf_get_smp_processor_id();
+    struct cpu *c = cpus.lookup(&cpu);
+
+    if (c && (change > 0 || c->interrupt_depth))
+        c->interrupt_depth += change;
+    return 0;
+}
+
+int on_interrupt_entry(struct bpf_raw_tracepoint_args *ctx) {
+    return change_depth(1);
+}
+
+int on_interrupt_exit(struct bpf_raw_tracepoint_args *ctx) {
+    return change_depth(-1);
+}

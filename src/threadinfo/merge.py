@@ -1,0 +1,60 @@
+"""Joins what tracing saw to what /proc says. Pure functions; /proc has the last word on names and on who is alive.
+
+A thread's name is /proc's, which is newer than the one that the trace took when the thread began. A thread that /proc
+no longer lists has ended, whether or not the trace saw its end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import msgspec
+
+from threadinfo.model import Confidence, EndedThread, Gap, ProcessReport, Scheduling, Trace
+
+
+class TracedThread(msgspec.Struct, frozen=True):
+    """What the merge needs of a traced thread."""
+
+    tid: int
+    name: str
+    scheduling: Scheduling
+
+
+def merge_scheduling(
+    report: ProcessReport,
+    traced: Sequence[TracedThread],
+    *,
+    duration_ns: int,
+    ended_by: Literal["duration", "interrupt", "target"],
+    confidence: Confidence,
+    is_alive: bool,
+) -> ProcessReport:
+    """The report with each thread's scheduling; `is_alive` says whether `report` was read after the trace."""
+    by_tid: Mapping[int, TracedThread] = {thread.tid: thread for thread in traced}
+    threads = report.threads
+    listed = {thread.tid for thread in threads or ()}
+    if threads is not None:
+        threads = tuple(
+            msgspec.structs.replace(thread, scheduling=by_tid[thread.tid].scheduling)
+            if thread.tid in by_tid
+            else thread
+            for thread in threads
+        )
+    ended = tuple(
+        EndedThread(thread.tid, thread.name, thread.scheduling) for thread in traced if thread.tid not in listed
+    )
+    gaps = list(report.gaps)
+    if not is_alive:
+        gaps.append(Gap("process", "it ended during the trace; what /proc said is from before the trace", None))
+    untraced = [thread.tid for thread in threads or () if thread.scheduling is None]
+    if untraced:
+        example = f"{len(untraced)} threads have none, for example {untraced[0]}"
+        gaps.append(Gap("scheduling", f"{example}: born after the trace, or no room for them", None))
+    return msgspec.structs.replace(
+        report,
+        threads=threads,
+        trace=Trace(duration_ns=duration_ns, ended_by=ended_by, ended_threads=ended, confidence=confidence),
+        gaps=tuple(gaps),
+    )

@@ -1,0 +1,110 @@
+"""The sections that a trace adds to the text report: readable at 80 columns, names as wide as there is room."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from threadinfo.model import Confidence, DelayedBy, ProcessReport, Scheduling, Trace, WokenBy
+from threadinfo.render.escape import format_text
+
+_NAME_COLUMNS = 15
+_WIDE_NAME_COLUMNS = 24
+_LISTED = 3
+_UNITS = ((1_000_000_000, "s"), (1_000_000, "ms"), (1_000, "us"))
+
+
+def format_duration(ns: float | None) -> str:
+    """Three digits and a unit: ``4.10us``, ``120ms``; "-" for unknown."""
+    if ns is None:
+        return "-"
+    for size, unit in _UNITS:
+        if ns >= size:
+            value = ns / size
+            return f"{value:.2f}{unit}" if value < 10 else f"{value:.1f}{unit}" if value < 100 else f"{value:.0f}{unit}"
+    return f"{ns:.0f}ns"
+
+
+def render_trace(process: ProcessReport, trace: Trace, width: int = 80) -> list[str]:
+    """The lines of the scheduling and confidence sections."""
+    rows = [(thread.tid, thread.name, thread.scheduling) for thread in process.threads or () if thread.scheduling]
+    ended = [(thread.tid, f"{thread.name} (ended)", thread.scheduling) for thread in trace.ended_threads]
+    name_columns = _NAME_COLUMNS if width < 100 else _WIDE_NAME_COLUMNS
+    seconds = trace.duration_ns / 1e9
+    why = {"interrupt": ", interrupted", "target": ", until the process ended"}.get(trace.ended_by, "")
+    lines = [
+        "",
+        f"=== Scheduling ({seconds:.1f} s traced{why}) ===",
+        f"{'TID':7} {'Name':{name_columns}} {'On CPU':>7} {'Queued':>7} {'Blocked':>7} {'Switches':>8} "
+        f"{'p50':>7} {'p99':>7} {'max':>7}",
+        "-" * (64 + name_columns),
+    ]
+    everyone = rows + ended
+    lines += [_row(tid, name, scheduling, trace.duration_ns, name_columns) for tid, name, scheduling in everyone]
+    lines += _relations("Who held the CPU while they waited:", everyone, _delays)
+    lines += _relations("Who woke them:", everyone, _wakers)
+    lines += ["", "=== Trace Confidence ===", *_confidence(trace.confidence)]
+    return lines
+
+
+def _row(tid: int, name: str, scheduling: Scheduling, duration_ns: int, name_columns: int) -> str:
+    shares = " ".join(
+        f"{100 * ns / duration_ns if duration_ns else 0:6.1f}%"
+        for ns in (scheduling.on_cpu_ns, scheduling.run_queue_ns, scheduling.blocked_ns)
+    )
+    latency = scheduling.run_queue_latency_ns
+    switches = scheduling.voluntary_switch_count + scheduling.involuntary_switch_count
+    waits = " ".join(f"{format_duration(ns):>7}" for ns in (latency.p50, latency.p99, latency.max))
+    return f"{tid:<7} {format_text(name)[:name_columns]:{name_columns}} {shares} {switches:8} {waits}"
+
+
+def _relations(
+    title: str, rows: Iterable[tuple[int, str, Scheduling]], describe: Callable[[Scheduling], str]
+) -> list[str]:
+    lines = [
+        f"  {format_text(name)} {tid}: {words}"
+        for tid, name, scheduling in rows
+        if (words := describe(scheduling))
+    ]
+    return ["", title, *lines] if lines else []
+
+
+def _who(name: str, pid: int | None, tid: int) -> str:
+    return f"{format_text(name)} {tid}" + (f" (process {pid})" if pid not in {None, tid} else "")
+
+
+def _delays(scheduling: Scheduling) -> str:
+    """``1.20s of waiting: hog 999 98 %``."""
+    total = sum(holder.time_ns for holder in scheduling.delayed_by) + scheduling.delayed_by_unknown_ns
+    if not total or not scheduling.delayed_by:
+        return ""
+    first: tuple[DelayedBy, ...] = scheduling.delayed_by[:_LISTED]
+    parts = [f"{_who(holder.name, holder.pid, holder.tid)} {100 * holder.time_ns / total:.1f} %" for holder in first]
+    if len(scheduling.delayed_by) > _LISTED:
+        parts.append(f"{len(scheduling.delayed_by) - _LISTED} others")
+    if scheduling.delayed_by_unknown_ns * 200 > total:
+        parts.append(f"nobody known {100 * scheduling.delayed_by_unknown_ns / total:.1f} %")
+    return f"{format_duration(total)} of waiting: " + ", ".join(parts)
+
+
+def _wakers(scheduling: Scheduling) -> str:
+    """``1000 wake-ups: interrupt 60.0 %, main 1230 40.0 %``."""
+    total = sum(waker.count for waker in scheduling.woken_by)
+    if not total:
+        return ""
+    first: tuple[WokenBy, ...] = scheduling.woken_by[:_LISTED]
+    names = [waker.name if waker.tid is None else _who(waker.name, waker.pid, waker.tid) for waker in first]
+    parts = [f"{name} {100 * waker.count / total:.1f} %" for name, waker in zip(names, first, strict=True)]
+    if len(scheduling.woken_by) > _LISTED:
+        parts.append(f"{len(scheduling.woken_by) - _LISTED} others")
+    return f"{total} wake-ups: " + ", ".join(parts)
+
+
+def _confidence(confidence: Confidence) -> list[str]:
+    missed = "unknown" if confidence.missed_count is None else str(confidence.missed_count)
+    cost = confidence.program_ns_per_event
+    return [
+        f"{confidence.seen_count} events seen, {confidence.lost_count} lost, {missed} missed, "
+        f"{confidence.map_full_count} without room in a map",
+        f"Cost: {'unknown' if cost is None else f'{cost:.0f} ns'} an event in the kernel, "
+        f"{confidence.tool_cpu_seconds:.2f} s of CPU for threadinfo itself",
+    ]

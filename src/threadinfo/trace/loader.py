@@ -1,0 +1,185 @@
+"""The one place that knows bcc: finds the distribution's, compiles ours without kernel headers, attaches and detaches.
+
+bcc's Python module is pure Python over libbcc.so, so an interpreter in any virtual environment can load the
+distribution's copy by its path. PyPI's "bcc" is an unrelated package.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import mmap
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any
+
+import msgspec
+
+from threadinfo.errors import NotAvailableError
+
+INSTALL_BCC = "apt-get install python3-bpfcc (on Fedora: dnf install python3-bcc)"
+_DISTRIBUTION = (
+    "/usr/lib/python3/dist-packages",
+    "/usr/lib/python3*/site-packages",
+    "/usr/lib64/python3*/site-packages",
+)
+
+
+def bpf_directory() -> Path:
+    """Where our C sources are: in the installed package, or at the top of a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    installed = package / "bpf"
+    return installed if installed.is_dir() else package.parent.parent / "bpf"
+
+
+def find_bcc() -> Path | None:
+    """The bcc package to load: the distribution's, or whatever Python finds by that name; None where there is none."""
+    for pattern in _DISTRIBUTION:
+        base, _, rest = pattern.partition("*")
+        parents = [Path(pattern)] if not rest else sorted(Path(base).parent.glob(Path(base).name + "*" + rest))
+        for parent in parents:
+            if (parent / "bcc" / "__init__.py").is_file():
+                return parent / "bcc"
+    spec = importlib.util.find_spec("bcc")
+    return Path(spec.origin).parent if spec is not None and spec.origin else None
+
+
+def is_bpf_compiler(package: Path) -> bool:
+    """Whether a package called bcc is the BPF Compiler Collection, told without running it."""
+    return (package / "libbcc.py").is_file() and (package / "table.py").is_file()
+
+
+def load_bcc() -> ModuleType:
+    """The distribution's bcc module; raises NotAvailableError where it is missing, wrong or broken."""
+    if "bcc" in sys.modules and hasattr(sys.modules["bcc"], "BPF"):
+        return sys.modules["bcc"]
+    package = find_bcc()
+    if package is None:
+        raise NotAvailableError("tracing needs bcc for Python, which is not installed", INSTALL_BCC)
+    if not is_bpf_compiler(package):
+        raise NotAvailableError(
+            f"{package} is not the BPF Compiler Collection: PyPI's bcc is an unrelated package",
+            f"pip uninstall bcc, then {INSTALL_BCC}",
+        )
+    spec = importlib.util.spec_from_file_location(
+        "bcc", package / "__init__.py", submodule_search_locations=[str(package)]
+    )
+    if spec is None or spec.loader is None:
+        raise NotAvailableError(f"cannot load bcc from {package}", INSTALL_BCC)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["bcc"] = module
+    try:
+        spec.loader.exec_module(module)
+    except (ImportError, OSError, AttributeError, SyntaxError) as problem:
+        del sys.modules["bcc"]
+        raise NotAvailableError(f"cannot load bcc from {package}: {problem}", INSTALL_BCC) from None
+    return module
+
+
+class ProgramStatistics(msgspec.Struct, frozen=True):
+    """The kernel's own account of our programs, from fdinfo of their descriptors (bpf(2), BPF_ENABLE_STATS)."""
+
+    run_count: int
+    run_time_ns: int
+    missed_count: int
+    """Runs that the kernel left out because a program was running on that CPU already."""
+
+
+class Programs:
+    """Compiled, loaded and attached programs; detached on every way out. Use as a context manager."""
+
+    def __init__(self, source: str, defines: Mapping[str, int | str], attach: Sequence[tuple[str, str]]) -> None:
+        """`attach`: (raw tracepoint, function) each. Raises NotAvailableError, with nothing left attached."""
+        bcc = load_bcc()
+        directory = bpf_directory()
+        os.environ["BCC_KERNEL_SOURCE"] = str(directory)
+        flags = [f"-D{name}={value}" for name, value in defines.items()]
+        flags += [f"-I{directory}", "-Wno-unused-function"]
+        self._bpf: Any = None
+        with _captured_stderr() as messages:
+            try:
+                self._bpf = bcc.BPF(src_file=str(directory / source), cflags=flags)
+                for tracepoint, function in attach:
+                    self._bpf.attach_raw_tracepoint(tp=tracepoint.encode(), fn_name=function.encode())
+            except Exception as problem:  # bcc raises nothing more precise
+                said = messages()
+                self.close()
+                raise _explain(str(problem), said) from None
+
+    def __enter__(self) -> Programs:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Detaches everything; may be called twice."""
+        if self._bpf is not None:  # not by truth value: a BPF object is falsy until a table of it was used
+            self._bpf.cleanup()
+            self._bpf = None
+
+    def table(self, name: str) -> Any:
+        """A map of the programs, as bcc's own table object."""
+        return self._bpf[name]
+
+    def consume_ring_buffers(self) -> None:
+        """Calls the functions that were given to `open_ring_buffer` for what has been written since."""
+        self._bpf.ring_buffer_consume()
+
+    def memory(self, name: str, element_bytes: int, count: int) -> mmap.mmap:
+        """A mappable array as memory: `count` elements of `element_bytes`, which must be a multiple of 8."""
+        size = -(-element_bytes * count // mmap.PAGESIZE) * mmap.PAGESIZE
+        return mmap.mmap(self._bpf[name].map_fd, size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+
+    def statistics(self) -> ProgramStatistics:
+        """The sums over all programs."""
+        sums = {"run_cnt": 0, "run_time_ns": 0, "recursion_misses": 0}
+        for function in self._bpf.funcs.values():
+            with open(f"/proc/self/fdinfo/{function.fd}", encoding="ascii") as file:
+                for line in file:
+                    key, _, value = line.partition(":")
+                    if key in sums:
+                        sums[key] += int(value)
+        return ProgramStatistics(sums["run_cnt"], sums["run_time_ns"], sums["recursion_misses"])
+
+
+@contextlib.contextmanager
+def _captured_stderr() -> Iterator[Any]:
+    """Keeps what clang and the verifier write to descriptor 2; yields a function that gives it."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+
+        def text() -> str:
+            file.seek(0)
+            return file.read().decode(errors="replace")
+
+        try:
+            yield text
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+
+
+def _explain(problem: str, said: str) -> NotAvailableError:
+    """bcc's bare exception and what clang or the verifier said, as one message with its likely cause."""
+    lines = [line for line in said.splitlines() if line.strip()]
+    last = f": {lines[-1].strip()}" if lines else ""
+    if "Operation not permitted" in problem + said:
+        return NotAvailableError(
+            f"the kernel refuses BPF programs ({problem})",
+            "run as root outside a container; threadinfo doctor says what this host allows",
+        )
+    if "raw tracepoint" in problem:
+        return NotAvailableError(f"{problem}{last}", "threadinfo doctor lists the tracepoints that this kernel lacks")
+    if "compile" in problem:
+        errors = [line for line in lines if "error" in line][:3] or lines[:3]
+        return NotAvailableError(f"bcc could not compile our program: {'; '.join(errors) or problem}", INSTALL_BCC)
+    return NotAvailableError(f"{problem}{last}", "threadinfo doctor says what this host allows")

@@ -1,0 +1,443 @@
+"""Per-thread scheduling: loads bpf/scheduling.bpf.c, gives every thread a slot, and decodes what the kernel counted.
+
+The statistics are read through the arrays' own memory: no system call an item, whatever the number of threads.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import NamedTuple
+
+import msgspec
+
+from threadinfo.errors import NotAvailableError
+from threadinfo.model import Confidence, DelayedBy, Latency, Scheduling, WokenBy
+from threadinfo.trace.btf import KernelTypes
+from threadinfo.trace.loader import Programs, ProgramStatistics
+
+ReadThreads = Callable[[], Mapping[int, Mapping[int, str]]]
+"""Gives the threads of every traced process now: PID to (thread id to state letter)."""
+
+TRACEPOINTS = {
+    "sched_switch": "on_sched_switch",
+    "sched_waking": "on_sched_waking",
+    "sched_wakeup": "on_sched_wakeup",
+    "sched_wakeup_new": "on_sched_wakeup",
+    "sched_migrate_task": "on_sched_migrate_task",
+    "sched_process_fork": "on_sched_process_fork",
+    "sched_process_exec": "on_sched_process_exec",
+}
+"""Raw tracepoints that must be there, with our function for each."""
+
+INTERRUPT_TRACEPOINTS = ("irq_handler", "softirq", "hrtimer_expire", "irq_work", "call_function", "reschedule")
+"""Pairs of _entry and _exit that tell a wake-up by an interrupt; those that a machine lacks are left out."""
+
+# Mirrors of bpf/scheduling.bpf.c.
+_SUB_BITS, _OCTAVES = 3, 38
+BUCKETS = _OCTAVES << _SUB_BITS
+_UNKNOWN, _RUNNING, _AFTER_WAKEUP, _AFTER_PREEMPTION, _SLEEPING, _UNINTERRUPTIBLE, _ENDED = range(7)
+_INTERRUPT = 0xFFFFFFFF
+_STREAM_PAGES = 256
+_BORN_SLOTS = 4096  # for threads that are born while we watch, shared among the CPUs
+_MOST_SLOTS = 65535
+
+
+class _Latency(ctypes.Structure):
+    _fields_ = (
+        ("count", ctypes.c_uint64),
+        ("sum_ns", ctypes.c_uint64),
+        ("max_ns", ctypes.c_uint64),
+        ("buckets", ctypes.c_uint32 * BUCKETS),
+    )
+
+
+class _Thread(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_uint32) for name in ("tid", "tgid", "state", "first_state")),
+        *(
+            (name, ctypes.c_uint64)
+            for name in (
+                "first_ns",
+                "since_ns",
+                "settled_ns",
+                "born_ns",
+                "ended_ns",
+                "on_cpu_ns",
+                "queued_ns",
+                "sleeping_ns",
+                "uninterruptible_ns",
+                "voluntary_count",
+                "involuntary_count",
+                "migration_count",
+                "uncharged_ns",
+            )
+        ),
+        ("last_waker", ctypes.c_uint32),
+        ("last_holder", ctypes.c_uint32),
+        ("last_waker_count", ctypes.c_uint64),
+        ("last_holder_ns", ctypes.c_uint64),
+        ("comm", ctypes.c_char * 16),
+        ("after_wakeup", _Latency),
+        ("after_preemption", _Latency),
+    )
+
+
+class _Losses(ctypes.Structure):
+    _fields_ = tuple(
+        (name, ctypes.c_uint64) for name in ("full_count", "lost_count", "seen_count", "next_slot", "slot_limit")
+    )
+
+
+class _Control(ctypes.Structure):
+    _fields_ = (("is_on", ctypes.c_uint64), ("threshold_ns", ctypes.c_uint64))
+
+
+class _Delay(ctypes.Structure):
+    _fields_ = (
+        ("at_ns", ctypes.c_uint64),
+        ("wait_ns", ctypes.c_uint64),
+        *((name, ctypes.c_uint32) for name in ("tid", "tgid", "cpu", "holder")),
+        ("comm", ctypes.c_char * 16),
+    )
+
+
+class Delay(NamedTuple):
+    """A wait that was longer than the threshold."""
+
+    at_ns: int
+    """CLOCK_MONOTONIC, when it ended."""
+    wait_ns: int
+    pid: int
+    tid: int
+    thread_name: str
+    cpu: int
+    held_by_tid: int | None
+    """Who held the CPU longest meanwhile; None where nobody that is remembered did."""
+
+
+class ThreadActivity(msgspec.Struct, frozen=True):
+    """What one thread did during the trace."""
+
+    pid: int
+    tid: int
+    name: str
+    """When it was traced last; the name of a thread that lives is better read from /proc."""
+    was_born: bool
+    has_ended: bool
+    scheduling: Scheduling
+
+
+def bucket_bounds(index: int) -> tuple[int, int]:
+    """The waits that a bucket counts: from the first, in nanoseconds, up to but without the second."""
+    if index < 1 << _SUB_BITS:
+        return index, index + 1
+    shift = (index >> _SUB_BITS) - 1
+    low = ((1 << _SUB_BITS) + (index & (1 << _SUB_BITS) - 1)) << shift
+    return low, low + (1 << shift)
+
+
+def bucket_of(wait_ns: int) -> int:
+    """The bucket that counts a wait: what the program in the kernel computes."""
+    if wait_ns < 1 << _SUB_BITS:
+        return wait_ns
+    power = wait_ns.bit_length() - 1
+    index = (power - _SUB_BITS + 1 << _SUB_BITS) + (wait_ns >> power - _SUB_BITS & (1 << _SUB_BITS) - 1)
+    return min(index, BUCKETS - 1)
+
+
+def summarize(count: int, sum_ns: int, max_ns: int, buckets: Sequence[int]) -> Latency:
+    """A histogram to the summary of the report; a percentile is the middle of its bucket, and at most the maximum."""
+    if not count:
+        return Latency(count=0, mean=None, p50=None, p90=None, p99=None, max=None)
+    wanted = [-(-count * percent // 100) for percent in (50, 90, 99)]
+    found: list[int] = []
+    seen = 0
+    for index, number in enumerate(buckets):
+        seen += number
+        while len(found) < len(wanted) and number and seen >= wanted[len(found)]:
+            low, high = bucket_bounds(index)
+            found.append(min((low + high) // 2, max_ns))
+    found += [max_ns] * (len(wanted) - len(found))
+    return Latency(count=count, mean=sum_ns / count, p50=found[0], p90=found[1], p99=found[2], max=max_ns)
+
+
+def _tid_limit() -> int:
+    with open("/proc/sys/kernel/pid_max", encoding="ascii") as file:
+        return int(file.read())
+
+
+def _cpu_count() -> int:
+    """All CPUs that the kernel may ever bring up: their numbers index our arrays."""
+    with open("/sys/devices/system/cpu/possible", encoding="ascii") as file:
+        return int(file.read().strip().replace("-", ",").split(",")[-1]) + 1
+
+
+def kernel_facts() -> tuple[dict[str, int | str], list[tuple[str, str]]]:
+    """From BTF: the defines of the program, and its tracepoints; raises NotAvailableError where one is missing."""
+    with KernelTypes() as types:
+        defines: dict[str, int | str] = {}
+        for name, fields in {"TASK_TGID": ["tgid"], "TASK_PID": ["pid"], "TASK_COMM": ["comm"]}.items():
+            offset = types.offset("task_struct", *fields)
+            if offset is None:
+                raise NotAvailableError(f"this kernel's task_struct has no field {fields[0]}")
+            defines[name] = offset
+        cpu = types.offset("task_struct", "thread_info", "cpu")
+        cpu = types.offset("task_struct", "cpu") if cpu is None else cpu
+        if cpu is None:
+            raise NotAvailableError("this kernel's task_struct does not say on which CPU a thread is")
+        defines["TASK_CPU"] = cpu
+        arguments = types.argument_count("sched_switch")
+        if arguments is not None and arguments >= 4:
+            defines["SWITCH_HAS_STATE"] = 1
+        else:
+            state = types.offset("task_struct", "__state")
+            defines["TASK_STATE_BYTES"] = 4 if state is not None else 8
+            state = types.offset("task_struct", "state") if state is None else state
+            if state is None:
+                raise NotAvailableError("this kernel's task_struct has no field state")
+            defines["TASK_STATE"] = state
+        missing = [name for name in TRACEPOINTS if types.argument_count(name) is None]
+        if missing:
+            raise NotAvailableError(f"this kernel lacks the tracepoints {', '.join(missing)}", None)
+        attach = list(TRACEPOINTS.items())
+        for name in INTERRUPT_TRACEPOINTS:
+            if None not in {types.argument_count(f"{name}_entry"), types.argument_count(f"{name}_exit")}:
+                attach += [(f"{name}_entry", "on_interrupt_entry"), (f"{name}_exit", "on_interrupt_exit")]
+    return defines, attach
+
+
+class SchedulingTracer:
+    """Watches the threads of some processes from `start` to `stop`. A context manager: it detaches at its end."""
+
+    def __init__(self, read_threads: ReadThreads, threshold_ns: int | None = None) -> None:
+        """Attaches; nothing is counted before `start`. A `threshold_ns` turns the live stream on."""
+        existing = read_threads()
+        cpu_count = _cpu_count()
+        thread_count = sum(len(threads) for threads in existing.values())
+        self._slot_count = min(_MOST_SLOTS, thread_count + thread_count // 4 + 64 + _BORN_SLOTS)
+        defines, attach = kernel_facts()
+        defines |= {"TID_LIMIT": _tid_limit(), "SLOT_COUNT": self._slot_count, "CPU_COUNT": cpu_count}
+        if threshold_ns is not None:
+            defines["STREAM_PAGES"] = _STREAM_PAGES
+        self._programs = Programs("scheduling.bpf.c", defines, attach)
+        try:
+            programs = self._programs
+            self._slot_memory = programs.memory("slot_of", 8, int(defines["TID_LIMIT"]) // 4 + 1)
+            self._slot_of = memoryview(self._slot_memory).cast("H")
+            threads = programs.memory("threads", ctypes.sizeof(_Thread), self._slot_count)
+            self._threads = (_Thread * self._slot_count).from_buffer(threads)
+            losses = programs.memory("losses", ctypes.sizeof(_Losses), cpu_count)
+            self._losses = (_Losses * cpu_count).from_buffer(losses)
+            self._control = _Control.from_buffer(programs.memory("control", ctypes.sizeof(_Control), 1))
+            self._control.threshold_ns = threshold_ns or 0
+            self._first_states: dict[int, str] = {}
+            self._full_count = 0
+            self._next_slot = 1
+            self._add_threads(existing, read_threads)
+            self._share_slots(cpu_count)
+            self._delays: list[Delay] = []
+            if threshold_ns is not None:
+                programs.table("delays").open_ring_buffer(self._on_delay)
+        except BaseException:
+            self._programs.close()
+            raise
+        self.started_ns = 0
+        self.stopped_ns = 0
+
+    def __enter__(self) -> SchedulingTracer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._programs.close()
+
+    def _add_threads(self, existing: Mapping[int, Mapping[int, str]], read_threads: ReadThreads) -> None:
+        """Gives every thread a slot; lists again until none is new, since one without a slot may have made another."""
+        while True:
+            added = False
+            for pid, threads in existing.items():
+                for tid, state in threads.items():
+                    self._first_states[tid] = state
+                    if not self._slot_of[tid]:
+                        added = self._add_thread(pid, tid) or added
+            if not added:
+                return
+            existing = read_threads()
+
+    def _add_thread(self, pid: int, tid: int) -> bool:
+        if self._next_slot >= self._slot_count:
+            self._full_count += 1
+            return False
+        thread = self._threads[self._next_slot]
+        thread.tid, thread.tgid = tid, pid
+        self._slot_of[tid] = self._next_slot
+        self._next_slot += 1
+        return True
+
+    def _share_slots(self, cpu_count: int) -> None:
+        """What is left goes to the CPUs in equal parts: each gives slots to the threads that are born on it."""
+        share = (self._slot_count - self._next_slot) // cpu_count
+        for cpu in range(cpu_count):
+            self._losses[cpu].next_slot = self._next_slot + cpu * share
+            self._losses[cpu].slot_limit = self._next_slot + (cpu + 1) * share
+
+    def start(self) -> None:
+        """Begins to count, for all threads at once."""
+        self.started_ns = time.monotonic_ns()
+        self._control.is_on = 1
+
+    def stop(self) -> None:
+        """Ends counting, for all threads at once."""
+        self.stopped_ns = time.monotonic_ns()
+        self._control.is_on = 0
+
+    def statistics(self) -> ProgramStatistics:
+        """The kernel's account of the programs."""
+        return self._programs.statistics()
+
+    def confidence(self, program_ns_per_event: float | None = None) -> Confidence:
+        """The accounts so far."""
+        return Confidence(
+            seen_count=self.seen_count(),
+            lost_count=sum(int(losses.lost_count) for losses in self._losses),
+            map_full_count=self._full_count + sum(int(losses.full_count) for losses in self._losses),
+            missed_count=self.statistics().missed_count,
+            program_ns_per_event=program_ns_per_event,
+            tool_cpu_seconds=time.process_time(),
+        )
+
+    def seen_count(self) -> int:
+        """Events of traced threads so far."""
+        return sum(int(losses.seen_count) for losses in self._losses)
+
+    def _on_delay(self, _context: object, data: int, _size: int) -> None:
+        record = _Delay.from_address(data)
+        self._delays.append(
+            Delay(
+                at_ns=record.at_ns,
+                wait_ns=record.wait_ns,
+                pid=record.tgid,
+                tid=record.tid,
+                thread_name=record.comm.decode("utf-8", "backslashreplace"),
+                cpu=record.cpu,
+                held_by_tid=record.holder or None,
+            )
+        )
+
+    def read_delays(self) -> list[Delay]:
+        """The waits since the last call, in order of their end."""
+        self._programs.consume_ring_buffers()
+        delays, self._delays = sorted(self._delays), []
+        return delays
+
+    def holders_and_wakers(self) -> set[int]:
+        """The ids of all other threads that were charged with a wait or woke somebody so far."""
+        found = {key.tid for table in ("woken_by", "delayed_by") for key in self._programs.table(table)}
+        for thread in self._used():
+            found |= {thread.last_waker, thread.last_holder}
+        return {int(tid) for tid in found if tid not in {0, _INTERRUPT}}
+
+    def names(self) -> dict[int, tuple[int, str]]:
+        """Thread id to (PID, name) of wakers and holders whose names the programs took."""
+        return {
+            key.value: (value.tgid, value.comm.decode("utf-8", "backslashreplace"))
+            for key, value in self._programs.table("names").items()
+        }
+
+    def _used(self) -> Iterable[_Thread]:
+        return (thread for thread in self._threads if thread.tid)
+
+    def activities(self, names: Mapping[int, tuple[int | None, str]]) -> list[ThreadActivity]:
+        """What every thread did between `start` and `stop`; `names` is (PID, name) by thread id, of all known."""
+        woken: dict[int, dict[int, int]] = {}
+        delayed: dict[int, dict[int, int]] = {}
+        for table, target in (("woken_by", woken), ("delayed_by", delayed)):
+            for key, value in self._programs.table(table).items():
+                target.setdefault(key.slot, {})[key.tid] = int(value.value)
+        activities = []
+        for slot, thread in enumerate(self._threads):
+            if not thread.tid:
+                continue
+            wakers, holders = woken.get(slot, {}), delayed.get(slot, {})
+            if thread.last_waker_count:
+                wakers[thread.last_waker] = wakers.get(thread.last_waker, 0) + thread.last_waker_count
+            if thread.last_holder_ns:
+                holders[thread.last_holder] = holders.get(thread.last_holder, 0) + thread.last_holder_ns
+            activities.append(self._decode(thread, wakers, holders, names))
+        return activities
+
+    def _decode(
+        self,
+        thread: _Thread,
+        wakers: Mapping[int, int],
+        holders: Mapping[int, int],
+        names: Mapping[int, tuple[int | None, str]],
+    ) -> ThreadActivity:
+        times = self._times(thread)
+        wakeup, preemption = thread.after_wakeup, thread.after_preemption
+        both = [a + b for a, b in zip(wakeup.buckets, preemption.buckets, strict=True)]
+        count, total = wakeup.count + preemption.count, wakeup.sum_ns + preemption.sum_ns
+        scheduling = Scheduling(
+            run_queue_latency_ns=summarize(count, total, max(wakeup.max_ns, preemption.max_ns), both),
+            after_wakeup_ns=summarize(wakeup.count, wakeup.sum_ns, wakeup.max_ns, wakeup.buckets),
+            after_preemption_ns=summarize(
+                preemption.count, preemption.sum_ns, preemption.max_ns, preemption.buckets
+            ),
+            on_cpu_ns=times[_RUNNING],
+            run_queue_ns=times[_AFTER_WAKEUP] + times[_AFTER_PREEMPTION],
+            blocked_ns=times[_SLEEPING] + times[_UNINTERRUPTIBLE],
+            sleeping_ns=times[_SLEEPING],
+            uninterruptible_ns=times[_UNINTERRUPTIBLE],
+            voluntary_switch_count=thread.voluntary_count,
+            involuntary_switch_count=thread.involuntary_count,
+            migration_count=thread.migration_count,
+            woken_by=tuple(
+                WokenBy(None, None, "interrupt", number)
+                if tid == _INTERRUPT
+                else WokenBy(names.get(tid, (None, ""))[0], tid, names.get(tid, (None, "(ended)"))[1], number)
+                for tid, number in sorted(wakers.items(), key=lambda item: -item[1])
+            ),
+            delayed_by=tuple(
+                DelayedBy(names.get(tid, (None, ""))[0], tid, names.get(tid, (None, "(ended)"))[1], ns)
+                for tid, ns in sorted(holders.items(), key=lambda item: -item[1])
+            ),
+            delayed_by_unknown_ns=thread.uncharged_ns,
+        )
+        name = thread.comm.decode("utf-8", "backslashreplace") or names.get(thread.tid, (None, ""))[1]
+        return ThreadActivity(
+            thread.tgid, thread.tid, name, bool(thread.born_ns), thread.state == _ENDED, scheduling
+        )
+
+    def _times(self, thread: _Thread) -> dict[int, int]:
+        """Nanoseconds in each state, the time before the first event and after the last one included."""
+        times = {
+            _RUNNING: thread.on_cpu_ns,
+            _AFTER_WAKEUP: thread.queued_ns,
+            _AFTER_PREEMPTION: 0,
+            _SLEEPING: thread.sleeping_ns,
+            _UNINTERRUPTIBLE: thread.uninterruptible_ns,
+        }
+        if not thread.first_ns:  # no event at all: as it was, it stayed
+            times[self._state_before(thread)] += self.stopped_ns - self.started_ns
+            return times
+        if not thread.born_ns:
+            before = thread.first_state if thread.first_state != _SLEEPING else self._state_before(thread)
+            times[before] += max(0, thread.first_ns - self.started_ns)
+        if thread.state in times:
+            times[thread.state] += max(0, self.stopped_ns - max(thread.since_ns, self.started_ns))
+        return times
+
+    def _state_before(self, thread: _Thread) -> int:
+        """From /proc at the beginning: what a thread was doing that had not been switched yet."""
+        letter = self._first_states.get(thread.tid, "S")
+        return {"D": _UNINTERRUPTIBLE, "R": _RUNNING}.get(letter, _SLEEPING)
+
+
+def possible_on_this_process() -> bool:
+    """Whether thread ids in our /proc are those that the kernel's tracepoints have: not inside a PID namespace."""
+    return os.readlink("/proc/self/ns/pid") == "pid:[4026531836]"  # include/linux/proc_ns.h, PROC_PID_INIT_INO

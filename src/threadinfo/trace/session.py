@@ -1,0 +1,185 @@
+"""A trace from attaching to detaching: waits for its end, keeps the names of those who come and go, adds up.
+
+It ends when the time is over, when the user interrupts (what was seen so far is kept), or when the last target ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import platform
+import select
+import struct
+import time
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+from typing import Literal
+
+import msgspec
+
+from threadinfo.errors import NotAvailableError
+from threadinfo.model import Confidence
+from threadinfo.trace.loader import ProgramStatistics
+from threadinfo.trace.scheduling import Delay, ReadThreads, SchedulingTracer, ThreadActivity, possible_on_this_process
+
+EndedBy = Literal["duration", "interrupt", "target"]
+ReadName = Callable[[int], tuple[int | None, str] | None]
+"""Gives (PID, name) of a thread of any process that is alive; None where there is none."""
+Progress = Callable[[float, int], None]
+"""Is told the seconds since the start and the events so far."""
+
+_TICK_SECONDS = 0.1
+_NAMES_EVERY_SECONDS = 1.0
+_STATISTICS_SECONDS = 0.25  # the kernel's statistics cost 30 ns a run: on for a slice only
+_SYS_BPF = {"x86_64": 321, "aarch64": 280}
+_BPF_ENABLE_STATS = 32
+
+
+class TraceResult(msgspec.Struct, frozen=True):
+    """What a trace saw, of all its targets."""
+
+    started_ns: int
+    """CLOCK_MONOTONIC."""
+    duration_ns: int
+    ended_by: EndedBy
+    activities: tuple[ThreadActivity, ...]
+    confidence: Confidence
+
+
+class Target:
+    """A traced process, held by a pidfd: it is the same process at the end, or it has ended."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        try:
+            self.pidfd = os.pidfd_open(pid)
+        except OSError as problem:
+            raise NotAvailableError(f"cannot watch process {pid}: {problem.strerror}") from None
+
+    def has_ended(self) -> bool:
+        """Whether the process has ended."""
+        poll = select.poll()
+        poll.register(self.pidfd, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def __enter__(self) -> Target:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self.pidfd)
+
+
+def check_privilege() -> None:
+    """Raises NotAvailableError, with the remedy, where tracing cannot work; before anything is compiled."""
+    if os.geteuid() != 0:
+        raise NotAvailableError(
+            "tracing needs root", 'sudo "$(command -v threadinfo)" ...; threadinfo doctor says what else is missing'
+        )
+    if not possible_on_this_process():
+        raise NotAvailableError(
+            "tracing needs the host's PID namespace: here the kernel's thread numbers are not those of /proc",
+            "run it on the host, or in a container with the host's PID namespace",
+        )
+
+
+def trace_scheduling(
+    pids: Sequence[int], duration_seconds: float, read_threads: ReadThreads, read_name: ReadName, progress: Progress
+) -> TraceResult:
+    """Traces processes for a time; raises NotAvailableError, with nothing left attached, where that is impossible."""
+    check_privilege()
+    with contextlib.ExitStack() as stack:
+        targets = [stack.enter_context(Target(pid)) for pid in pids]
+        tracer = stack.enter_context(SchedulingTracer(read_threads))
+        names: dict[int, tuple[int | None, str]] = {}
+        slices: list[float | None] = []
+        tracer.start()
+        ended_by: EndedBy = "duration"
+        try:
+            for seconds in _ticks(targets, duration_seconds, slices, tracer):
+                progress(seconds, tracer.seen_count())
+                if seconds // _NAMES_EVERY_SECONDS != (seconds - _TICK_SECONDS) // _NAMES_EVERY_SECONDS:
+                    _learn_names(tracer, names, read_name)
+            if all(target.has_ended() for target in targets):
+                ended_by = "target"
+        except KeyboardInterrupt:
+            ended_by = "interrupt"
+        tracer.stop()
+        _learn_names(tracer, names, read_name)
+        return TraceResult(
+            started_ns=tracer.started_ns,
+            duration_ns=tracer.stopped_ns - tracer.started_ns,
+            ended_by=ended_by,
+            activities=tuple(tracer.activities(names | dict(tracer.names()))),
+            confidence=tracer.confidence(slices[0] if slices else None),
+        )
+
+
+def stream_delays(
+    pids: Sequence[int], duration_seconds: float | None, threshold_ns: int, read_threads: ReadThreads
+) -> Iterator[tuple[list[Delay], SchedulingTracer]]:
+    """Yields the waits longer than a threshold as they happen, at most a tick late; ends as `trace_scheduling` does."""
+    check_privilege()
+    with contextlib.ExitStack() as stack:
+        targets = [stack.enter_context(Target(pid)) for pid in pids]
+        tracer = stack.enter_context(SchedulingTracer(read_threads, threshold_ns))
+        tracer.start()
+        for _ in _ticks(targets, duration_seconds if duration_seconds is not None else float("inf"), None, tracer):
+            yield tracer.read_delays(), tracer
+        tracer.stop()
+        yield tracer.read_delays(), tracer
+
+
+def _ticks(
+    targets: Sequence[Target], duration_seconds: float, slices: list[float | None] | None, tracer: SchedulingTracer
+) -> Iterator[float]:
+    """The seconds since the start, once a tick, until the time is over or every target has ended."""
+    started = time.monotonic()
+    poll = select.poll()
+    alive = {target.pidfd for target in targets}
+    for fd in alive:
+        poll.register(fd, select.POLLIN)
+    statistics_fd = _enable_statistics() if slices is not None else None
+    slice_seconds = min(_STATISTICS_SECONDS, duration_seconds / 4)
+    before = tracer.statistics() if statistics_fd is not None else None
+    try:
+        while alive and (left := started + duration_seconds - time.monotonic()) > 0:
+            for fd, _ in poll.poll(1000 * min(left, _TICK_SECONDS)):
+                poll.unregister(fd)
+                alive.discard(fd)
+            seconds = time.monotonic() - started
+            if statistics_fd is not None and before is not None and seconds > slice_seconds:
+                os.close(statistics_fd)
+                statistics_fd = None
+                if slices is not None:
+                    slices.append(_ns_per_run(before, tracer.statistics()))
+            yield seconds
+    finally:
+        if statistics_fd is not None:
+            os.close(statistics_fd)
+
+
+def _enable_statistics() -> int | None:
+    """bpf(BPF_ENABLE_STATS): on until the descriptor is closed; None where not permitted (CAP_SYS_ADMIN)."""
+    number = _SYS_BPF.get(platform.machine())
+    if number is None:
+        return None
+    attributes = ctypes.create_string_buffer(struct.pack("=I", 0), 128)
+    fd = int(ctypes.CDLL(None).syscall(number, _BPF_ENABLE_STATS, attributes, len(attributes)))
+    return fd if fd >= 0 else None
+
+
+def _ns_per_run(before: ProgramStatistics, after: ProgramStatistics) -> float | None:
+    runs = after.run_count - before.run_count
+    return (after.run_time_ns - before.run_time_ns) / runs if runs else None
+
+
+def _learn_names(
+    tracer: SchedulingTracer, names: dict[int, tuple[int | None, str]], read_name: ReadName
+) -> None:
+    """Reads the names of wakers and holders while they live: a number alone would say nothing in the report."""
+    for tid in tracer.holders_and_wakers() - names.keys():
+        if (name := read_name(tid)) is not None:
+            names[tid] = name
