@@ -43,6 +43,7 @@ struct losses {
     u64 full_count; /* no slot, or no room in a map */
     u64 lost_count; /* no room in the stream */
     u64 seen_count; /* events of traced threads */
+    u64 unexpected_count; /* a thread was not in the state that its event needs: another event was not seen */
     u64 next_slot;  /* this CPU's share of the slots, for threads that are born while we watch */
     u64 slot_limit;
 };
@@ -305,11 +306,34 @@ static __always_inline void note_first(struct thread *t, u64 now, u32 state_befo
     }
 }
 
+/* Charges the time since the last event to the state that the thread was in. */
+static __always_inline void leave_state(struct thread *t, u64 now) {
+    u64 ns = now - t->since_ns;
+
+    if (t->state == RUNNING)
+        t->on_cpu_ns += ns;
+    else if (t->state == QUEUED_AFTER_WAKEUP || t->state == QUEUED_AFTER_PREEMPTION)
+        t->queued_ns += ns;
+    else if (t->state == SLEEPING)
+        t->sleeping_ns += ns;
+    else if (t->state == UNINTERRUPTIBLE)
+        t->uninterruptible_ns += ns;
+    t->since_ns = now;
+}
+
+static __always_inline void count_unexpected(void) {
+    struct losses *l = this_cpu_losses();
+
+    if (l)
+        l->unexpected_count++;
+}
+
 static __always_inline void switch_out(struct thread *t, void *task, u64 now, bool preempted, u64 task_state) {
     note_first(t, now, RUNNING);
-    if (t->state == RUNNING)
-        t->on_cpu_ns += now - t->since_ns;
-    t->since_ns = t->settled_ns = now;
+    if (t->state != RUNNING && t->state != UNKNOWN)
+        count_unexpected();
+    leave_state(t, now);
+    t->settled_ns = now;
     if (preempted) {
         t->involuntary_count++;
         t->state = QUEUED_AFTER_PREEMPTION;
@@ -332,7 +356,6 @@ static __always_inline void switch_in(struct thread *t, u32 slot, struct cpu *c,
 
     note_first(t, now, QUEUED_AFTER_PREEMPTION);
     if (t->state == QUEUED_AFTER_WAKEUP || t->state == QUEUED_AFTER_PREEMPTION) {
-        t->queued_ns += wait_ns;
         if (t->state == QUEUED_AFTER_WAKEUP)
             add_latency(&t->after_wakeup, wait_ns);
         else
@@ -361,9 +384,11 @@ static __always_inline void switch_in(struct thread *t, u32 slot, struct cpu *c,
             }
         }
 #endif
+    } else if (t->state != UNKNOWN) {
+        count_unexpected();
     }
+    leave_state(t, now);
     t->state = RUNNING;
-    t->since_ns = now;
 }
 
 int on_sched_switch(struct bpf_raw_tracepoint_args *ctx) {
@@ -442,15 +467,12 @@ int on_sched_wakeup(struct bpf_raw_tracepoint_args *ctx) {
     if (!t || !is_on())
         return 0;
     now = bpf_ktime_get_ns();
-    if (t->state == SLEEPING)
-        t->sleeping_ns += now - t->since_ns;
-    else if (t->state == UNINTERRUPTIBLE)
-        t->uninterruptible_ns += now - t->since_ns;
-    else if (t->state != UNKNOWN)
+    if (t->state != SLEEPING && t->state != UNINTERRUPTIBLE && t->state != UNKNOWN)
         return 0; /* running, or queued already: nothing begins */
     note_first(t, now, SLEEPING);
+    leave_state(t, now);
     t->state = QUEUED_AFTER_WAKEUP;
-    t->since_ns = t->settled_ns = now;
+    t->settled_ns = now;
     count_seen();
     return 0;
 }

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -45,6 +46,18 @@ class _DefaultGroup(click.Group):
 @click.version_option(__version__, message="threadinfo %(version)s")
 def cli() -> None:
     """Every thread, all memory and every file descriptor of one process."""
+
+
+class _Seconds(click.FloatRange):
+    """A number of seconds; "nan" is a float, and between any bounds, but not a time."""
+
+    name = "seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        seconds = float(super().convert(value, param, ctx))
+        if math.isnan(seconds):
+            self.fail(f"{value!r} is not a number of seconds.", param, ctx)
+        return seconds
 
 
 def _port_role(text: str) -> tuple[int, str]:
@@ -105,7 +118,7 @@ def _complete_target(_ctx: click.Context, _argument: click.Parameter, incomplete
     "--trace",
     "trace_seconds",
     metavar="SECONDS",
-    type=click.FloatRange(0, _LONGEST_TRACE_SECONDS, min_open=True),
+    type=_Seconds(0, _LONGEST_TRACE_SECONDS, min_open=True),
     help="As root: watch for so long, and add what each thread did with its time.",
 )
 def report_command(
@@ -183,7 +196,10 @@ def _read_threshold(_ctx: click.Context, _option: click.Parameter, text: str) ->
 @click.argument("targets", nargs=-1, required=True, metavar="TARGET...", shell_complete=_complete_target)
 @click.option("--only", type=click.Choice(["scheduling"]), default="scheduling", help="What to watch: scheduling.")
 @click.option(
-    "--duration", metavar="SECONDS", type=click.FloatRange(0, min_open=True), help="Until Ctrl-C or the target's end."
+    "--duration",
+    metavar="SECONDS",
+    type=_Seconds(0, _LONGEST_TRACE_SECONDS, min_open=True),
+    help="Otherwise until Ctrl-C or the target's end.",
 )
 @click.option(
     "--threshold", metavar="TIME", default="1ms", callback=_read_threshold, help="Waits longer than this; default 1ms."

@@ -203,7 +203,7 @@ class Confidence(msgspec.Struct, frozen=True, kw_only=True):
     map_full_count: int
     """Threads, wakers or holders that found no room."""
     missed_count: int | None
-    """Runs of a program that the kernel left out because another one ran on that CPU."""
+    """Runs of a program that the kernel left out, and events that must have been there: the next one does not fit."""
     program_ns_per_event: float | None
     """Run time of the programs, from the kernel's own statistics over a short slice."""
     tool_cpu_seconds: float

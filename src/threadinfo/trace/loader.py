@@ -102,7 +102,7 @@ class Programs:
         self._bpf: Any = None
         with _captured_stderr() as messages:
             try:
-                self._bpf = bcc.BPF(src_file=str(directory / source), cflags=flags)
+                self._bpf = bcc.BPF(src_file=str(directory / source).encode(), cflags=flags)
                 for tracepoint, function in attach:
                     self._bpf.attach_raw_tracepoint(tp=tracepoint.encode(), fn_name=function.encode())
             except Exception as problem:  # bcc raises nothing more precise

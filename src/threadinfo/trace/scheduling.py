@@ -88,7 +88,8 @@ class _Thread(ctypes.Structure):
 
 class _Losses(ctypes.Structure):
     _fields_ = tuple(
-        (name, ctypes.c_uint64) for name in ("full_count", "lost_count", "seen_count", "next_slot", "slot_limit")
+        (name, ctypes.c_uint64)
+        for name in ("full_count", "lost_count", "seen_count", "unexpected_count", "next_slot", "slot_limit")
     )
 
 
@@ -306,7 +307,7 @@ class SchedulingTracer:
             seen_count=self.seen_count(),
             lost_count=sum(int(losses.lost_count) for losses in self._losses),
             map_full_count=self._full_count + sum(int(losses.full_count) for losses in self._losses),
-            missed_count=self.statistics().missed_count,
+            missed_count=self.statistics().missed_count + sum(int(losses.unexpected_count) for losses in self._losses),
             program_ns_per_event=program_ns_per_event,
             tool_cpu_seconds=time.process_time(),
         )

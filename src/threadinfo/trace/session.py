@@ -157,8 +157,10 @@ def _ticks(
                     slices.append(_ns_per_run(before, tracer.statistics()))
             yield seconds
     finally:
-        if statistics_fd is not None:
+        if statistics_fd is not None:  # it ended before the slice did
             os.close(statistics_fd)
+            if before is not None and slices is not None:
+                slices.append(_ns_per_run(before, tracer.statistics()))
 
 
 def _enable_statistics() -> int | None:

@@ -1,0 +1,108 @@
+"""What watching costs: a context switch of a traced process and of a bystander, under us, runqlat and bpftrace.
+
+Needs root, cc, and for the peers libbpf-tools and bpftrace. The medians of rounds that take turns are compared: ratios.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import shutil
+import signal
+import statistics
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+HERE = Path(__file__).parent
+BUILD = HERE / "build"
+TURNS = 3
+BPFTRACE = """
+tracepoint:sched:sched_wakeup, tracepoint:sched:sched_wakeup_new { @queued[args->pid] = nsecs; }
+tracepoint:sched:sched_switch {
+  if (args->prev_state == 0) { @queued[args->prev_pid] = nsecs; }
+  $from = @queued[args->next_pid];
+  if ($from) { @waits[args->next_pid] = hist(nsecs - $from); }
+  delete(@queued[args->next_pid]);
+}
+"""
+
+
+class Workload:
+    """A ping-pong that waits for its start."""
+
+    def __init__(self) -> None:
+        command = [str(BUILD / "switch_pingpong"), "200000"]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        self.process.stdout.readline()
+
+    def run(self) -> float:
+        """Lets it go; the median of its rounds, in nanoseconds a switch."""
+        output, _ = self.process.communicate("\n")
+        return statistics.median(map(float, output.split()))
+
+
+def programs_attached() -> int:
+    """How many BPF programs the kernel has loaded, from its own list (bpf(2), BPF_PROG_GET_NEXT_ID)."""
+    libc, identifier, count = ctypes.CDLL(None), 0, 0
+    while True:
+        attributes = ctypes.create_string_buffer(struct.pack("=II", identifier, 0), 128)
+        if libc.syscall({"x86_64": 321}.get(platform.machine(), 280), 11, attributes, 128):  # BPF_PROG_GET_NEXT_ID
+            return count
+        identifier = struct.unpack_from("=I", attributes, 4)[0]
+        count += 1
+
+
+def under(command: list[str], run: Callable[[], float]) -> float:
+    """Runs the workload while a tracer is attached."""
+    before = programs_attached()
+    tracer = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 30
+    while programs_attached() <= before or not _is_waiting(tracer.pid):
+        if time.monotonic() > deadline or tracer.poll() is not None:
+            raise SystemExit(f"{command[0]} did not attach")
+        time.sleep(0.05)
+    time.sleep(0.5)  # a tracer attaches its programs one by one
+    result = run()
+    tracer.send_signal(signal.SIGINT)
+    tracer.wait()
+    while programs_attached() > before:
+        time.sleep(0.05)
+    return result
+
+
+def _is_waiting(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] in "SD"
+
+
+def main() -> None:
+    """Prints one table."""
+    BUILD.mkdir(exist_ok=True)
+    program = BUILD / "switch_pingpong"
+    subprocess.run(["cc", "-O2", "-pthread", "-o", program, HERE / "switch_pingpong.c"], check=True)
+    ours = [sys.executable, "-m", "threadinfo"]
+    figures: dict[str, list[float]] = {}
+    for _ in range(TURNS):
+        figures.setdefault("nothing", []).append(Workload().run())
+        traced = Workload()
+        command = [*ours, str(traced.process.pid), "--trace", "120"]
+        figures.setdefault("threadinfo --trace, traced", []).append(under(command, traced.run))
+        with subprocess.Popen(["sleep", "1000"]) as other:
+            command = [*ours, str(other.pid), "--trace", "120"]
+            figures.setdefault("threadinfo --trace, bystander", []).append(under(command, Workload().run))
+            other.kill()
+        if Path("/usr/sbin/runqlat").exists():
+            figures.setdefault("libbpf-tools runqlat -L", []).append(under(["/usr/sbin/runqlat", "-L"], Workload().run))
+        if shutil.which("bpftrace"):
+            figures.setdefault("bpftrace", []).append(under(["bpftrace", "-e", BPFTRACE], Workload().run))
+    base = statistics.median(figures["nothing"])
+    for name, values in figures.items():
+        median = statistics.median(values)
+        print(f"{name:32} {median:6.0f} ns a switch  {median / base:5.2f}x")
+
+
+main()

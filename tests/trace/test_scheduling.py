@@ -1,0 +1,255 @@
+"""Scheduling against the truth: what threads and the kernel count themselves, who held the CPU, who woke whom."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.conftest import ROOT, WORKLOADS, Run, Start
+from tests.trace.conftest import assert_detached, loaded_programs
+from threadinfo.trace.scheduling import BUCKETS, bucket_bounds, bucket_of, summarize
+
+ROUNDS, SHORT_LIVED = 211, 97
+
+
+@given(wait=st.integers(0, 2**40 - 1))
+def test_bucket_holds_its_wait_within_seven_percent(wait: int) -> None:
+    low, high = bucket_bounds(bucket_of(wait))
+    assert low <= wait < high
+    assert abs((low + high) // 2 - wait) <= max(1, 0.07 * wait)
+
+
+def test_buckets_follow_one_another_without_a_hole() -> None:
+    assert all(bucket_bounds(index)[1] == bucket_bounds(index + 1)[0] for index in range(BUCKETS - 1))
+
+
+@given(waits=st.lists(st.integers(0, 2**39), min_size=1, max_size=300))
+def test_summarize_percentiles_are_those_of_the_sorted_waits(waits: list[int]) -> None:
+    buckets = [0] * BUCKETS
+    for wait in waits:
+        buckets[bucket_of(wait)] += 1
+    summary = summarize(len(waits), sum(waits), max(waits), buckets)
+    ranked = sorted(waits)
+    for percent, found in ((50, summary.p50), (90, summary.p90), (99, summary.p99)):
+        exact = ranked[-(-len(waits) * percent // 100) - 1]
+        assert found is not None
+        assert abs(found - exact) <= max(1, 0.07 * exact)
+    assert summary.max == max(waits)
+
+
+def test_summarize_nothing_is_unknown_and_not_zero() -> None:
+    summary = summarize(0, 0, 0, [0] * BUCKETS)
+    assert (summary.count, summary.mean, summary.p99, summary.max) == (0, None, None, None)
+
+
+@pytest.fixture(scope="module")
+def traced(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """One trace of the sleepers: its report, what the workload says, what /proc says before and after."""
+    from tests.trace.conftest import why_not
+
+    if (reason := why_not()) is not None:
+        if os.environ.get("CI"):
+            pytest.fail(f"BPF must work in CI: {reason}")
+        pytest.skip(reason)
+    before_programs = loaded_programs()
+    cpu = max(os.sched_getaffinity(0))
+    command = [sys.executable, str(WORKLOADS / "sleepers.py"), str(cpu), str(ROUNDS), str(SHORT_LIVED)]
+    workload = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert workload.stdin is not None
+    assert workload.stdout is not None
+    try:
+        hog = int(workload.stdout.readline().split()[1])
+        file = tmp_path_factory.mktemp("trace") / "report.json"
+        arguments = [str(workload.pid), "--trace", "600", "--format", "json", "-o", str(file)]
+        tool = subprocess.Popen([sys.executable, "-m", "threadinfo", *arguments], cwd=ROOT, stderr=subprocess.PIPE)
+        wait_until_it_counts(tool, before_programs)
+        before = schedstats(workload.pid)
+        workload.stdin.write("\n")
+        workload.stdin.flush()
+        truth = json.loads(workload.stdout.readline())
+        after = schedstats(workload.pid)
+        tool.send_signal(signal.SIGINT)
+        _, errors = tool.communicate(timeout=60)
+        assert tool.returncode == 0, errors
+        report = json.loads(file.read_text())["processes"][0]
+    finally:
+        workload.kill()
+        workload.communicate()
+        subprocess.run(["kill", "-9", str(hog)], check=False)
+    assert_detached(before_programs)
+    threads = {thread["name"]: thread["scheduling"] for thread in report["threads"]}
+    return {"report": report, "threads": threads, "truth": truth, "hog": hog, "before": before, "after": after}
+
+
+def wait_until_it_counts(tool: subprocess.Popen[bytes], before: set[int]) -> None:
+    """Until its programs are attached and it sleeps in poll(2): then the window is open."""
+    while not (len(loaded_programs() - before) >= 8 and _is_polling(tool.pid)):
+        assert tool.poll() is None, tool.stderr.read() if tool.stderr else ""
+
+
+def _is_polling(pid: int) -> bool:
+    number = Path(f"/proc/{pid}/syscall").read_text().split()[0]
+    return number in {"7", "271", "73"}  # poll and ppoll on x86-64, ppoll on aarch64
+
+
+def schedstats(pid: int) -> dict[int, int]:
+    """Nanoseconds on the CPU and on the run queue together, by thread, from /proc/PID/task/TID/schedstat."""
+    return {
+        int(task.name): sum(map(int, (task / "schedstat").read_text().split()[:2]))
+        for task in Path(f"/proc/{pid}/task").iterdir()
+    }
+
+
+def test_switches_are_those_that_the_threads_count(traced: dict[str, Any]) -> None:
+    for name in ("victim", "waker", "woken"):
+        scheduling, truth = traced["threads"][name], traced["truth"][name]
+        # The wait for the start and the parking afterwards lie outside of the workload's own counts.
+        assert 0 <= scheduling["voluntary_switch_count"] - truth["voluntary"] <= 3, name
+        assert 0 <= scheduling["involuntary_switch_count"] - truth["involuntary"] <= 2, name
+
+
+def test_times_add_up_to_the_window(traced: dict[str, Any]) -> None:
+    window = traced["report"]["trace"]["duration_ns"]
+    for name, scheduling in traced["threads"].items():
+        total = scheduling["on_cpu_ns"] + scheduling["run_queue_ns"] + scheduling["blocked_ns"]
+        assert total == pytest.approx(window, rel=0.01), name
+        assert scheduling["blocked_ns"] == scheduling["sleeping_ns"] + scheduling["uninterruptible_ns"]
+
+
+def test_times_agree_with_the_kernels_own(traced: dict[str, Any]) -> None:
+    for name in ("victim", "waker", "woken"):
+        tid = traced["truth"][name]["tid"]
+        kernel = traced["after"][tid] - traced["before"][tid]
+        ours = traced["threads"][name]["on_cpu_ns"] + traced["threads"][name]["run_queue_ns"]
+        assert ours == pytest.approx(kernel, rel=0.03, abs=200_000), name
+
+
+def test_the_hog_is_named_first_with_most_of_the_waiting(traced: dict[str, Any]) -> None:
+    victim = traced["threads"]["victim"]
+    first = victim["delayed_by"][0]
+    assert (first["name"], first["pid"]) == ("hog", traced["hog"])
+    assert first["time_ns"] >= 0.5 * victim["run_queue_ns"]
+    charged = sum(holder["time_ns"] for holder in victim["delayed_by"]) + victim["delayed_by_unknown_ns"]
+    assert charged == pytest.approx(victim["run_queue_ns"], rel=0.01)
+
+
+def test_the_waker_is_named_with_its_count(traced: dict[str, Any]) -> None:
+    by_name = {waker["name"]: waker["count"] for waker in traced["threads"]["woken"]["woken_by"]}
+    assert ROUNDS * 0.9 <= by_name["waker"] <= ROUNDS
+
+
+def test_a_sleepers_waker_is_an_interrupt(traced: dict[str, Any]) -> None:
+    first = traced["threads"]["victim"]["woken_by"][0]
+    assert (first["name"], first["tid"], first["pid"]) == ("interrupt", None, None)
+    assert first["count"] >= ROUNDS
+
+
+def test_latencies_count_every_wait(traced: dict[str, Any]) -> None:
+    for name in ("victim", "waker", "woken"):
+        scheduling = traced["threads"][name]
+        both = scheduling["after_wakeup_ns"]["count"] + scheduling["after_preemption_ns"]["count"]
+        assert scheduling["run_queue_latency_ns"]["count"] == both
+        assert abs(both - scheduling["voluntary_switch_count"] - scheduling["involuntary_switch_count"]) <= 1
+
+
+def test_threads_that_are_born_and_end_are_all_there_by_name(traced: dict[str, Any]) -> None:
+    ended = [thread["name"] for thread in traced["report"]["trace"]["ended_threads"]]
+    assert ended.count("short-lived") == SHORT_LIVED
+    confidence = traced["report"]["trace"]["confidence"]
+    assert (confidence["lost_count"], confidence["map_full_count"], confidence["missed_count"]) == (0, 0, 0)
+    assert confidence["seen_count"] > 4 * ROUNDS
+    assert confidence["program_ns_per_event"] > 0
+    assert traced["report"]["trace"]["ended_by"] == "interrupt"
+
+
+def test_trace_ends_with_its_target(bpf: None, start: Start, threadinfo: Run) -> None:
+    process = start("/bin/sh", "-c", "echo ready; read line; exec sleep 0.3")
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+    result = threadinfo(process.pid, "--trace", "600", "--format", "json")
+    assert result.returncode in {0, 4}, result.stderr
+    if result.returncode == 0:
+        report = json.loads(result.stdout)["processes"][0]
+        assert report["trace"]["ended_by"] == "target"
+        assert "it ended during the trace" in str(report["gaps"])
+        assert report["threads"]
+
+
+def test_trace_text_is_readable_at_80_columns(bpf: None, start: Start, threadinfo: Run) -> None:
+    process = start(sys.executable, WORKLOADS / "many.py", "text\x1b[31m", 5, 5)
+    result = threadinfo(process.pid, "--trace", "0.3")
+    assert result.returncode == 0, result.stderr
+    section = result.stdout[result.stdout.index("=== Scheduling") :]
+    assert "(0.3 s traced) ===" in section
+    assert "=== Trace Confidence ===" in section
+    table = section[: section.index("\n\n")]
+    assert max(map(len, table.splitlines())) <= 80
+    assert table.count("100.0%") >= 4
+    assert "\x1b" not in result.stdout
+
+
+def test_trace_after_sigkill_leaves_nothing_attached(bpf: None, start: Start) -> None:
+    process = start(sys.executable, WORKLOADS / "many.py", "killed", 2, 5)
+    before = loaded_programs()
+    command = [sys.executable, "-m", "threadinfo", str(process.pid), "--trace", "600"]
+    tool = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    wait_until_it_counts(tool, before)
+    tool.kill()
+    tool.communicate()
+    assert_detached(before)
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "1e9", "nan", "soon"])
+def test_trace_for_an_impossible_time_is_a_usage_error(seconds: str, threadinfo: Run) -> None:
+    result = threadinfo("1", f"--trace={seconds}")
+    assert (result.returncode, result.stdout) == (2, "")
+
+
+def test_trace_without_privilege_is_exit_3_with_the_remedy(start: Start, threadinfo: Run) -> None:
+    process = start(sys.executable, "-m", "tests.unprivileged", WORKLOADS / "many.py", "mine", 1, 3)
+    for arguments in ([process.pid, "--trace", "1"], ["trace", process.pid]):
+        result = threadinfo(*arguments, privileged=False)
+        assert (result.returncode, result.stdout) == (3, "")
+        assert result.stderr.startswith("tracing needs root\n")
+        assert 'sudo "$(command -v threadinfo)"' in result.stderr
+
+
+def test_stream_tells_long_waits_with_who_held_the_cpu(bpf: None) -> None:
+    cpu = max(os.sched_getaffinity(0))
+    command = [sys.executable, str(WORKLOADS / "sleepers.py"), str(cpu), "1000000", "0"]
+    workload = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert workload.stdin is not None
+    assert workload.stdout is not None
+    hog = int(workload.stdout.readline().split()[1])
+    workload.stdin.write("\n")
+    workload.stdin.flush()
+    arguments = ["trace", str(workload.pid), "--duration", "1.5", "--threshold", "500us", "--format", "json"]
+    try:
+        result = subprocess.run(
+            [sys.executable, "-m", "threadinfo", *arguments], capture_output=True, text=True, cwd=ROOT, check=False
+        )
+    finally:
+        workload.kill()
+        workload.communicate()
+        os.kill(hog, signal.SIGKILL)
+    assert result.returncode == 0, result.stderr
+    *events, last = map(json.loads, result.stdout.splitlines())
+    assert last["confidence"]["lost_count"] == 0
+    assert events
+    assert [event["at_ns"] for event in events] == sorted(event["at_ns"] for event in events)
+    for event in events:
+        assert event["event"] == "delayed"
+        assert event["wait_ns"] >= 500_000
+        assert event["cpu"] == cpu
+        assert event["pid"] == workload.pid
+    assert any(event["held_by"] == f"hog {hog}" for event in events)

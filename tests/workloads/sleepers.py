@@ -1,0 +1,90 @@
+"""sleepers.py CPU ROUNDS THREADS: what the scheduler does to threads, counted by the threads themselves.
+
+A hog holds the CPU; the "victim" sleeps and wakes beside it (by a timer); the "waker" wakes the "woken" through a pipe;
+THREADS threads are born and end. Each does ROUNDS rounds once it gets a line on standard input. Prints "ready", and at
+the end one line of JSON: each thread's own count of switches (getrusage(RUSAGE_THREAD)) during its rounds.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import resource
+import sys
+import threading
+import time
+
+libc = ctypes.CDLL(None)
+
+
+def set_name(name: str) -> None:
+    libc.prctl(15, name.encode(), 0, 0, 0)  # PR_SET_NAME
+
+
+def main() -> None:
+    cpu, rounds, thread_count = map(int, sys.argv[1:4])
+    os.sched_setaffinity(0, {cpu})
+    set_name("sleepers")
+    hog = os.fork()
+    if not hog:
+        set_name("hog")
+        libc.prctl(1, 9, 0, 0, 0)  # PR_SET_PDEATHSIG, SIGKILL
+        while True:
+            pass
+    go, parked = threading.Event(), threading.Event()
+    ping = os.pipe()
+    truth: dict[str, dict[str, int]] = {}
+
+    def counted(name: str, work: object) -> threading.Thread:
+        named = threading.Event()
+
+        def run() -> None:
+            set_name(name)
+            named.set()
+            go.wait()
+            before = resource.getrusage(resource.RUSAGE_THREAD)
+            work()  # type: ignore[operator]
+            after = resource.getrusage(resource.RUSAGE_THREAD)
+            truth[name] = {
+                "tid": threading.get_native_id(),
+                "voluntary": after.ru_nvcsw - before.ru_nvcsw,
+                "involuntary": after.ru_nivcsw - before.ru_nivcsw,
+            }
+            parked.wait()
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        named.wait()
+        return thread
+
+    def sleep() -> None:
+        for _ in range(rounds):
+            time.sleep(0.001)
+
+    def wake() -> None:
+        for _ in range(rounds):
+            time.sleep(0.001)
+            os.write(ping[1], b"x")
+
+    def be_woken() -> None:
+        for _ in range(rounds):
+            os.read(ping[0], 1)
+
+    for name, work in (("victim", sleep), ("waker", wake), ("woken", be_woken)):
+        counted(name, work)
+    print(f"ready {hog}", flush=True)
+    sys.stdin.readline()
+    go.set()
+    for _ in range(thread_count):
+        short = threading.Thread(target=set_name, args=("short-lived",))
+        short.start()
+        short.join()
+    while len(truth) < 3:
+        time.sleep(0.01)
+    print(json.dumps(truth), flush=True)
+    sys.stdin.readline()
+    os.kill(hog, 9)
+
+
+main()
