@@ -554,10 +554,19 @@ static __always_inline int change_depth(int change) {
     return 0;
 }
 
-int on_interrupt_entry(struct bpf_raw_tracepoint_args *ctx) {
-    return change_depth(1);
-}
+/* A function for each tracepoint, though all do the same: interrupts nest, and the kernel leaves out a program that runs
+ * on this CPU already. */
+#define ON_INTERRUPT(name)                                                                                            \
+    int on_##name##_entry(struct bpf_raw_tracepoint_args *ctx) {                                                      \
+        return change_depth(1);                                                                                       \
+    }                                                                                                                 \
+    int on_##name##_exit(struct bpf_raw_tracepoint_args *ctx) {                                                       \
+        return change_depth(-1);                                                                                      \
+    }
 
-int on_interrupt_exit(struct bpf_raw_tracepoint_args *ctx) {
-    return change_depth(-1);
-}
+ON_INTERRUPT(irq_handler)
+ON_INTERRUPT(softirq)
+ON_INTERRUPT(hrtimer_expire)
+ON_INTERRUPT(irq_work)
+ON_INTERRUPT(call_function)
+ON_INTERRUPT(reschedule)

@@ -130,7 +130,9 @@ def test_times_agree_with_the_kernels_own(traced: dict[str, Any]) -> None:
         tid = traced["truth"][name]["tid"]
         kernel = traced["after"][tid] - traced["before"][tid]
         ours = traced["threads"][name]["on_cpu_ns"] + traced["threads"][name]["run_queue_ns"]
-        assert ours == pytest.approx(kernel, rel=0.03, abs=200_000), name
+        # schedstat stamps a wake-up at another point: up to 2 us a wake-up, beside the 1 % of the times themselves.
+        wakeups = traced["threads"][name]["after_wakeup_ns"]["count"]
+        assert ours == pytest.approx(kernel, rel=0.01, abs=2_000 * wakeups), name
 
 
 def test_the_hog_is_named_first_with_most_of_the_waiting(traced: dict[str, Any]) -> None:

@@ -207,7 +207,7 @@ def kernel_facts() -> tuple[dict[str, int | str], list[tuple[str, str]]]:
         attach = list(TRACEPOINTS.items())
         for name in INTERRUPT_TRACEPOINTS:
             if None not in {types.argument_count(f"{name}_entry"), types.argument_count(f"{name}_exit")}:
-                attach += [(f"{name}_entry", "on_interrupt_entry"), (f"{name}_exit", "on_interrupt_exit")]
+                attach += [(f"{name}_{end}", f"on_{name}_{end}") for end in ("entry", "exit")]
     return defines, attach
 
 
