@@ -549,7 +549,8 @@ static __always_inline int change_depth(int change) {
     u32 cpu = bpf_get_smp_processor_id();
     struct cpu *c = cpus.lookup(&cpu);
 
-    if (c && (change > 0 || c->interrupt_depth))
+    /* Not before the window: an entry whose exit came before its program was attached would count for ever. */
+    if (c && is_on() && (change > 0 || c->interrupt_depth))
         c->interrupt_depth += change;
     return 0;
 }

@@ -5,25 +5,35 @@ IPv6, mDNS, an event channel, a random number source, a log, and a socket that n
 with groups 0x551, as libwebsockets makes one. To play with it:
 
     python3 demo/hydrogen_demo.py &      # prints "ready PID" once every thread waits
-    threadinfo -v hydrogen-demo
+    threadinfo -v hydrogen-demo          # who serves what, and what is served by nobody
+    curl http://127.0.0.1:5000/          # the web thread answers, and wakes the log writer through an eventfd
+    kill %1                              # it also ends with its standard input, where that is a pipe
+
+A port that is taken is replaced by a free one. Nothing leaves the machine.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import os
 import select
 import signal
 import socket
 import struct
+import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import IO
 
 PR_SET_NAME = 15
 LWS_GROUPS = 0x551  # link, IPv4 and IPv6 addresses and routes: what libwebsockets' system state listens for
 CLOCK_MONOTONIC = 1
+FUTEX = {"202", "98"}  # the system call's number on x86-64 and aarch64: how a thread waits for Python's own lock
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -33,23 +43,41 @@ def set_name(name: str) -> None:
     libc.prctl(PR_SET_NAME, name.encode(), 0, 0, 0)
 
 
-def start(name: str, serve: Callable[[], object]) -> None:
-    """Starts a daemon thread of that name and waits until it has it."""
+def start(name: str, serve_once: Callable[[], object]) -> int:
+    """Starts a daemon thread of that name that serves for ever; its id, once it has its name."""
     named = threading.Event()
 
     def run() -> None:
         set_name(name)
         named.set()
-        serve()
+        while True:
+            with contextlib.suppress(OSError):  # a client that went away
+                serve_once()
 
-    threading.Thread(target=run, daemon=True).start()
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
     named.wait()
+    return thread.native_id or 0
+
+
+def wait_until_all_wait(tids: list[int], at_most_seconds: float = 2) -> None:
+    """Returns when each thread is in the system call that it waits in, as far as /proc tells."""
+    end = time.monotonic() + at_most_seconds
+    while time.monotonic() < end:
+        try:
+            calls = [Path(f"/proc/self/task/{tid}/syscall").read_text().split()[0] for tid in tids]
+        except OSError:  # a kernel that does not tell
+            return
+        if not FUTEX.union({"running"}).intersection(calls):
+            return
+        time.sleep(0.001)
 
 
 def listen(family: socket.AddressFamily, port: int, kind: int = socket.SOCK_STREAM) -> socket.socket:
     """A socket bound to loopback: to this port, or to a free one where it is taken; a stream listens."""
     sock = socket.socket(family, kind)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if kind == socket.SOCK_STREAM:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     loopback = "::1" if family == socket.AF_INET6 else "127.0.0.1"
@@ -62,17 +90,28 @@ def listen(family: socket.AddressFamily, port: int, kind: int = socket.SOCK_STRE
     return sock
 
 
-def answer_forever(listener: socket.socket) -> None:
-    """Answers every connection with one line."""
-    while True:
-        with listener.accept()[0] as connection:
-            connection.sendall(b"HTTP/1.0 200 OK\r\n\r\nhydrogen-demo\n")
+def answer(listener: socket.socket, status: str, wakeup: int) -> None:
+    """Waits for a client, answers whatever it asks with one line, and wakes the log writer."""
+    with listener.accept()[0] as connection:
+        connection.settimeout(1)
+        connection.recv(65536)
+        connection.sendall(f"HTTP/1.0 {status}\r\nConnection: close\r\n\r\nhydrogen-demo\n".encode())
+    os.eventfd_write(wakeup, 1)
 
 
-def poll_forever(epoll: select.epoll) -> None:
-    """Waits for websocket clients that never come."""
-    while True:
-        epoll.poll()
+def serve_ready(epoll: select.epoll, sockets: dict[int, socket.socket], wakeup: int) -> None:
+    """Waits for any of the websocket thread's sockets; no websocket is ever opened."""
+    for fd, _ in epoll.poll():
+        sock = sockets[fd]
+        if sock.family != socket.AF_NETLINK and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            answer(sock, "426 Upgrade Required", wakeup)
+        elif not sock.recv(65536):
+            epoll.unregister(fd)
+
+
+def write_log(log: IO[str], wakeup: int) -> None:
+    """Waits for requests, and counts them in the log."""
+    print(f"{time.time():.3f} requests answered: {os.eventfd_read(wakeup)}", file=log, flush=True)
 
 
 def timer() -> int:
@@ -82,21 +121,34 @@ def timer() -> int:
     return fd
 
 
+def wait_for_the_end(seconds: float | None) -> None:
+    """Waits for a signal, for the other end of standard input to close, or for this time."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
+    poll = select.poll()
+    poll.register(0, 0)  # a hang-up alone: /dev/null and a terminal do not wake us, and nothing is read
+    poll.poll(None if seconds is None else seconds * 1000)
+
+
 def main() -> None:
     """Makes everything, says ready, and serves until it is told to stop."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=None, help="end after this time, whatever happens")
     seconds = parser.parse_args().seconds
     set_name("hydrogen-demo")
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})  # so that main alone gets them
 
-    with tempfile.NamedTemporaryFile(prefix="hydrogen-", suffix=".log") as log:
-        web_wakeup, log_wakeup = os.eventfd(0), os.eventfd(0)
+    with tempfile.NamedTemporaryFile("w", prefix="hydrogen-", suffix=".log") as log:
+        unwatched, wakeup = os.eventfd(0), os.eventfd(0)
         web = listen(socket.AF_INET, 5000)
         random_source = os.open("/dev/urandom", os.O_RDONLY)
         netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
         netlink.bind((0, LWS_GROUPS))
-        websocket, websocket6 = listen(socket.AF_INET, 5002), listen(socket.AF_INET6, 5002)
+        websocket = listen(socket.AF_INET, 5002)
+        watched = [websocket, netlink]
+        with contextlib.suppress(OSError):  # a machine without IPv6
+            watched.append(listen(socket.AF_INET6, 5002))
         mdns = listen(socket.AF_INET, 5353, socket.SOCK_DGRAM)
         unused = socket.socket()
         browser = socket.create_connection(websocket.getsockname())
@@ -104,18 +156,22 @@ def main() -> None:
         pair = socket.socketpair()
         pipe = os.pipe()
         epoll = select.epoll()
-        for sock in (websocket, websocket6, netlink, session):
-            epoll.register(sock, select.EPOLLIN)
+        sockets = {sock.fileno(): sock for sock in (*watched, session)}
+        for fd in sockets:
+            epoll.register(fd, select.EPOLLIN)
 
-        start("web", lambda: answer_forever(web))
-        start("websocket", lambda: poll_forever(epoll))
-        start("mdns", lambda: mdns.recvfrom(1500))
-        start("log-writer", lambda: os.read(log_wakeup, 8))
+        tids = [
+            start("web", lambda: answer(web, "200 OK", wakeup)),
+            start("websocket", lambda: serve_ready(epoll, sockets, wakeup)),
+            start("mdns", lambda: mdns.recvfrom(1500)),
+            start("log-writer", lambda: write_log(log.file, wakeup)),
+        ]
         timer_fd = timer()
-        start("timer", lambda: os.read(timer_fd, 8))
+        tids.append(start("timer", lambda: os.read(timer_fd, 8)))
+        wait_until_all_wait(tids)
         print(f"ready {os.getpid()}", flush=True)
-        signal.sigtimedwait({signal.SIGTERM, signal.SIGINT}, seconds if seconds is not None else 1e9)
-        del web_wakeup, random_source, unused, browser, pair, pipe, log
+        wait_for_the_end(seconds)
+        del unwatched, random_source, unused, browser, pair, pipe
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from tests.trace.conftest import assert_detached, loaded_programs
 from threadinfo.trace.scheduling import BUCKETS, bucket_bounds, bucket_of, summarize
 
 ROUNDS, SHORT_LIVED = 211, 97
+THREADS = ("victim", "sleeper", "waker", "woken")
 
 
 @given(wait=st.integers(0, 2**40 - 1))
@@ -110,11 +111,13 @@ def schedstats(pid: int) -> dict[int, int]:
 
 
 def test_switches_are_those_that_the_threads_count(traced: dict[str, Any]) -> None:
-    for name in ("victim", "waker", "woken"):
+    for name in THREADS:
         scheduling, truth = traced["threads"][name], traced["truth"][name]
-        # The wait for the start and the parking afterwards lie outside of the workload's own counts.
-        assert 0 <= scheduling["voluntary_switch_count"] - truth["voluntary"] <= 3, name
-        assert 0 <= scheduling["involuntary_switch_count"] - truth["involuntary"] <= 2, name
+        # The wait for the start and the parking afterwards lie outside of the workload's own counts. Some kernels make
+        # a switch now and then without telling any tracer (perf sched misses the same ones): those are counted.
+        missed = traced["report"]["trace"]["confidence"]["missed_count"]
+        assert -missed <= scheduling["voluntary_switch_count"] - truth["voluntary"] <= 3, name
+        assert -missed <= scheduling["involuntary_switch_count"] - truth["involuntary"] <= 2, name
 
 
 def test_times_add_up_to_the_window(traced: dict[str, Any]) -> None:
@@ -126,7 +129,7 @@ def test_times_add_up_to_the_window(traced: dict[str, Any]) -> None:
 
 
 def test_times_agree_with_the_kernels_own(traced: dict[str, Any]) -> None:
-    for name in ("victim", "waker", "woken"):
+    for name in THREADS:
         tid = traced["truth"][name]["tid"]
         kernel = traced["after"][tid] - traced["before"][tid]
         ours = traced["threads"][name]["on_cpu_ns"] + traced["threads"][name]["run_queue_ns"]
@@ -140,6 +143,7 @@ def test_the_hog_is_named_first_with_most_of_the_waiting(traced: dict[str, Any])
     first = victim["delayed_by"][0]
     assert (first["name"], first["pid"]) == ("hog", traced["hog"])
     assert first["time_ns"] >= 0.5 * victim["run_queue_ns"]
+    assert victim["run_queue_ns"] > 0.2 * victim["on_cpu_ns"]
     charged = sum(holder["time_ns"] for holder in victim["delayed_by"]) + victim["delayed_by_unknown_ns"]
     assert charged == pytest.approx(victim["run_queue_ns"], rel=0.01)
 
@@ -150,24 +154,27 @@ def test_the_waker_is_named_with_its_count(traced: dict[str, Any]) -> None:
 
 
 def test_a_sleepers_waker_is_an_interrupt(traced: dict[str, Any]) -> None:
-    first = traced["threads"]["victim"]["woken_by"][0]
+    first = traced["threads"]["sleeper"]["woken_by"][0]
     assert (first["name"], first["tid"], first["pid"]) == ("interrupt", None, None)
-    assert first["count"] >= ROUNDS
+    assert first["count"] >= 0.9 * ROUNDS
 
 
 def test_latencies_count_every_wait(traced: dict[str, Any]) -> None:
-    for name in ("victim", "waker", "woken"):
+    for name in THREADS:
         scheduling = traced["threads"][name]
         both = scheduling["after_wakeup_ns"]["count"] + scheduling["after_preemption_ns"]["count"]
         assert scheduling["run_queue_latency_ns"]["count"] == both
-        assert abs(both - scheduling["voluntary_switch_count"] - scheduling["involuntary_switch_count"]) <= 1
+        missed = traced["report"]["trace"]["confidence"]["missed_count"]
+        switches = scheduling["voluntary_switch_count"] + scheduling["involuntary_switch_count"]
+        assert abs(both - switches) <= 1 + missed
 
 
 def test_threads_that_are_born_and_end_are_all_there_by_name(traced: dict[str, Any]) -> None:
     ended = [thread["name"] for thread in traced["report"]["trace"]["ended_threads"]]
     assert ended.count("short-lived") == SHORT_LIVED
     confidence = traced["report"]["trace"]["confidence"]
-    assert (confidence["lost_count"], confidence["map_full_count"], confidence["missed_count"]) == (0, 0, 0)
+    assert (confidence["lost_count"], confidence["map_full_count"]) == (0, 0)
+    assert confidence["missed_count"] <= 0.01 * confidence["seen_count"]
     assert confidence["seen_count"] > 4 * ROUNDS
     assert confidence["program_ns_per_event"] > 0
     assert traced["report"]["trace"]["ended_by"] == "interrupt"

@@ -1,8 +1,8 @@
 """sleepers.py CPU ROUNDS THREADS: what the scheduler does to threads, counted by the threads themselves.
 
-A hog holds the CPU; the "victim" sleeps and wakes beside it (by a timer); the "waker" wakes the "woken" through a pipe;
-THREADS threads are born and end. Each does ROUNDS rounds once it gets a line on standard input. Prints "ready", and at
-the end one line of JSON: each thread's own count of switches (getrusage(RUSAGE_THREAD)) during its rounds.
+A hog holds the CPU; the "victim" needs it too; the "sleeper" sleeps and wakes (by a timer); the "waker" wakes the
+"woken" through a pipe; THREADS threads are born and end. Each does ROUNDS rounds once it gets a line on standard input.
+Prints "ready", and at the end one line of JSON: each thread's own count of switches (getrusage(RUSAGE_THREAD)).
 """
 
 from __future__ import annotations
@@ -58,6 +58,11 @@ def main() -> None:
         named.wait()
         return thread
 
+    def compute() -> None:
+        ends = time.thread_time_ns() + rounds * 200_000
+        while time.thread_time_ns() < ends:
+            pass
+
     def sleep() -> None:
         for _ in range(rounds):
             time.sleep(0.001)
@@ -71,7 +76,7 @@ def main() -> None:
         for _ in range(rounds):
             os.read(ping[0], 1)
 
-    for name, work in (("victim", sleep), ("waker", wake), ("woken", be_woken)):
+    for name, work in (("victim", compute), ("sleeper", sleep), ("waker", wake), ("woken", be_woken)):
         counted(name, work)
     print(f"ready {hog}", flush=True)
     sys.stdin.readline()
@@ -80,7 +85,7 @@ def main() -> None:
         short = threading.Thread(target=set_name, args=("short-lived",))
         short.start()
         short.join()
-    while len(truth) < 3:
+    while len(truth) < 4:
         time.sleep(0.01)
     print(json.dumps(truth), flush=True)
     sys.stdin.readline()

@@ -12,6 +12,7 @@ import mmap
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -73,7 +74,9 @@ def load_bcc() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules["bcc"] = module
     try:
-        spec.loader.exec_module(module)
+        with warnings.catch_warnings():  # newer Pythons warn of escape sequences in bcc's own strings
+            warnings.simplefilter("ignore")
+            spec.loader.exec_module(module)
     except (ImportError, OSError, AttributeError, SyntaxError) as problem:
         del sys.modules["bcc"]
         raise NotAvailableError(f"cannot load bcc from {package}: {problem}", INSTALL_BCC) from None

@@ -297,6 +297,10 @@ class SchedulingTracer:
         self.stopped_ns = time.monotonic_ns()
         self._control.is_on = 0
 
+    def resume(self) -> None:
+        """Lets the programs work again, for measuring them; what they count from now on must not be read."""
+        self._control.is_on = 1
+
     def statistics(self) -> ProgramStatistics:
         """The kernel's account of the programs."""
         return self._programs.statistics()

@@ -20,7 +20,6 @@ import msgspec
 
 from threadinfo.errors import NotAvailableError
 from threadinfo.model import Confidence
-from threadinfo.trace.loader import ProgramStatistics
 from threadinfo.trace.scheduling import Delay, ReadThreads, SchedulingTracer, ThreadActivity, possible_on_this_process
 
 EndedBy = Literal["duration", "interrupt", "target"]
@@ -31,7 +30,7 @@ Progress = Callable[[float, int], None]
 
 _TICK_SECONDS = 0.1
 _NAMES_EVERY_SECONDS = 1.0
-_STATISTICS_SECONDS = 0.25  # the kernel's statistics cost 30 ns a run: on for a slice only
+_STATISTICS_SECONDS = 0.05
 _SYS_BPF = {"x86_64": 321, "aarch64": 280}
 _BPF_ENABLE_STATS = 32
 
@@ -94,11 +93,10 @@ def trace_scheduling(
         targets = [stack.enter_context(Target(pid)) for pid in pids]
         tracer = stack.enter_context(SchedulingTracer(read_threads))
         names: dict[int, tuple[int | None, str]] = {}
-        slices: list[float | None] = []
         tracer.start()
         ended_by: EndedBy = "duration"
         try:
-            for seconds in _ticks(targets, duration_seconds, slices, tracer):
+            for seconds in _ticks(targets, duration_seconds):
                 progress(seconds, tracer.seen_count())
                 if seconds // _NAMES_EVERY_SECONDS != (seconds - _TICK_SECONDS) // _NAMES_EVERY_SECONDS:
                     _learn_names(tracer, names, read_name)
@@ -108,12 +106,14 @@ def trace_scheduling(
             ended_by = "interrupt"
         tracer.stop()
         _learn_names(tracer, names, read_name)
+        activities = tracer.activities(tracer.names() | names)
+        confidence = tracer.confidence()
         return TraceResult(
             started_ns=tracer.started_ns,
             duration_ns=tracer.stopped_ns - tracer.started_ns,
             ended_by=ended_by,
-            activities=tuple(tracer.activities(names | dict(tracer.names()))),
-            confidence=tracer.confidence(slices[0] if slices else None),
+            activities=tuple(activities),
+            confidence=msgspec.structs.replace(confidence, program_ns_per_event=_measure_programs(tracer)),
         )
 
 
@@ -126,41 +126,38 @@ def stream_delays(
         targets = [stack.enter_context(Target(pid)) for pid in pids]
         tracer = stack.enter_context(SchedulingTracer(read_threads, threshold_ns))
         tracer.start()
-        for _ in _ticks(targets, duration_seconds if duration_seconds is not None else float("inf"), None, tracer):
+        for _ in _ticks(targets, duration_seconds if duration_seconds is not None else float("inf")):
             yield tracer.read_delays(), tracer
         tracer.stop()
         yield tracer.read_delays(), tracer
 
 
-def _ticks(
-    targets: Sequence[Target], duration_seconds: float, slices: list[float | None] | None, tracer: SchedulingTracer
-) -> Iterator[float]:
+def _ticks(targets: Sequence[Target], duration_seconds: float) -> Iterator[float]:
     """The seconds since the start, once a tick, until the time is over or every target has ended."""
     started = time.monotonic()
     poll = select.poll()
     alive = {target.pidfd for target in targets}
     for fd in alive:
         poll.register(fd, select.POLLIN)
-    statistics_fd = _enable_statistics() if slices is not None else None
-    slice_seconds = min(_STATISTICS_SECONDS, duration_seconds / 4)
-    before = tracer.statistics() if statistics_fd is not None else None
-    try:
-        while alive and (left := started + duration_seconds - time.monotonic()) > 0:
-            for fd, _ in poll.poll(1000 * min(left, _TICK_SECONDS)):
-                poll.unregister(fd)
-                alive.discard(fd)
-            seconds = time.monotonic() - started
-            if statistics_fd is not None and before is not None and seconds > slice_seconds:
-                os.close(statistics_fd)
-                statistics_fd = None
-                if slices is not None:
-                    slices.append(_ns_per_run(before, tracer.statistics()))
-            yield seconds
-    finally:
-        if statistics_fd is not None:  # it ended before the slice did
-            os.close(statistics_fd)
-            if before is not None and slices is not None:
-                slices.append(_ns_per_run(before, tracer.statistics()))
+    while alive and (left := started + duration_seconds - time.monotonic()) > 0:
+        for fd, _ in poll.poll(1000 * min(left, _TICK_SECONDS)):
+            poll.unregister(fd)
+            alive.discard(fd)
+        yield time.monotonic() - started
+
+
+def _measure_programs(tracer: SchedulingTracer) -> float | None:
+    """Nanoseconds a run, by the kernel's own statistics, over a short slice after the window: they cost 30 ns a run."""
+    fd = _enable_statistics()
+    if fd is None:
+        return None
+    tracer.resume()
+    before = tracer.statistics()
+    time.sleep(_STATISTICS_SECONDS)
+    after = tracer.statistics()
+    os.close(fd)
+    runs = after.run_count - before.run_count
+    return (after.run_time_ns - before.run_time_ns) / runs if runs else None
 
 
 def _enable_statistics() -> int | None:
@@ -171,11 +168,6 @@ def _enable_statistics() -> int | None:
     attributes = ctypes.create_string_buffer(struct.pack("=I", 0), 128)
     fd = int(ctypes.CDLL(None).syscall(number, _BPF_ENABLE_STATS, attributes, len(attributes)))
     return fd if fd >= 0 else None
-
-
-def _ns_per_run(before: ProgramStatistics, after: ProgramStatistics) -> float | None:
-    runs = after.run_count - before.run_count
-    return (after.run_time_ns - before.run_time_ns) / runs if runs else None
 
 
 def _learn_names(
