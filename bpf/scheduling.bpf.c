@@ -306,9 +306,14 @@ static __always_inline void note_first(struct thread *t, u64 now, u32 state_befo
     }
 }
 
+/* Never negative: the clocks of two CPUs can be apart. */
+static __always_inline u64 time_since(u64 since_ns, u64 now) {
+    return now > since_ns ? now - since_ns : 0;
+}
+
 /* Charges the time since the last event to the state that the thread was in. */
 static __always_inline void leave_state(struct thread *t, u64 now) {
-    u64 ns = now - t->since_ns;
+    u64 ns = time_since(t->since_ns, now);
 
     if (t->state == RUNNING)
         t->on_cpu_ns += ns;
@@ -351,7 +356,7 @@ static __always_inline void switch_out(struct thread *t, void *task, u64 now, bo
 }
 
 static __always_inline void switch_in(struct thread *t, u32 slot, struct cpu *c, u32 cpu, u64 now) {
-    u64 wait_ns = now - t->since_ns;
+    u64 wait_ns = time_since(t->since_ns, now);
     u32 holder;
 
     note_first(t, now, QUEUED_AFTER_PREEMPTION);

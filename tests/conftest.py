@@ -61,8 +61,12 @@ def start() -> Iterator[Start]:
     yield start_workload
     for process in processes:
         process.send_signal(signal.SIGCONT)
-        process.kill()
-        process.communicate()
+        process.terminate()  # the demonstration server then removes its files
+        try:
+            process.communicate(timeout=2)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
 
 
 @pytest.fixture

@@ -7,8 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given
@@ -73,11 +74,11 @@ def traced(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         arguments = [str(workload.pid), "--trace", "600", "--format", "json", "-o", str(file)]
         tool = subprocess.Popen([sys.executable, "-m", "threadinfo", *arguments], cwd=ROOT, stderr=subprocess.PIPE)
         wait_until_it_counts(tool, before_programs)
-        before = schedstats(workload.pid)
+        before = kernel_counts(workload.pid)
         workload.stdin.write("\n")
         workload.stdin.flush()
-        truth = json.loads(workload.stdout.readline())
-        after = schedstats(workload.pid)
+        tids = json.loads(workload.stdout.readline())
+        after = kernel_counts(workload.pid)
         tool.send_signal(signal.SIGINT)
         _, errors = tool.communicate(timeout=60)
         assert tool.returncode == 0, errors
@@ -88,7 +89,7 @@ def traced(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         subprocess.run(["kill", "-9", str(hog)], check=False)
     assert_detached(before_programs)
     threads = {thread["name"]: thread["scheduling"] for thread in report["threads"]}
-    return {"report": report, "threads": threads, "truth": truth, "hog": hog, "before": before, "after": after}
+    return {"report": report, "threads": threads, "tids": tids, "hog": hog, "before": before, "after": after}
 
 
 def wait_until_it_counts(tool: subprocess.Popen[bytes], before: set[int]) -> None:
@@ -102,22 +103,41 @@ def _is_polling(pid: int) -> bool:
     return number in {"7", "271", "73"}  # poll and ppoll on x86-64, ppoll on aarch64
 
 
-def schedstats(pid: int) -> dict[int, int]:
-    """Nanoseconds on the CPU and on the run queue together, by thread, from /proc/PID/task/TID/schedstat."""
-    return {
-        int(task.name): sum(map(int, (task / "schedstat").read_text().split()[:2]))
-        for task in Path(f"/proc/{pid}/task").iterdir()
-    }
+class KernelCounts(NamedTuple):
+    """What the kernel itself counts of a thread."""
+
+    queued_and_running_ns: int
+    """/proc/PID/task/TID/schedstat: on the CPU and on the run queue together."""
+    voluntary: int
+    """/proc/PID/task/TID/status."""
+    involuntary: int
 
 
-def test_switches_are_those_that_the_threads_count(traced: dict[str, Any]) -> None:
+def kernel_counts(pid: int) -> dict[int, KernelCounts]:
+    """By thread; taken again until nothing moves any more: the threads are parked."""
+    found: dict[int, KernelCounts] = {}
+    while found != (found := _read_kernel_counts(pid)):
+        time.sleep(0.05)
+    return found
+
+
+def _read_kernel_counts(pid: int) -> dict[int, KernelCounts]:
+    counts = {}
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        status = dict(line.split(":\t", 1) for line in (task / "status").read_text().splitlines() if ":\t" in line)
+        switches = [int(status[f"{kind}_ctxt_switches"]) for kind in ("voluntary", "nonvoluntary")]
+        counts[int(task.name)] = KernelCounts(sum(map(int, (task / "schedstat").read_text().split()[:2])), *switches)
+    return counts
+
+
+def test_switches_are_those_that_the_kernel_counts(traced: dict[str, Any]) -> None:
+    # Some kernels make a switch now and then without telling any tracer, perf sched included: those are counted.
+    missed = traced["report"]["trace"]["confidence"]["missed_count"]
     for name in THREADS:
-        scheduling, truth = traced["threads"][name], traced["truth"][name]
-        # The wait for the start and the parking afterwards lie outside of the workload's own counts. Some kernels make
-        # a switch now and then without telling any tracer (perf sched misses the same ones): those are counted.
-        missed = traced["report"]["trace"]["confidence"]["missed_count"]
-        assert -missed <= scheduling["voluntary_switch_count"] - truth["voluntary"] <= 3, name
-        assert -missed <= scheduling["involuntary_switch_count"] - truth["involuntary"] <= 2, name
+        tid, scheduling = traced["tids"][name], traced["threads"][name]
+        before, after = traced["before"][tid], traced["after"][tid]
+        assert abs(scheduling["voluntary_switch_count"] - (after.voluntary - before.voluntary)) <= missed, name
+        assert abs(scheduling["involuntary_switch_count"] - (after.involuntary - before.involuntary)) <= missed, name
 
 
 def test_times_add_up_to_the_window(traced: dict[str, Any]) -> None:
@@ -129,13 +149,14 @@ def test_times_add_up_to_the_window(traced: dict[str, Any]) -> None:
 
 
 def test_times_agree_with_the_kernels_own(traced: dict[str, Any]) -> None:
+    missed = traced["report"]["trace"]["confidence"]["missed_count"]
     for name in THREADS:
-        tid = traced["truth"][name]["tid"]
-        kernel = traced["after"][tid] - traced["before"][tid]
-        ours = traced["threads"][name]["on_cpu_ns"] + traced["threads"][name]["run_queue_ns"]
-        # schedstat stamps a wake-up at another point: up to 2 us a wake-up, beside the 1 % of the times themselves.
-        wakeups = traced["threads"][name]["after_wakeup_ns"]["count"]
-        assert ours == pytest.approx(kernel, rel=0.01, abs=2_000 * wakeups), name
+        tid, scheduling = traced["tids"][name], traced["threads"][name]
+        kernel = traced["after"][tid].queued_and_running_ns - traced["before"][tid].queued_and_running_ns
+        ours = scheduling["on_cpu_ns"] + scheduling["run_queue_ns"]
+        # schedstat stamps a wake-up elsewhere, up to 2 us; a switch that was missed puts a slice into another state.
+        slack_ns = 2_000 * scheduling["after_wakeup_ns"]["count"] + 10_000_000 * missed
+        assert ours == pytest.approx(kernel, rel=0.01, abs=slack_ns), name
 
 
 def test_the_hog_is_named_first_with_most_of_the_waiting(traced: dict[str, Any]) -> None:
@@ -150,7 +171,7 @@ def test_the_hog_is_named_first_with_most_of_the_waiting(traced: dict[str, Any])
 
 def test_the_waker_is_named_with_its_count(traced: dict[str, Any]) -> None:
     by_name = {waker["name"]: waker["count"] for waker in traced["threads"]["woken"]["woken_by"]}
-    assert ROUNDS * 0.9 <= by_name["waker"] <= ROUNDS
+    assert ROUNDS * 0.9 <= by_name["waker"] <= ROUNDS * 1.05  # it hands the interpreter's lock over too
 
 
 def test_a_sleepers_waker_is_an_interrupt(traced: dict[str, Any]) -> None:
@@ -261,4 +282,4 @@ def test_stream_tells_long_waits_with_who_held_the_cpu(bpf: None) -> None:
         assert event["wait_ns"] >= 500_000
         assert event["cpu"] == cpu
         assert event["pid"] == workload.pid
-    assert any(event["held_by"] == f"hog {hog}" for event in events)
+    assert f"hog {hog}" in {event["held_by"] for event in events}

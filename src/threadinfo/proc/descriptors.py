@@ -6,12 +6,14 @@ import os
 import stat
 from collections import defaultdict
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import NamedTuple
 
 import msgspec
 
 from threadinfo.model import Descriptor, Details, Gap
 from threadinfo.proc import describe, fdinfo
+from threadinfo.proc.process import read_stat
 from threadinfo.proc.reader import ProcDeniedError, ProcDirectory, ProcError, ProcGoneError
 from threadinfo.proc.sockets import FoundSocket, Ports, read_sockets
 
@@ -147,7 +149,7 @@ def _classify_path(process: ProcDirectory, fd: int, target: str, mqueue: _Messag
     if stat.S_ISBLK(mode):
         return _Kind("device", target, inode)
     if stat.S_ISDIR(mode):
-        return _Kind("directory", f"directory: {target}", inode)
+        return _Kind("directory", f"directory: {target}", inode, {} if status.st_nlink else {"deleted": True})
     if stat.S_ISFIFO(mode):
         return _Kind("fifo", f"FIFO: {target}", inode)
     if stat.S_ISLNK(mode):
@@ -206,7 +208,11 @@ class _MessageQueues:
 
 
 def _read_details(process: ProcDirectory, fd: int, kind: str) -> Details:
-    return process.parse(f"fdinfo/{fd}", lambda text: fdinfo.parse_details(kind, text))
+    details = process.parse(f"fdinfo/{fd}", lambda text: fdinfo.parse_details(kind, text))
+    if kind == "pidfd" and details["alive"]:  # fdinfo has the number until the zombie is reaped
+        with suppress(ProcError):
+            details = details | {"alive": read_stat(process, f"../{details['pid']}/stat").state not in {"Z", "X"}}
+    return details
 
 
 def _join_pipes(descriptors: list[Descriptor]) -> None:

@@ -169,8 +169,10 @@ def _io_uring(lines: Lines) -> Details:
     values = dict(lines)
     details: Details = {}
     for name, key in (("submission_entries", "SqEntries"), ("completion_entries", "CqEntries")):
-        if key in values:  # kernels before 5.19 print other keys
+        if key in values:
             details[name] = int(values[key], 0)
+        elif (mask := key.replace("Entries", "Mask")) in values:  # and newer ones the masks alone
+            details[name] = int(values[mask], 0) + 1
     if "UserFiles" in values:
         details["registered_file_count"] = int(values["UserFiles"])
     return details
@@ -201,6 +203,8 @@ def _bpf_link(lines: Lines) -> Details:
     details: Details = {"id": int(values["link_id"]), "link_type": values["link_type"]}
     if "prog_id" in values:
         details["program_id"] = int(values["prog_id"])
+    if "tp_name" in values:
+        details["tracepoint"] = values["tp_name"]
     return details
 
 

@@ -65,6 +65,7 @@ _FAMILIES = {44: "AF_XDP"} | {
     int(value): name for name, value in vars(socket).items() if name.startswith("AF_") and name != "AF_ROUTE"
 }
 
+_VMADDR_CID_ANY = 0xFFFFFFFF  # vsock(7)
 _SOCK_DIAG = "sock_diag"
 _PROTOCOL_NAME = "system.sockprotoname"
 _BORROWED = "borrowed duplicate"
@@ -268,7 +269,7 @@ def _from_borrowed(borrowed: Borrowed, inode: int, named: Socket, answers: Answe
                 details["had_connection"] = borrowed.had_connection
     elif family == "AF_NETLINK":
         protocol = netlink_names.protocol_name(borrowed.protocol)
-        local, bound = None, False
+        local, remote, bound = None, None, False
         if borrowed.netlink_groups:
             details["groups"] = f"{borrowed.netlink_groups:#x}"
             details["group_names"] = netlink_names.group_names(borrowed.protocol, borrowed.netlink_groups)
@@ -304,6 +305,6 @@ def _endpoint(name: object) -> tuple[str | None, int | None]:
         case (str(address), int(port), *_):
             return socket_tables.format_endpoint(address, port), port
         case (int(cid), int(port)):
-            return f"{cid}:{port}", port
+            return f"{'any' if cid == _VMADDR_CID_ANY else cid}:{port}", port
         case _:
             return None, None

@@ -101,7 +101,7 @@ class Programs:
         directory = bpf_directory()
         os.environ["BCC_KERNEL_SOURCE"] = str(directory)
         flags = [f"-D{name}={value}" for name, value in defines.items()]
-        flags += [f"-I{directory}", "-Wno-unused-function"]
+        flags += ["-g0"]  # debug information would be a tenth of the time
         self._bpf: Any = None
         with _captured_stderr() as messages:
             try:
