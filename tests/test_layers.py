@@ -27,7 +27,10 @@ MAY_IMPORT = {
     "target": {"errors", "proc"},
     "collect": {"errors", "model", "proc"},
     "collect_trace": {"errors", "model", "proc", "trace", "merge", "collect"},
-    "cli": {"errors", "model", "proc", "trace", "render", "output", "target", "collect", "collect_trace"},
+    "collect_stream": {"model", "proc", "trace", "collect_trace"},
+    "line_output": {"errors"},
+    "cli": {"errors", "model", "proc", "trace", "render", "output", "target", "collect", "collect_trace"}
+    | {"collect_stream", "line_output"},
     "__main__": {"cli"},
 }
 

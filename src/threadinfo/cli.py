@@ -23,10 +23,14 @@ from threadinfo.target import find_processes
 if TYPE_CHECKING:
     from click._termui_impl import ProgressBar
 
+    from threadinfo.collect_stream import Chunk, EventStream
+
 DEFAULT_PORTS = {5000: "web server", 5001: "websocket server", 5002: "websocket server", 5353: "mDNS"}
 FORMATS = ("text", "json")
 _DEFAULT_COMMAND = "report"
 _LONGEST_TRACE_SECONDS = 86_400
+_WATCHED = ("descriptors", "scheduling")
+_FORMAT_SECONDS = 0.015  # of every tick of a stream
 
 
 class _DefaultGroup(click.Group):
@@ -192,9 +196,21 @@ def _read_threshold(_ctx: click.Context, _option: click.Parameter, text: str) ->
     return nanoseconds
 
 
+def _read_only(_ctx: click.Context, _option: click.Parameter, text: str | None) -> frozenset[str]:
+    """``descriptors,scheduling`` to a set; everything where it is not given."""
+    if text is None:
+        return frozenset(_WATCHED)
+    names = frozenset(name.strip() for name in text.split(","))
+    if unknown := names - set(_WATCHED):
+        raise click.BadParameter(f"{', '.join(sorted(unknown))!r} is none of {', '.join(_WATCHED)}")
+    return names
+
+
 @cli.command("trace")
 @click.argument("targets", nargs=-1, required=True, metavar="TARGET...", shell_complete=_complete_target)
-@click.option("--only", type=click.Choice(["scheduling"]), default="scheduling", help="What to watch: scheduling.")
+@click.option(
+    "--only", metavar="WHAT", callback=_read_only, help="descriptors, scheduling, or both with a comma; default both."
+)
 @click.option(
     "--duration",
     metavar="SECONDS",
@@ -204,40 +220,79 @@ def _read_threshold(_ctx: click.Context, _option: click.Parameter, text: str) ->
 @click.option(
     "--threshold", metavar="TIME", default="1ms", callback=_read_threshold, help="Waits longer than this; default 1ms."
 )
+@click.option("--kind", "kinds", multiple=True, metavar="TYPE", help="Only descriptors of a type: file, socket, ...")
+@click.option("--thread", "threads", multiple=True, metavar="NAME", help="Only what a thread did: its name or number.")
+@click.option("--path", metavar="PATTERN", help="Only paths or addresses that match, for example '/var/log/*'.")
+@click.option("--failures", is_flag=True, help="Only calls that failed.")
 @click.option("--format", "output_format", type=click.Choice(FORMATS), default="text", show_default=True)
 def trace_command(
-    targets: tuple[str, ...], only: str, duration: float | None, threshold: int, output_format: str
+    targets: tuple[str, ...],
+    only: frozenset[str],
+    duration: float | None,
+    threshold: int,
+    kinds: tuple[str, ...],
+    threads: tuple[str, ...],
+    path: str | None,
+    failures: bool,
+    output_format: str,
 ) -> None:
-    """As root: print the waits for a CPU as they happen, with who held it."""
-    del only  # one choice so far
-    from threadinfo.collect_trace import stream_delay_events  # noqa: PLC0415
-    from threadinfo.render import stream  # noqa: PLC0415
+    """As root: print what happens to descriptors, and waits for a CPU, as they happen."""
+    from threadinfo.collect_stream import StreamOptions, open_stream  # noqa: PLC0415
     from threadinfo.trace.session import check_privilege  # noqa: PLC0415
 
-    as_json = output_format == "json"
-    render_event = stream.render_event_json if as_json else stream.render_event_text
-    render_end = stream.render_end_json if as_json else stream.render_end_text
     pids, missing = _find_all(root := _open_root("/proc"), targets)
     check_privilege()
-    confidence = None
-    interrupted = False
-    events_and_confidence = stream_delay_events(root, pids, duration, threshold)
-    try:
-        for events, confidence in events_and_confidence:  # noqa: B007 - the last one is printed at the end
-            if events:
-                write_standard_output("".join(map(render_event, events)))
-    except KeyboardInterrupt:
-        interrupted = True
-    finally:
-        events_and_confidence.close()  # type: ignore[attr-defined]
-    if confidence is not None:
-        write_standard_output(render_end(confidence))
+    has_filter = bool(kinds or threads or path or failures)
+    options = StreamOptions(
+        threshold_ns=threshold if "scheduling" in only and not has_filter else None,
+        with_descriptors="descriptors" in only,
+        kinds=frozenset(kinds),
+        threads=frozenset(threads),
+        path=path,
+        only_failures=failures,
+    )
+    sys.stdout.flush()
+    with open_stream(root, pids, options) as stream:
+        interrupted = _print_stream(stream, duration, output_format)
     for problem in missing:
         _print_error(problem)
     if interrupted:
         sys.exit(ExitCode.INTERRUPTED)
     if missing:
         sys.exit(ExitCode.NOT_FOUND)
+
+
+def _print_stream(stream: EventStream, duration: float | None, output_format: str) -> bool:
+    """Prints events until the end; says whether the user interrupted. What was seen by then is printed whole."""
+    import msgspec  # noqa: PLC0415
+
+    from threadinfo.line_output import LineOutput  # noqa: PLC0415
+    from threadinfo.render import stream as lines  # noqa: PLC0415
+
+    as_json = output_format == "json"
+    render_event = lines.render_event_json if as_json else lines.render_event_text
+    interrupted = False
+
+    def format_chunk(chunk: Chunk) -> Iterator[str]:
+        return map(render_event, stream.events(chunk))
+
+    with LineOutput(sys.stdout.fileno(), format_chunk) as output:
+        try:
+            for chunks in stream.chunks(duration):
+                for chunk in chunks:
+                    output.put(chunk)
+                output.work(_FORMAT_SECONDS)
+                if not output.has_reader():
+                    break
+        except KeyboardInterrupt:
+            interrupted = True
+        chunks, confidence = stream.finish()
+        for chunk in chunks:
+            output.put(chunk)
+        output.drain()
+        confidence = msgspec.structs.replace(confidence, omitted_line_count=output.omitted_count)
+        output.write_last((lines.render_end_json if as_json else lines.render_end_text)(confidence))
+    return interrupted
 
 
 @cli.command("doctor")

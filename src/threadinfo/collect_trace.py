@@ -3,24 +3,59 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from datetime import datetime, timezone
+from collections.abc import Iterator, Mapping, Sequence
 from time import monotonic_ns, time_ns
+
+import msgspec
 
 from threadinfo.collect import CollectOptions, collect_process, collect_report, timestamp
 from threadinfo.errors import TargetEndedError
-from threadinfo.merge import TracedThread, merge_scheduling
-from threadinfo.model import Confidence, DelayEvent, ProcessReport, Report
+from threadinfo.merge import TracedThread, merge_descriptors, merge_scheduling
+from threadinfo.model import Gap, Origin, ProcessReport, Report
 from threadinfo.proc.process import Machine, read_machine
-from threadinfo.proc.reader import ProcDirectory, ProcGoneError
+from threadinfo.proc.reader import ProcDirectory, ProcError, ProcGoneError
 from threadinfo.proc.threads import read_thread_owner, read_thread_states
-from threadinfo.trace.scheduling import ReadThreads
-from threadinfo.trace.session import Progress, stream_delays, trace_scheduling
+from threadinfo.trace.descriptor_events import Moments
+from threadinfo.trace.descriptors import DescriptorActivity
+from threadinfo.trace.session import Progress, TraceResult, trace_processes
+
+
+class TargetReader:
+    """Reads the targets' own directories of /proc: the same processes, though their numbers be used again."""
+
+    def __init__(self, root: ProcDirectory, held: Mapping[int, ProcDirectory]) -> None:
+        self._root, self._held = root, held
+
+    def threads(self) -> dict[int, dict[int, str]]:
+        """The threads of every target, with the letters of their states."""
+        return {pid: read_thread_states(process) for pid, process in self._held.items()}
+
+    def links(self, pid: int) -> dict[int, str] | None:
+        """Everything that a target has open; None where it has ended."""
+        try:
+            return {
+                fd: link if isinstance(link, str) else ""
+                for fd, link in self._held[pid].links("fd")
+                if not isinstance(link, ProcGoneError)
+            }
+        except ProcError:
+            return None
+
+    def link(self, pid: int, fd: int) -> str | None:
+        """One descriptor of a target; None where it is not open."""
+        try:
+            return self._held[pid].link(f"fd/{fd}")
+        except ProcError:
+            return None
+
+    def name(self, tid: int) -> tuple[int | None, str] | None:
+        """(PID, name) of any thread of the machine; None once it has ended."""
+        return read_thread_owner(self._root, tid)
 
 
 @contextlib.contextmanager
-def _thread_reader(root: ProcDirectory, pids: Sequence[int]) -> Iterator[ReadThreads]:
-    """Yields what lists the threads of the targets; the processes stay the same ones though numbers be used again."""
+def hold_targets(root: ProcDirectory, pids: Sequence[int]) -> Iterator[TargetReader]:
+    """Yields what reads the targets; raises TargetEndedError where none is left."""
     with contextlib.ExitStack() as stack:
         held = {}
         for pid in pids:
@@ -28,7 +63,7 @@ def _thread_reader(root: ProcDirectory, pids: Sequence[int]) -> Iterator[ReadThr
                 held[pid] = stack.enter_context(root.directory(str(pid)))
         if not held:
             raise TargetEndedError("every process ended before it could be traced")
-        yield lambda: {pid: read_thread_states(process) for pid, process in held.items()}
+        yield TargetReader(root, held)
 
 
 def collect_traced_report(
@@ -37,29 +72,60 @@ def collect_traced_report(
     """The extended report. A target that ends during the trace is reported as it was before."""
     before = collect_report(root, pids, options)
     traced_pids = [process.pid for process in before.processes]
-    with _thread_reader(root, traced_pids) as read_threads:
-        result = trace_scheduling(
-            traced_pids, seconds, read_threads, lambda tid: read_thread_owner(root, tid), progress
+    with hold_targets(root, traced_pids) as reader:
+        result = trace_processes(
+            traced_pids, seconds, reader.threads, reader.name, reader.links, reader.link, progress
         )
     machine = read_machine(root)
+    moments = Moments(time_ns() - monotonic_ns())
     reports = []
     for earlier in before.processes:
         later = _collect_again(root, earlier, options, machine)
-        reports.append(
-            merge_scheduling(
-                later or earlier,
-                [
-                    TracedThread(activity.tid, activity.name, activity.scheduling)
-                    for activity in result.activities
-                    if activity.pid == earlier.pid
-                ],
-                duration_ns=result.duration_ns,
-                ended_by=result.ended_by,
-                confidence=result.confidence,
-                is_alive=later is not None,
-            )
-        )
+        reports.append(_merge(earlier, later, result, moments))
     return Report(generated_at=timestamp(), processes=tuple(reports))
+
+
+def _merge(
+    earlier: ProcessReport, later: ProcessReport | None, result: TraceResult, moments: Moments
+) -> ProcessReport:
+    check = result.checks[earlier.pid]
+    confidence = result.confidence
+    if check is not None:
+        confidence = msgspec.structs.replace(
+            confidence,
+            ledger_matches_proc=not check.differences,
+            ledger_differences=check.differences,
+            ledger_undecided_count=check.undecided_count,
+        )
+    report = merge_scheduling(
+        later or earlier,
+        [
+            TracedThread(activity.tid, activity.name, activity.scheduling)
+            for activity in result.activities
+            if activity.pid == earlier.pid
+        ],
+        duration_ns=result.duration_ns,
+        ended_by=result.ended_by,
+        confidence=confidence,
+        is_alive=later is not None,
+    )
+    activity = result.descriptors[earlier.pid]
+    gaps = [] if result.sees_io_uring else [Gap("descriptors", "this kernel's io_uring is not watched", None)]
+    return merge_descriptors(report, activity.trace, _origins(report, activity, moments), gaps)
+
+
+def _origins(report: ProcessReport, activity: DescriptorActivity, moments: Moments) -> dict[int, Origin]:
+    names = {thread.tid: thread.name for thread in report.threads or ()}
+    names |= {thread.tid: thread.name for thread in report.trace.ended_threads} if report.trace else {}
+    return {
+        fd: Origin(
+            opened_at=moments.format(known.at_ns),
+            syscall=known.call,
+            tid=known.tid,
+            thread_name=names.get(known.tid, ""),
+        )
+        for fd, known in activity.born.items()
+    }
 
 
 def _collect_again(
@@ -71,43 +137,3 @@ def _collect_again(
     except TargetEndedError:
         return None
     return later if later.started_at == earlier.started_at and later.descriptors is not None else None
-
-
-def stream_delay_events(
-    root: ProcDirectory, pids: Sequence[int], seconds: float | None, threshold_ns: int
-) -> Iterator[tuple[list[DelayEvent], Confidence]]:
-    """Yields the waits longer than a threshold as they happen, with the accounts so far."""
-    offset_ns = time_ns() - monotonic_ns()  # once: both clocks of an event are then one
-    names: dict[int, str] = {}
-    with _thread_reader(root, pids) as read_threads:
-        for delays, tracer in stream_delays(pids, seconds, threshold_ns, read_threads):
-            events = []
-            for delay in delays:
-                if delay.held_by_tid is not None and delay.held_by_tid not in names:
-                    owner = read_thread_owner(root, delay.held_by_tid) or tracer.names().get(delay.held_by_tid)
-                    names[delay.held_by_tid] = f"{owner[1] if owner else '(ended)'} {delay.held_by_tid}"
-                events.append(
-                    DelayEvent(
-                        at_ns=delay.at_ns,
-                        time=_moment(delay.at_ns + offset_ns),
-                        pid=delay.pid,
-                        tid=delay.tid,
-                        thread_name=_name_of(root, delay.tid, delay.thread_name),
-                        cpu=delay.cpu,
-                        wait_ns=delay.wait_ns,
-                        held_by=names[delay.held_by_tid] if delay.held_by_tid is not None else None,
-                    )
-                )
-            yield events, tracer.confidence()
-
-
-def _name_of(root: ProcDirectory, tid: int, name: str) -> str:
-    owner = read_thread_owner(root, tid)
-    return owner[1] if owner else name
-
-
-def _moment(epoch_ns: int) -> str:
-    """UTC, ISO 8601, to the microsecond."""
-    moment = datetime.fromtimestamp(epoch_ns // 1_000_000_000, timezone.utc)
-    moment = moment.replace(microsecond=epoch_ns // 1000 % 1_000_000)
-    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -11,7 +11,16 @@ from typing import Literal
 
 import msgspec
 
-from threadinfo.model import Confidence, EndedThread, Gap, ProcessReport, Scheduling, Trace
+from threadinfo.model import (
+    Confidence,
+    DescriptorTrace,
+    EndedThread,
+    Gap,
+    Origin,
+    ProcessReport,
+    Scheduling,
+    Trace,
+)
 
 
 class TracedThread(msgspec.Struct, frozen=True):
@@ -57,4 +66,31 @@ def merge_scheduling(
         threads=threads,
         trace=Trace(duration_ns=duration_ns, ended_by=ended_by, ended_threads=ended, confidence=confidence),
         gaps=tuple(gaps),
+    )
+
+
+def merge_descriptors(
+    report: ProcessReport, trace: DescriptorTrace, origins: Mapping[int, Origin], gaps: Sequence[Gap]
+) -> ProcessReport:
+    """The report with what happened to its descriptors, and the origin of each that was born during the trace."""
+    if report.trace is None:
+        return report
+    names = {thread.tid: thread.name for thread in report.trace.ended_threads}
+    names |= {thread.tid: thread.name for thread in report.threads or ()}
+    by_thread = tuple(
+        msgspec.structs.replace(thread, name=names.get(thread.tid, thread.name)) for thread in trace.by_thread
+    )
+    descriptors = report.descriptors
+    if descriptors is not None:
+        descriptors = tuple(
+            msgspec.structs.replace(descriptor, origin=origins[descriptor.fd])
+            if descriptor.fd in origins
+            else descriptor
+            for descriptor in descriptors
+        )
+    return msgspec.structs.replace(
+        report,
+        descriptors=descriptors,
+        trace=msgspec.structs.replace(report.trace, descriptors=msgspec.structs.replace(trace, by_thread=by_thread)),
+        gaps=(*report.gaps, *gaps),
     )

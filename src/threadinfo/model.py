@@ -162,6 +162,20 @@ class Socket(msgspec.Struct, frozen=True, kw_only=True):
     """Which sources spoke, in the order asked, for example "/proc/PID/net/tcp"."""
 
 
+class Origin(msgspec.Struct, frozen=True, kw_only=True):
+    """The birth of a descriptor, as tracing saw it."""
+
+    opened_at: str
+    """UTC, ISO 8601, to the microsecond."""
+    syscall: str
+    tid: int
+    thread_name: str
+    stack: tuple[str, ...] = ()
+    """Innermost first; empty where no stack was taken."""
+    library: str | None = None
+    events: tuple[str, ...] = ()
+
+
 class Descriptor(msgspec.Struct, frozen=True, kw_only=True):
     """One open file descriptor."""
 
@@ -176,8 +190,8 @@ class Descriptor(msgspec.Struct, frozen=True, kw_only=True):
     details: Details = {}
     served_by: tuple[Served, ...] = ()
     socket: Socket | None = None
-    origin: None = None
-    """How tracing saw it made; null without a trace."""
+    origin: Origin | None = None
+    """How tracing saw it made; null where it is older than the trace, or without one."""
 
 
 class OpenFilesLimit(msgspec.Struct, frozen=True):
@@ -193,6 +207,18 @@ class Limits(msgspec.Struct, frozen=True):
     open_files: OpenFilesLimit
 
 
+class LedgerDifference(msgspec.Struct, frozen=True):
+    """A number on which the ledger and /proc disagree."""
+
+    fd: int
+    ledger: Literal["open", "closed"]
+    proc: Literal["open", "closed"]
+    target: str | None
+    """What /proc says it is, or what it was when it was born."""
+    reason: str
+    """The likely one."""
+
+
 class Confidence(msgspec.Struct, frozen=True, kw_only=True):
     """How much of what happened the trace saw, and what watching cost."""
 
@@ -200,14 +226,84 @@ class Confidence(msgspec.Struct, frozen=True, kw_only=True):
     """Events of the traced threads."""
     lost_count: int
     """Records that the kernel could not hand over."""
+    omitted_line_count: int = 0
+    """Of a live stream whose reader was slow; totals and ledger never omit."""
     map_full_count: int
-    """Threads, wakers or holders that found no room."""
+    """Threads, wakers, holders or tables that found no room."""
+    unreadable_count: int = 0
+    """Paths, addresses and messages that could not be read from the process's memory, or not whole."""
+    undecoded_count: int = 0
+    """32-bit calls, which are not decoded."""
     missed_count: int | None
     """Runs of a program that the kernel left out, and events that must have been there: the next one does not fit."""
     program_ns_per_event: float | None
     """Run time of the programs, from the kernel's own statistics over a short slice."""
     tool_cpu_seconds: float
     """CPU time of threadinfo itself, compilation included."""
+    ledger_matches_proc: bool | None = None
+    """Whether the ledger of descriptors and /proc agree at the end; None: not traced, or the process has ended."""
+    ledger_differences: tuple[LedgerDifference, ...] = ()
+    ledger_undecided_count: int = 0
+    """Numbers that moved while /proc was read for the comparison."""
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """Calls that failed with one error."""
+
+    syscall: str
+    error: str
+    """For example "EMFILE"."""
+    count: int
+
+
+class ThreadChurn(msgspec.Struct, frozen=True):
+    """The descriptors that a thread opened and closed."""
+
+    tid: int
+    name: str
+    opened_count: int
+    closed_count: int
+
+
+class DescriptorTrace(msgspec.Struct, frozen=True, kw_only=True):
+    """What happened to the descriptors of a process during the trace."""
+
+    opened_count: int
+    """Births of descriptors by every way: opened, duplicated, accepted, received, ..."""
+    closed_count: int
+    """Deaths by every way: closed, replaced by dup2, closed by exec, gone with the process."""
+    failed_count: int
+    """Calls that would have made or closed one, and failed."""
+    still_open_count: int
+    """Born during the trace and open at its end."""
+    peak_open_count: int
+    """The most that were open at once, those that are older than the trace included."""
+    unseen_birth_count: int
+    """Closed, though no birth was seen: made by no call that is decoded."""
+    close_on_exec_set_count: int
+    close_on_exec_cleared_count: int
+    by_type: dict[str, int]
+    """Births, the most frequent first."""
+    by_syscall: dict[str, int]
+    """Births, the most frequent first."""
+    closed_by_syscall: dict[str, int]
+    closed_by: dict[str, int]
+    """Deaths by how: "close", "replaced", "exec", "exit"."""
+    by_thread: tuple[ThreadChurn, ...]
+    """The busiest first."""
+    failures: tuple[Failure, ...]
+    lifetime_ns: Latency
+    """Of those that were born and died during the trace."""
+    interval_seconds: int
+    """What one element of the next two covers."""
+    opened_per_interval: tuple[int, ...]
+    closed_per_interval: tuple[int, ...]
+
+
+EventKind: TypeAlias = Literal[
+    "open", "close", "duplicate", "socket", "accept", "pipe", "receive", "close_on_exec", "fork", "exec", "exit"
+]
+"""What happened to a descriptor or its process; "open" is every birth that has no word of its own."""
 
 
 class DelayEvent(msgspec.Struct, frozen=True, kw_only=True):
@@ -227,6 +323,44 @@ class DelayEvent(msgspec.Struct, frozen=True, kw_only=True):
     """Name and number of the thread that held the CPU longest meanwhile."""
 
 
+class DescriptorEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Something happened to a descriptor: an event of the live stream. What does not apply is left out."""
+
+    at_ns: int
+    """CLOCK_MONOTONIC, when the call returned."""
+    time: str
+    """The same moment, UTC, ISO 8601."""
+    pid: int
+    tid: int
+    thread_name: str
+    event: EventKind
+    syscall: str | None = None
+    fd: int | None = None
+    """The descriptor that was born, closed or marked; absent where a call failed."""
+    result: int | None = None
+    error: str | None = None
+    """For example "EMFILE"; absent where the call succeeded."""
+    type: str | None = None
+    path: str | None = None
+    """What was opened, or what the kernel calls it."""
+    family: str | None = None
+    socket_type: str | None = None
+    protocol: str | None = None
+    remote: str | None = None
+    source_fd: int | None = None
+    """What was duplicated, listened on or received from."""
+    how: Literal["close", "replaced", "exec", "exit"] | None = None
+    """Of a close."""
+    lifetime_ns: int | None = None
+    """Of a close, where the birth was seen."""
+    close_on_exec: bool | None = None
+    """What it was set to."""
+    child_pid: int | None = None
+    child_tid: int | None = None
+    shares_descriptors: bool | None = None
+    """Whether the child uses the same table."""
+
+
 class EndedThread(msgspec.Struct, frozen=True):
     """A thread that ended during the trace."""
 
@@ -242,6 +376,7 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True):
     ended_by: Literal["duration", "interrupt", "target"]
     """Whether the time was over, the user interrupted, or the process ended."""
     ended_threads: tuple[EndedThread, ...]
+    descriptors: DescriptorTrace | None = None
     confidence: Confidence
 
 

@@ -4,31 +4,87 @@ from __future__ import annotations
 
 import msgspec
 
-from threadinfo.model import Confidence, DelayEvent
+from threadinfo.model import Confidence, DelayEvent, DescriptorEvent
 from threadinfo.render.escape import format_text
 from threadinfo.render.json import encode_ascii
-from threadinfo.render.text_trace import format_duration
+from threadinfo.render.text_duration import format_duration
+from threadinfo.render.text_trace import confidence_lines
+
+_VERBS = {
+    "open": "open",
+    "duplicate": "dup",
+    "socket": "socket",
+    "accept": "accept",
+    "pipe": "pipe",
+    "receive": "receive",
+    "close": "close",
+    "close_on_exec": "mark",
+    "fork": "fork",
+    "exec": "exec",
+    "exit": "exit",
+}
+_HOW = {"replaced": "replaced by", "exec": "closed by", "exit": "closed by"}
 
 
-def render_event_text(event: DelayEvent) -> str:
+def render_event_text(event: DescriptorEvent | DelayEvent) -> str:
+    """``14:32:01.123456 websocket 1234 open 12 file /etc/passwd (openat)``."""
+    if isinstance(event, DelayEvent):
+        return _delay(event)
+    where = f"{event.time[11:26]} {format_text(event.thread_name or '?')} {event.tid}"
+    return f"{where} {_VERBS[event.event]} {_what(event)}".rstrip() + "\n"
+
+
+def _delay(event: DelayEvent) -> str:
     """``14:32:01.123456 websocket 1234 waited 3.20ms for CPU 1, held by hog 999``."""
-    moment = event.time[11:26]
     held = f", held by {format_text(event.held_by)}" if event.held_by else ""
-    name = format_text(event.thread_name)
-    return f"{moment} {name} {event.tid} waited {format_duration(event.wait_ns)} for CPU {event.cpu}{held}\n"
+    where = f"{event.time[11:26]} {format_text(event.thread_name or '?')} {event.tid}"
+    return f"{where} waited {format_duration(event.wait_ns)} for CPU {event.cpu}{held}\n"
 
 
-def render_event_json(event: DelayEvent) -> str:
+def _what(event: DescriptorEvent) -> str:
+    if event.event == "fork":
+        kind = "thread" if event.child_pid == event.pid else "process"
+        shares = ", which shares the descriptors" if event.shares_descriptors and kind == "process" else ""
+        return f"{kind} {event.child_tid}{shares}"
+    if event.event == "exit":
+        return ""
+    if event.event == "exec":
+        return format_text(event.path or "")
+    words = [str(event.fd) if event.fd is not None else "", event.type or "", _subject(event)]
+    text = " ".join(word for word in words if word)
+    if event.error:
+        return f"{text} failed: {event.error} ({event.syscall})".lstrip()
+    if event.event == "close":
+        how = f", {_HOW[event.how]} {event.syscall}" if event.how in _HOW else ""
+        return text + how + (f", after {format_duration(event.lifetime_ns)}" if event.lifetime_ns is not None else "")
+    if event.event == "close_on_exec":
+        return f"{text} {'closed' if event.close_on_exec else 'kept'} on exec ({event.syscall})"
+    return f"{text} ({event.syscall})"
+
+
+def _subject(event: DescriptorEvent) -> str:
+    words = []
+    if event.event == "duplicate" and event.source_fd is not None:
+        words.append(f"of {event.source_fd}")
+    if event.event in {"accept", "receive"} and event.source_fd is not None:
+        words.append(f"on {event.source_fd}")
+    if event.family:
+        words.append(f"{event.family} {event.socket_type} {event.protocol}")
+    if event.remote:
+        words.append(f"from {event.remote}")
+    if event.path:
+        words.append(event.path)
+    return format_text(" ".join(words))
+
+
+def render_event_json(event: DescriptorEvent | DelayEvent) -> str:
     """One JSON object on one line."""
     return encode_ascii(event) + "\n"
 
 
 def render_end_text(confidence: Confidence) -> str:
-    """The last line."""
-    return (
-        f"{confidence.seen_count} events seen, {confidence.lost_count} lost, "
-        f"{confidence.map_full_count} without room in a map\n"
-    )
+    """The last lines."""
+    return "".join(f"{line}\n" for line in confidence_lines(confidence))
 
 
 def render_end_json(confidence: Confidence) -> str:

@@ -6,22 +6,13 @@ from collections.abc import Callable, Iterable
 
 from threadinfo.model import Confidence, DelayedBy, ProcessReport, Scheduling, Trace, WokenBy
 from threadinfo.render.escape import format_text
+from threadinfo.render.text_churn import render_churn
+from threadinfo.render.text_duration import format_duration
 
 _NAME_COLUMNS = 15
 _WIDE_NAME_COLUMNS = 24
 _LISTED = 3
-_UNITS = ((1_000_000_000, "s"), (1_000_000, "ms"), (1_000, "us"))
-
-
-def format_duration(ns: float | None) -> str:
-    """Three digits and a unit: ``4.10us``, ``120ms``; "-" for unknown."""
-    if ns is None:
-        return "-"
-    for size, unit in _UNITS:
-        if ns >= size:
-            value = ns / size
-            return f"{value:.2f}{unit}" if value < 10 else f"{value:.1f}{unit}" if value < 100 else f"{value:.0f}{unit}"
-    return f"{ns:.0f}ns"
+_DIFFERENCES = 20
 
 
 def render_trace(process: ProcessReport, trace: Trace, width: int = 80) -> list[str]:
@@ -42,7 +33,9 @@ def render_trace(process: ProcessReport, trace: Trace, width: int = 80) -> list[
     lines += [_row(tid, name, scheduling, trace.duration_ns, name_columns) for tid, name, scheduling in everyone]
     lines += _relations("Who held the CPU while they waited:", everyone, _delays)
     lines += _relations("Who woke them:", everyone, _wakers)
-    lines += ["", "=== Trace Confidence ===", *_confidence(trace.confidence)]
+    if trace.descriptors is not None:
+        lines += render_churn(trace.descriptors, process.descriptors, trace.duration_ns)
+    lines += ["", "=== Trace Confidence ===", *confidence_lines(trace.confidence)]
     return lines
 
 
@@ -99,12 +92,39 @@ def _wakers(scheduling: Scheduling) -> str:
     return f"{total} wake-ups: " + ", ".join(parts)
 
 
-def _confidence(confidence: Confidence) -> list[str]:
+def confidence_lines(confidence: Confidence) -> list[str]:
+    """What was seen, lost and left out, what it cost, and whether the ledger of descriptors proved right."""
     missed = "unknown" if confidence.missed_count is None else str(confidence.missed_count)
     cost = confidence.program_ns_per_event
-    return [
+    lines = [
         f"{confidence.seen_count} events seen, {confidence.lost_count} lost, {missed} missed, "
         f"{confidence.map_full_count} without room in a map",
         f"Cost: {'unknown' if cost is None else f'{cost:.0f} ns'} an event in the kernel, "
         f"{confidence.tool_cpu_seconds:.2f} s of CPU for threadinfo itself",
     ]
+    if confidence.omitted_line_count:
+        lines.append(f"{confidence.omitted_line_count} lines left out: the reader was slow")
+    if confidence.unreadable_count:
+        lines.append(f"{confidence.unreadable_count} paths or messages could not be read, or not whole")
+    if confidence.undecoded_count:
+        lines.append(f"{confidence.undecoded_count} 32-bit calls were not decoded")
+    return lines + _ledger(confidence)
+
+
+def _ledger(confidence: Confidence) -> list[str]:
+    if confidence.ledger_matches_proc is None:
+        return []
+    undecided = confidence.ledger_undecided_count
+    moving = f"; {undecided} moved while /proc was read" if undecided else ""
+    if confidence.ledger_matches_proc:
+        return [f"Ledger of descriptors: agrees with /proc{moving}"]
+    lines = [f"Ledger of descriptors: disagrees with /proc on {len(confidence.ledger_differences)}{moving}"]
+    for difference in confidence.ledger_differences[:_DIFFERENCES]:
+        target = f" {format_text(difference.target)}" if difference.target else ""
+        lines.append(
+            f"  {difference.fd}{target}: {difference.ledger} in the ledger, {difference.proc} in /proc: "
+            f"{difference.reason}"
+        )
+    if len(confidence.ledger_differences) > _DIFFERENCES:
+        lines.append(f"  {len(confidence.ledger_differences) - _DIFFERENCES} others")
+    return lines

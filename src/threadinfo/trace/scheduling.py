@@ -8,16 +8,18 @@ from __future__ import annotations
 import ctypes
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import NamedTuple
 
 import msgspec
 
 from threadinfo.errors import NotAvailableError
-from threadinfo.model import Confidence, DelayedBy, Latency, Scheduling, WokenBy
+from threadinfo.model import Confidence, DelayedBy, Scheduling, WokenBy
 from threadinfo.trace.btf import KernelTypes
+from threadinfo.trace.histogram import BUCKETS, summarize
 from threadinfo.trace.loader import Programs, ProgramStatistics
+from threadinfo.trace.machine import cpu_count
 
 ReadThreads = Callable[[], Mapping[int, Mapping[int, str]]]
 """Gives the threads of every traced process now: PID to (thread id to state letter)."""
@@ -37,8 +39,6 @@ INTERRUPT_TRACEPOINTS = ("irq_handler", "softirq", "hrtimer_expire", "irq_work",
 """Pairs of _entry and _exit that tell a wake-up by an interrupt; those that a machine lacks are left out."""
 
 # Mirrors of bpf/scheduling.bpf.c.
-_SUB_BITS, _OCTAVES = 3, 38
-BUCKETS = _OCTAVES << _SUB_BITS
 _UNKNOWN, _RUNNING, _AFTER_WAKEUP, _AFTER_PREEMPTION, _SLEEPING, _UNINTERRUPTIBLE, _ENDED = range(7)
 _INTERRUPT = 0xFFFFFFFF
 _STREAM_PAGES = 256
@@ -132,49 +132,9 @@ class ThreadActivity(msgspec.Struct, frozen=True):
     scheduling: Scheduling
 
 
-def bucket_bounds(index: int) -> tuple[int, int]:
-    """The waits that a bucket counts: from the first, in nanoseconds, up to but without the second."""
-    if index < 1 << _SUB_BITS:
-        return index, index + 1
-    shift = (index >> _SUB_BITS) - 1
-    low = ((1 << _SUB_BITS) + (index & (1 << _SUB_BITS) - 1)) << shift
-    return low, low + (1 << shift)
-
-
-def bucket_of(wait_ns: int) -> int:
-    """The bucket that counts a wait: what the program in the kernel computes."""
-    if wait_ns < 1 << _SUB_BITS:
-        return wait_ns
-    power = wait_ns.bit_length() - 1
-    index = (power - _SUB_BITS + 1 << _SUB_BITS) + (wait_ns >> power - _SUB_BITS & (1 << _SUB_BITS) - 1)
-    return min(index, BUCKETS - 1)
-
-
-def summarize(count: int, sum_ns: int, max_ns: int, buckets: Sequence[int]) -> Latency:
-    """A histogram to the summary of the report; a percentile is the middle of its bucket, and at most the maximum."""
-    if not count:
-        return Latency(count=0, mean=None, p50=None, p90=None, p99=None, max=None)
-    wanted = [-(-count * percent // 100) for percent in (50, 90, 99)]
-    found: list[int] = []
-    seen = 0
-    for index, number in enumerate(buckets):
-        seen += number
-        while len(found) < len(wanted) and number and seen >= wanted[len(found)]:
-            low, high = bucket_bounds(index)
-            found.append(min((low + high) // 2, max_ns))
-    found += [max_ns] * (len(wanted) - len(found))
-    return Latency(count=count, mean=sum_ns / count, p50=found[0], p90=found[1], p99=found[2], max=max_ns)
-
-
 def _tid_limit() -> int:
     with open("/proc/sys/kernel/pid_max", encoding="ascii") as file:
         return int(file.read())
-
-
-def _cpu_count() -> int:
-    """All CPUs that the kernel may ever bring up: their numbers index our arrays."""
-    with open("/sys/devices/system/cpu/possible", encoding="ascii") as file:
-        return int(file.read().strip().replace("-", ",").split(",")[-1]) + 1
 
 
 def kernel_facts() -> tuple[dict[str, int | str], list[tuple[str, str]]]:
@@ -217,11 +177,11 @@ class SchedulingTracer:
     def __init__(self, read_threads: ReadThreads, threshold_ns: int | None = None) -> None:
         """Attaches; nothing is counted before `start`. A `threshold_ns` turns the live stream on."""
         existing = read_threads()
-        cpu_count = _cpu_count()
+        cpus = cpu_count()
         thread_count = sum(len(threads) for threads in existing.values())
         self._slot_count = min(_MOST_SLOTS, thread_count + thread_count // 4 + 64 + _BORN_SLOTS)
         defines, attach = kernel_facts()
-        defines |= {"TID_LIMIT": _tid_limit(), "SLOT_COUNT": self._slot_count, "CPU_COUNT": cpu_count}
+        defines |= {"TID_LIMIT": _tid_limit(), "SLOT_COUNT": self._slot_count, "CPU_COUNT": cpus}
         if threshold_ns is not None:
             defines["STREAM_PAGES"] = _STREAM_PAGES
         self._programs = Programs("scheduling.bpf.c", defines, attach)
@@ -231,15 +191,15 @@ class SchedulingTracer:
             self._slot_of = memoryview(self._slot_memory).cast("H")
             threads = programs.memory("threads", ctypes.sizeof(_Thread), self._slot_count)
             self._threads = (_Thread * self._slot_count).from_buffer(threads)
-            losses = programs.memory("losses", ctypes.sizeof(_Losses), cpu_count)
-            self._losses = (_Losses * cpu_count).from_buffer(losses)
+            losses = programs.memory("losses", ctypes.sizeof(_Losses), cpus)
+            self._losses = (_Losses * cpus).from_buffer(losses)
             self._control = _Control.from_buffer(programs.memory("control", ctypes.sizeof(_Control), 1))
             self._control.threshold_ns = threshold_ns or 0
             self._first_states: dict[int, str] = {}
             self._full_count = 0
             self._next_slot = 1
             self._add_threads(existing, read_threads)
-            self._share_slots(cpu_count)
+            self._share_slots(cpus)
             self._delays: list[Delay] = []
             if threshold_ns is not None:
                 programs.table("delays").open_ring_buffer(self._on_delay)
@@ -280,10 +240,10 @@ class SchedulingTracer:
         self._next_slot += 1
         return True
 
-    def _share_slots(self, cpu_count: int) -> None:
+    def _share_slots(self, cpus: int) -> None:
         """What is left goes to the CPUs in equal parts: each gives slots to the threads that are born on it."""
-        share = (self._slot_count - self._next_slot) // cpu_count
-        for cpu in range(cpu_count):
+        share = (self._slot_count - self._next_slot) // cpus
+        for cpu in range(cpus):
             self._losses[cpu].next_slot = self._next_slot + cpu * share
             self._losses[cpu].slot_limit = self._next_slot + (cpu + 1) * share
 

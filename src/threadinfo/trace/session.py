@@ -12,7 +12,7 @@ import platform
 import select
 import struct
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Literal
 
@@ -20,7 +20,10 @@ import msgspec
 
 from threadinfo.errors import NotAvailableError
 from threadinfo.model import Confidence
-from threadinfo.trace.scheduling import Delay, ReadThreads, SchedulingTracer, ThreadActivity, possible_on_this_process
+from threadinfo.trace.descriptor_records import Counts, DescriptorRecorder
+from threadinfo.trace.descriptors import DescriptorActivity, DescriptorTracer, LedgerCheck, ReadLinks
+from threadinfo.trace.scheduling import ReadThreads, SchedulingTracer, ThreadActivity, possible_on_this_process
+from threadinfo.trace.tables import ReadLink
 
 EndedBy = Literal["duration", "interrupt", "target"]
 ReadName = Callable[[int], tuple[int | None, str] | None]
@@ -28,7 +31,7 @@ ReadName = Callable[[int], tuple[int | None, str] | None]
 Progress = Callable[[float, int], None]
 """Is told the seconds since the start and the events so far."""
 
-_TICK_SECONDS = 0.1
+_REPORT_TICK_SECONDS = 0.05
 _NAMES_EVERY_SECONDS = 1.0
 _STATISTICS_SECONDS = 0.05
 _SYS_BPF = {"x86_64": 321, "aarch64": 280}
@@ -43,6 +46,11 @@ class TraceResult(msgspec.Struct, frozen=True):
     duration_ns: int
     ended_by: EndedBy
     activities: tuple[ThreadActivity, ...]
+    descriptors: Mapping[int, DescriptorActivity]
+    """By process."""
+    checks: Mapping[int, LedgerCheck | None]
+    """By process: the ledger against /proc; None where it has ended."""
+    sees_io_uring: bool
     confidence: Confidence
 
 
@@ -84,80 +92,98 @@ def check_privilege() -> None:
         )
 
 
-def trace_scheduling(
-    pids: Sequence[int], duration_seconds: float, read_threads: ReadThreads, read_name: ReadName, progress: Progress
+def trace_processes(
+    pids: Sequence[int],
+    duration_seconds: float,
+    read_threads: ReadThreads,
+    read_name: ReadName,
+    read_links: ReadLinks,
+    read_link: ReadLink,
+    progress: Progress,
 ) -> TraceResult:
     """Traces processes for a time; raises NotAvailableError, with nothing left attached, where that is impossible."""
     check_privilege()
     with contextlib.ExitStack() as stack:
         targets = [stack.enter_context(Target(pid)) for pid in pids]
-        tracer = stack.enter_context(SchedulingTracer(read_threads))
+        scheduling = stack.enter_context(SchedulingTracer(read_threads))
+        descriptors = stack.enter_context(DescriptorTracer(pids, read_links, read_link))
+        descriptors.read()
         names: dict[int, tuple[int | None, str]] = {}
-        tracer.start()
+        scheduling.start()
         ended_by: EndedBy = "duration"
         try:
-            for seconds in _ticks(targets, duration_seconds):
-                progress(seconds, tracer.seen_count())
-                if seconds // _NAMES_EVERY_SECONDS != (seconds - _TICK_SECONDS) // _NAMES_EVERY_SECONDS:
-                    _learn_names(tracer, names, read_name)
+            for seconds in ticks(targets, duration_seconds, _REPORT_TICK_SECONDS):
+                descriptors.read()
+                progress(seconds, scheduling.seen_count() + descriptors.recorder.counts().seen)
+                if seconds // _NAMES_EVERY_SECONDS != (seconds - _REPORT_TICK_SECONDS) // _NAMES_EVERY_SECONDS:
+                    _learn_names(scheduling, names, read_name)
             if all(target.has_ended() for target in targets):
                 ended_by = "target"
         except KeyboardInterrupt:
             ended_by = "interrupt"
-        tracer.stop()
-        _learn_names(tracer, names, read_name)
-        activities = tracer.activities(tracer.names() | names)
-        confidence = tracer.confidence()
+        scheduling.stop()
+        _, _, checks = descriptors.finish()
+        _learn_names(scheduling, names, read_name)
+        activities = scheduling.activities(scheduling.names() | names)
+        counts = descriptors.recorder.counts()
+        confidence = join_counts(scheduling.confidence(), counts, descriptors.recorder.statistics().missed_count)
+        program_ns = _measure_programs([scheduling, descriptors.recorder])
         return TraceResult(
-            started_ns=tracer.started_ns,
-            duration_ns=tracer.stopped_ns - tracer.started_ns,
+            started_ns=scheduling.started_ns,
+            duration_ns=scheduling.stopped_ns - scheduling.started_ns,
             ended_by=ended_by,
             activities=tuple(activities),
-            confidence=msgspec.structs.replace(confidence, program_ns_per_event=_measure_programs(tracer)),
+            descriptors={pid: descriptors.activity(pid) for pid in pids},
+            checks=checks,
+            sees_io_uring=descriptors.recorder.sees_io_uring,
+            confidence=msgspec.structs.replace(confidence, program_ns_per_event=program_ns),
         )
 
 
-def stream_delays(
-    pids: Sequence[int], duration_seconds: float | None, threshold_ns: int, read_threads: ReadThreads
-) -> Iterator[tuple[list[Delay], SchedulingTracer]]:
-    """Yields the waits longer than a threshold as they happen, at most a tick late; ends as `trace_scheduling` does."""
-    check_privilege()
-    with contextlib.ExitStack() as stack:
-        targets = [stack.enter_context(Target(pid)) for pid in pids]
-        tracer = stack.enter_context(SchedulingTracer(read_threads, threshold_ns))
-        tracer.start()
-        for _ in _ticks(targets, duration_seconds if duration_seconds is not None else float("inf")):
-            yield tracer.read_delays(), tracer
-        tracer.stop()
-        yield tracer.read_delays(), tracer
+def join_counts(confidence: Confidence, counts: Counts, missed: int) -> Confidence:
+    """The accounts of scheduling and of descriptors together."""
+    return msgspec.structs.replace(
+        confidence,
+        seen_count=confidence.seen_count + counts.seen,
+        lost_count=confidence.lost_count + counts.lost,
+        map_full_count=confidence.map_full_count + counts.map_full,
+        missed_count=(confidence.missed_count or 0) + missed,
+        unreadable_count=counts.unread,
+        undecoded_count=counts.compat,
+        tool_cpu_seconds=time.process_time(),
+    )
 
 
-def _ticks(targets: Sequence[Target], duration_seconds: float) -> Iterator[float]:
+def ticks(targets: Sequence[Target], duration_seconds: float, tick_seconds: float) -> Iterator[float]:
     """The seconds since the start, once a tick, until the time is over or every target has ended."""
     started = time.monotonic()
     poll = select.poll()
     alive = {target.pidfd for target in targets}
     for fd in alive:
         poll.register(fd, select.POLLIN)
+    next_tick = started
     while alive and (left := started + duration_seconds - time.monotonic()) > 0:
-        for fd, _ in poll.poll(1000 * min(left, _TICK_SECONDS)):
+        next_tick = max(next_tick + tick_seconds, time.monotonic())
+        for fd, _ in poll.poll(1000 * max(0.0, min(left, next_tick - time.monotonic()))):
             poll.unregister(fd)
             alive.discard(fd)
         yield time.monotonic() - started
 
 
-def _measure_programs(tracer: SchedulingTracer) -> float | None:
+def _measure_programs(tracers: Sequence[SchedulingTracer | DescriptorRecorder]) -> float | None:
     """Nanoseconds a run, by the kernel's own statistics, over a short slice after the window: they cost 30 ns a run."""
     fd = _enable_statistics()
     if fd is None:
         return None
-    tracer.resume()
-    before = tracer.statistics()
+    for tracer in tracers:
+        tracer.resume()
+    before = [tracer.statistics() for tracer in tracers]
     time.sleep(_STATISTICS_SECONDS)
-    after = tracer.statistics()
+    after = [tracer.statistics() for tracer in tracers]
     os.close(fd)
-    runs = after.run_count - before.run_count
-    return (after.run_time_ns - before.run_time_ns) / runs if runs else None
+    runs = sum(now.run_count - then.run_count for then, now in zip(before, after, strict=True))
+    run_ns = sum(now.run_time_ns - then.run_time_ns for then, now in zip(before, after, strict=True))
+    return run_ns / runs if runs else None
 
 
 def _enable_statistics() -> int | None:

@@ -1,0 +1,160 @@
+"""The live stream: events of a trace with the names that /proc gives to threads, in the order of time."""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+from collections.abc import Iterator, Sequence
+from time import monotonic, monotonic_ns, time_ns
+from typing import NamedTuple
+
+import msgspec
+
+from threadinfo.collect_trace import TargetReader, hold_targets
+from threadinfo.model import Confidence, DelayEvent, DescriptorEvent
+from threadinfo.proc.reader import ProcDirectory
+from threadinfo.trace.descriptor_events import EventChunk, EventMaker, Moments
+from threadinfo.trace.scheduling import Delay
+from threadinfo.trace.stream import Stream, StreamTick
+
+_NAMES_LAST_SECONDS = 1.0
+_MOST_NAMES = 65_536
+
+
+class StreamOptions(NamedTuple):
+    """What to watch, and what to show of it."""
+
+    threshold_ns: int | None
+    """Waits for a CPU longer than this; None: do not watch scheduling."""
+    with_descriptors: bool
+    kinds: frozenset[str] = frozenset()
+    """Types of descriptors; empty: all."""
+    threads: frozenset[str] = frozenset()
+    """Names or numbers; empty: all."""
+    path: str | None = None
+    """A pattern of the shell (fnmatch(3))."""
+    only_failures: bool = False
+
+
+class Chunk(NamedTuple):
+    """Events that wait to be written, and how many there are at most."""
+
+    names: dict[int, str]
+    descriptors: EventChunk | None
+    delays: tuple[DelayEvent, ...]
+
+    def line_count(self) -> int:
+        """Before the filters by name, type and path."""
+        return len(self.delays) + (len(self.descriptors.at_ns) if self.descriptors else 0)
+
+    def nbytes(self) -> int:
+        """About how much memory it takes."""
+        return 400 * len(self.delays) + (self.descriptors.nbytes() if self.descriptors else 0)
+
+
+class EventStream:
+    """A live trace of some processes. Use `open_stream`."""
+
+    def __init__(self, stream: Stream, reader: TargetReader, options: StreamOptions) -> None:
+        self._stream, self._reader, self._options = stream, reader, options
+        self._moments = Moments(time_ns() - monotonic_ns())  # once: both clocks of an event are then one
+        self._names: dict[int, str] = {}
+        self._names_until = 0.0
+        self._maker: EventMaker | None = None
+        if stream.descriptors is not None:
+            self._maker = EventMaker(stream.descriptors.calls, stream.descriptors.types, self._moments)
+
+    def chunks(self, duration_seconds: float | None) -> Iterator[list[Chunk]]:
+        """What happened, a list a tick, which may be empty."""
+        for tick in self._stream.ticks(duration_seconds):
+            yield self._chunks(tick)
+
+    def finish(self) -> tuple[list[Chunk], Confidence]:
+        """Stops; what is left, and the whole account."""
+        tick = self._stream.finish()
+        chunks = self._chunks(tick)
+        confidence = tick.confidence
+        checks = [check for check in (tick.checks or {}).values() if check is not None]
+        if checks:
+            differences = tuple(difference for check in checks for difference in check.differences)
+            confidence = msgspec.structs.replace(
+                confidence,
+                ledger_matches_proc=not differences,
+                ledger_differences=differences,
+                ledger_undecided_count=sum(check.undecided_count for check in checks),
+            )
+        return chunks, confidence
+
+    def events(self, chunk: Chunk) -> Iterator[DescriptorEvent | DelayEvent]:
+        """The events of a chunk that are to be shown."""
+        yield from chunk.delays
+        if chunk.descriptors is not None and self._maker is not None:
+            for event in self._maker.events(chunk.descriptors, chunk.names):
+                if self._is_wanted(event):
+                    yield event
+
+    def _is_wanted(self, event: DescriptorEvent) -> bool:
+        options = self._options
+        if options.kinds and event.type not in options.kinds:
+            return False
+        if options.threads and not options.threads & {event.thread_name, str(event.tid)}:
+            return False
+        return options.path is None or fnmatch.fnmatchcase(event.path or event.remote or "", options.path)
+
+    def _chunks(self, tick: StreamTick) -> list[Chunk]:
+        chunks = []
+        if tick.delays and not self._options.only_failures:
+            chunks.append(Chunk({}, None, tuple(self._delay_event(delay) for delay in tick.delays)))
+        for found in tick.chunks:
+            events = found.only_failures() if self._options.only_failures else found
+            if len(events.at_ns):
+                chunks.append(Chunk(self._names_of(events), events, ()))
+        return chunks
+
+    def _names_of(self, events: EventChunk) -> dict[int, str]:
+        if monotonic() > self._names_until or len(self._names) > _MOST_NAMES:  # threads change their names
+            self._names.clear()
+            self._names_until = monotonic() + _NAMES_LAST_SECONDS
+        return {tid: self._name(tid) for tid in set(events.tid.tolist())}
+
+    def _name(self, tid: int) -> str:
+        if tid not in self._names:
+            owner = self._reader.name(tid)
+            traced = self._stream.descriptors.names.get(tid, "") if self._stream.descriptors else ""
+            self._names[tid] = owner[1] if owner else traced
+        return self._names[tid]
+
+    def _delay_event(self, delay: Delay) -> DelayEvent:
+        held_by = None
+        if delay.held_by_tid is not None:
+            name = self._name(delay.held_by_tid)
+            if not name and self._stream.scheduling is not None:
+                name = self._stream.scheduling.names().get(delay.held_by_tid, (0, ""))[1]
+            held_by = f"{name or '(ended)'} {delay.held_by_tid}"
+        return DelayEvent(
+            at_ns=delay.at_ns,
+            time=self._moments.format(delay.at_ns),
+            pid=delay.pid,
+            tid=delay.tid,
+            thread_name=self._name(delay.tid) or delay.thread_name,
+            cpu=delay.cpu,
+            wait_ns=delay.wait_ns,
+            held_by=held_by,
+        )
+
+
+@contextlib.contextmanager
+def open_stream(root: ProcDirectory, pids: Sequence[int], options: StreamOptions) -> Iterator[EventStream]:
+    """Attaches, and detaches at the end; raises NotAvailableError or TargetEndedError."""
+    with (
+        hold_targets(root, pids) as reader,
+        Stream(
+            pids,
+            threshold_ns=options.threshold_ns,
+            with_descriptors=options.with_descriptors,
+            read_threads=reader.threads,
+            read_links=reader.links,
+            read_link=reader.link,
+        ) as stream,
+    ):
+        yield EventStream(stream, reader, options)

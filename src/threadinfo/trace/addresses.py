@@ -1,0 +1,79 @@
+"""Socket addresses as the kernel has them (struct sockaddr_*), and what the arguments of socket(2) mean, in words."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from typing import NamedTuple
+
+_FAMILIES = {int(family): family.name for family in socket.AddressFamily}
+_TYPE_MASK = 0xF  # SOCK_TYPE_MASK: SOCK_NONBLOCK and SOCK_CLOEXEC are above it
+_TYPES = {1: "SOCK_STREAM", 2: "SOCK_DGRAM", 3: "SOCK_RAW", 4: "SOCK_RDM", 5: "SOCK_SEQPACKET", 10: "SOCK_PACKET"}
+_PROTOCOLS = {1: "ICMP", 6: "TCP", 17: "UDP", 33: "DCCP", 58: "ICMPV6", 132: "SCTP", 136: "UDPLITE", 262: "MPTCP"}
+_DEFAULTS = {1: 6, 2: 17}  # of AF_INET and AF_INET6, by type
+_NETLINK = {0: "ROUTE", 4: "SOCK_DIAG", 6: "XFRM", 9: "AUDIT", 12: "NETFILTER", 15: "KOBJECT_UEVENT", 16: "GENERIC"}
+
+
+class SocketKind(NamedTuple):
+    """What the arguments of socket(2) ask for."""
+
+    family: str
+    type: str
+    protocol: str
+
+
+def socket_kind(argument: int) -> SocketKind:
+    """Family, type and protocol as our records have them: 16, 16 and 32 bits."""
+    family, kind, protocol = argument & 0xFFFF, argument >> 16 & _TYPE_MASK, argument >> 32
+    return SocketKind(
+        _FAMILIES.get(family, f"AF_{family}"), _TYPES.get(kind, f"type {kind}"), _protocol(family, kind, protocol)
+    )
+
+
+def _protocol(family: int, kind: int, protocol: int) -> str:
+    if family in {socket.AF_INET, socket.AF_INET6}:
+        number = protocol or _DEFAULTS.get(kind, 0)
+        return _PROTOCOLS.get(number, str(number))
+    if family == socket.AF_NETLINK:
+        return f"NETLINK_{_NETLINK.get(protocol, protocol)}"
+    return "UNIX" if family == socket.AF_UNIX else str(protocol)
+
+
+def format_address(data: bytes) -> str | None:
+    """An address in words: ``127.0.0.1:5000``, ``[::1]:80``, ``/run/x``, ``@abstract``; None where there is none."""
+    if len(data) < 2:
+        return None
+    family = int.from_bytes(data[:2], "little")
+    try:
+        return _format(family, data)
+    except (struct.error, ValueError):
+        return f"malformed {_FAMILIES.get(family, family)} address"
+
+
+def _format(family: int, data: bytes) -> str | None:
+    if family == socket.AF_UNIX:
+        return _format_unix(data[2:])
+    if family == socket.AF_INET:
+        (port,) = struct.unpack_from("!H", data, 2)
+        return f"{socket.inet_ntop(socket.AF_INET, data[4:8])}:{port}"
+    if family == socket.AF_INET6:
+        (port,) = struct.unpack_from("!H", data, 2)
+        scope = struct.unpack_from("=I", data, 24)[0] if len(data) >= 28 else 0
+        return f"[{socket.inet_ntop(socket.AF_INET6, data[8:24])}{f'%{scope}' if scope else ''}]:{port}"
+    if family == socket.AF_NETLINK:
+        port, groups = struct.unpack_from("=II", data, 4)
+        return f"portid {port}" + (f", groups {groups:#x}" if groups else "")
+    if family == socket.AF_VSOCK:
+        port, context = struct.unpack_from("=II", data, 4)
+        return f"{context}:{port}"
+    if family == socket.AF_PACKET:
+        protocol, index = struct.unpack_from("!H", data, 2)[0], struct.unpack_from("=i", data, 4)[0]
+        return f"interface {index}, protocol {protocol:#06x}"
+    return None
+
+
+def _format_unix(path: bytes) -> str | None:
+    if not path:
+        return None
+    name = b"@" + path[1:] if path[0] == 0 else path.split(b"\0", 1)[0]
+    return name.decode("utf-8", "backslashreplace").replace("\0", "@")

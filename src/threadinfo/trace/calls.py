@@ -1,0 +1,172 @@
+"""The calls that make, close or mark descriptors: their numbers on each machine, and what each does.
+
+Numbers: x86-64 from arch/x86/entry/syscalls/syscall_64.tbl, aarch64 from include/uapi/asm-generic/unistd.h, 32-bit ones
+from syscall_32.tbl and arch/arm/tools/syscall.tbl. Registers: struct pt_regs of arch/*/include/asm/ptrace.h. Actions
+mirror those of bpf/descriptors.bpf.c.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum, auto
+from typing import NamedTuple
+
+from threadinfo.model import EventKind
+
+
+class Action(IntEnum):
+    """What the program in the kernel does with a call."""
+
+    NOTHING = 0
+    COMPAT_ONLY = auto()
+    NUMBER = auto()
+    NUMBER_PATH_0 = auto()
+    NUMBER_PATH_1 = auto()
+    CLOSE = auto()
+    CLOSE_RANGE = auto()
+    DUP = auto()
+    DUP_ONTO = auto()
+    FCNTL = auto()
+    IOCTL = auto()
+    PAIR_0 = auto()
+    PAIR_3 = auto()
+    SOCKET = auto()
+    ACCEPT = auto()
+    SIGNALFD = auto()
+    BPF_CALL = auto()
+    CLONE = auto()
+    CLONE3 = auto()
+    SECCOMP = auto()
+    LANDLOCK = auto()
+    RECVMSG = auto()
+    RECVMMSG = auto()
+    GETSOCKOPT = auto()
+    UNSHARE = auto()
+
+
+class Call(NamedTuple):
+    """A call: a system call, an io_uring operation, or an event of a process."""
+
+    name: str
+    action: Action
+    type: str | None
+    """Of the descriptor that it makes, as `model.Descriptor.type`; None where that depends on what was opened."""
+    event: EventKind
+    x86_64: int | None = None
+    aarch64: int | None = None
+
+
+_A = Action
+SYSTEM_CALLS = (
+    Call("open", _A.NUMBER_PATH_0, None, "open", 2),
+    Call("openat", _A.NUMBER_PATH_1, None, "open", 257, 56),
+    Call("openat2", _A.NUMBER_PATH_1, None, "open", 437, 437),
+    Call("creat", _A.NUMBER_PATH_0, None, "open", 85),
+    Call("open_by_handle_at", _A.NUMBER, "file", "open", 304, 265),
+    Call("open_tree", _A.NUMBER_PATH_1, "directory", "open", 428, 428),
+    Call("open_tree_attr", _A.NUMBER_PATH_1, "directory", "open", 467, 467),
+    Call("mq_open", _A.NUMBER_PATH_0, "mqueue", "open", 240, 180),
+    Call("memfd_create", _A.NUMBER_PATH_0, "memfd", "open", 319, 279),
+    Call("memfd_secret", _A.NUMBER, "memfd", "open", 447, 447),
+    Call("fsopen", _A.NUMBER_PATH_0, "fs_context", "open", 430, 430),
+    Call("fsmount", _A.NUMBER, "directory", "open", 432, 432),
+    Call("fspick", _A.NUMBER_PATH_1, "fs_context", "open", 433, 433),
+    Call("eventfd", _A.NUMBER, "eventfd", "open", 284),
+    Call("eventfd2", _A.NUMBER, "eventfd", "open", 290, 19),
+    Call("epoll_create", _A.NUMBER, "epoll", "open", 213),
+    Call("epoll_create1", _A.NUMBER, "epoll", "open", 291, 20),
+    Call("timerfd_create", _A.NUMBER, "timerfd", "open", 283, 85),
+    Call("signalfd", _A.SIGNALFD, "signalfd", "open", 282),
+    Call("signalfd4", _A.SIGNALFD, "signalfd", "open", 289, 74),
+    Call("inotify_init", _A.NUMBER, "inotify", "open", 253),
+    Call("inotify_init1", _A.NUMBER, "inotify", "open", 294, 26),
+    Call("fanotify_init", _A.NUMBER, "fanotify", "open", 300, 262),
+    Call("userfaultfd", _A.NUMBER, "userfaultfd", "open", 323, 282),
+    Call("perf_event_open", _A.NUMBER, "perf_event", "open", 298, 241),
+    Call("io_uring_setup", _A.NUMBER, "io_uring", "open", 425, 425),
+    Call("pidfd_open", _A.NUMBER, "pidfd", "open", 434, 434),
+    Call("landlock_create_ruleset", _A.LANDLOCK, "landlock_ruleset", "open", 444, 444),
+    Call("seccomp", _A.SECCOMP, "seccomp_notify", "open", 317, 277),
+    Call("bpf", _A.BPF_CALL, "bpf", "open", 321, 280),
+    Call("clone", _A.CLONE, "pidfd", "open", 56, 220),
+    Call("clone3", _A.CLONE3, "pidfd", "open", 435, 435),
+    Call("dup", _A.DUP, None, "duplicate", 32, 23),
+    Call("dup2", _A.DUP_ONTO, None, "duplicate", 33),
+    Call("dup3", _A.DUP_ONTO, None, "duplicate", 292, 24),
+    Call("fcntl", _A.FCNTL, None, "duplicate", 72, 25),
+    Call("pipe", _A.PAIR_0, "pipe", "pipe", 22),
+    Call("pipe2", _A.PAIR_0, "pipe", "pipe", 293, 59),
+    Call("socket", _A.SOCKET, "socket", "socket", 41, 198),
+    Call("socketpair", _A.PAIR_3, "socket", "socket", 53, 199),
+    Call("accept", _A.ACCEPT, "socket", "accept", 43, 202),
+    Call("accept4", _A.ACCEPT, "socket", "accept", 288, 242),
+    Call("recvmsg", _A.RECVMSG, None, "receive", 47, 212),
+    Call("recvmmsg", _A.RECVMMSG, None, "receive", 299, 243),
+    Call("getsockopt", _A.GETSOCKOPT, "pidfd", "receive", 55, 209),
+    Call("pidfd_getfd", _A.NUMBER, None, "receive", 438, 438),
+    Call("close", _A.CLOSE, None, "close", 3, 57),
+    Call("close_range", _A.CLOSE_RANGE, None, "close", 436, 436),
+    Call("ioctl", _A.IOCTL, None, "close_on_exec", 16, 29),
+    Call("unshare", _A.UNSHARE, None, "open", 272, 97),
+)
+
+# What is not a system call has a number of its own, as in bpf/descriptors.bpf.c.
+URING, FORK, EXEC, EXIT, TABLE, BITMAP = 1024, 2000, 2001, 2002, 2003, 2004
+URING_ACCEPT, URING_CLOSE = URING + 13, URING + 19
+OTHER_CALLS = {
+    URING_ACCEPT: Call("io_uring accept", _A.NOTHING, "socket", "accept"),
+    URING + 18: Call("io_uring openat", _A.NOTHING, None, "open"),
+    URING_CLOSE: Call("io_uring close", _A.NOTHING, None, "close"),
+    URING + 28: Call("io_uring openat2", _A.NOTHING, None, "open"),
+    URING + 45: Call("io_uring socket", _A.NOTHING, "socket", "socket"),
+    URING + 54: Call("io_uring fixed_fd_install", _A.NOTHING, None, "open"),
+    FORK: Call("fork", _A.NOTHING, None, "fork"),
+    EXEC: Call("execve", _A.NOTHING, None, "exec"),
+    EXIT: Call("exit", _A.NOTHING, None, "exit"),
+}
+
+# 32-bit calls that make or close descriptors: seen, counted, and not decoded.
+_COMPAT = {
+    "x86_64": "5 6 8 41 42 55 63 102 221 254 277 291 295 310 321 322 323 327 328 329 330 331 332 336 337 338 342 354 "
+    "356 357 359 360 364 372 374",
+    "aarch64": "5 6 8 41 42 55 63 221 250 274 281 285 288 297 316 322 337 349 350 351 355 356 357 358 359 360 364 365 "
+    "366 367 371 383 385 386 388",
+}
+
+MACHINES: dict[str, dict[str, int]] = {
+    # struct pt_regs: r15 r14 r13 r12 bp bx r11 r10 r9 r8 ax cx dx si di orig_ax; thread_info.status, TS_COMPAT
+    "x86_64": {
+        "REGISTERS_FROM": 56,
+        "REGISTERS_BYTES": 72,
+        "REGISTER_CALL": 120,
+        "REGISTER_0": 112,
+        "REGISTER_1": 104,
+        "REGISTER_2": 96,
+        "REGISTER_3": 56,
+        "COMPAT_MASK": 2,
+    },
+    # struct pt_regs: regs[31] sp pc pstate orig_x0 syscallno; thread_info.flags, TIF_32BIT
+    "aarch64": {
+        "REGISTERS_FROM": 8,
+        "REGISTERS_BYTES": 280,
+        "REGISTER_CALL": 280,
+        "REGISTER_0": 272,
+        "REGISTER_1": 8,
+        "REGISTER_2": 16,
+        "REGISTER_3": 24,
+        "COMPAT_MASK": 1 << 22,
+    },
+}
+COMPAT_FIELD = {"x86_64": "status", "aarch64": "flags"}
+"""The field of struct thread_info that says whether a call is a 32-bit one."""
+
+
+def calls_of(machine: str) -> dict[int, Call]:
+    """Every call that a machine has, by its number in our records; "x86_64" or "aarch64"."""
+    numbered = ((call.x86_64 if machine == "x86_64" else call.aarch64, call) for call in SYSTEM_CALLS)
+    return {number: call for number, call in numbered if number is not None} | OTHER_CALLS
+
+
+def actions_of(machine: str) -> dict[int, Action]:
+    """What the program does with each number of a system call."""
+    actions = dict.fromkeys(map(int, _COMPAT[machine].split()), Action.COMPAT_ONLY)
+    return actions | {number: call.action for number, call in calls_of(machine).items() if number < URING}

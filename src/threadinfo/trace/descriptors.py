@@ -1,0 +1,268 @@
+"""Births and deaths of descriptors: which table each record belongs to, and whether the ledgers agree with /proc."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from threadinfo.model import DescriptorTrace, Failure, LedgerDifference, ThreadChurn
+from threadinfo.trace.calls import BITMAP, EXEC, EXIT, FORK, TABLE, calls_of
+from threadinfo.trace.changes import ChangeTable, open_numbers
+from threadinfo.trace.descriptor_records import LAST, SHARES, Batch, DescriptorRecorder, is_mark
+from threadinfo.trace.tables import BatchResult, Known, ReadLink, Table, TypeTable, group_by_table
+from threadinfo.trace.totals import Totals, error_name
+
+ReadLinks = Callable[[int], Mapping[int, str] | None]
+"""Gives all of /proc/PID/fd: number to what it points to; None where the process has ended."""
+
+_SETTLE_SECONDS = 0.006  # longer than the recorder holds records back
+_LATE_NS = 1_000_000  # a call may have done its work so long before it is seen to return
+_SYS_KCMP = {"x86_64": 312, "aarch64": 272}
+_KCMP_FILES = 2
+
+
+class LedgerCheck(NamedTuple):
+    """The ledger of a process's table against /proc, at the end."""
+
+    differences: tuple[LedgerDifference, ...]
+    undecided_count: int
+    """Numbers that moved while /proc was read."""
+
+
+class DescriptorActivity(NamedTuple):
+    """What happened to the descriptors of one process."""
+
+    trace: DescriptorTrace
+    """Its threads are named where they have ended; the others' names are for /proc to say."""
+    born: Mapping[int, Known]
+    """Of the numbers that are open at the end, those that were born during the trace."""
+
+
+class DescriptorTracer:
+    """Watches the descriptors of some processes. A context manager: it detaches at its end."""
+
+    def __init__(
+        self,
+        pids: Sequence[int],
+        read_links: ReadLinks,
+        read_link: ReadLink,
+        *,
+        for_stream: bool = False,
+        buffer_bytes: dict[str, int] | None = None,
+    ) -> None:
+        """Attaches; raises NotAvailableError."""
+        self.calls = calls_of(platform.machine())
+        self.types = TypeTable(self.calls)
+        self._changes = ChangeTable(self.calls)
+        self._read_links, self._read_link = read_links, read_link
+        self._for_stream = for_stream
+        self.recorder = DescriptorRecorder(pids, buffer_bytes)
+        self.started_ns = time.monotonic_ns()
+        self.names: dict[int, str] = {}
+        """Names of threads that ended, and of those that were born."""
+        self._tables: dict[int, Table] = {}
+        self._main: dict[int, Table] = {}
+        self.totals: dict[int, Totals] = {}
+        self.compat_pids: set[int] = set()
+        for pid in pids:
+            self.totals[pid] = Totals(max(self.calls) + 8, 256, self.started_ns)
+            self._main[pid] = Table(pid, pid, self.calls, self.types, self.totals[pid])
+        self._is_seeded = False
+
+    def __enter__(self) -> DescriptorTracer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.recorder.__exit__(kind, error, trace)
+
+    def read(self) -> tuple[Batch, list[BatchResult]]:
+        """What has happened since the last call."""
+        if not self._is_seeded:
+            return self._read_first()
+        batch = self.recorder.read()
+        return batch, self._apply(batch)
+
+    def _read_first(self) -> tuple[Batch, list[BatchResult]]:
+        """Lists /proc while records come in already: what moves meanwhile is told by the records alone."""
+        self._is_seeded = True
+        for pid, table in self._main.items():
+            table.seed(self._read_links(pid) or {})
+        time.sleep(_SETTLE_SECONDS)
+        batch = self.recorder.read()
+        for address, which in group_by_table(batch).items():
+            table = self._table(address, batch, which)[0]
+            highest = table.ledger.highest()
+            table.ledger.infer_first_states(self._changes.of(batch, batch.take(which), which, highest))
+        return batch, self._apply(batch)
+
+    def _apply(self, batch: Batch) -> list[BatchResult]:
+        results = []
+        for address, group in group_by_table(batch).items():
+            which = group
+            table, is_part = self._table(address, batch, which)
+            self._note_processes(table, batch, which)
+            if is_part:
+                which = self._correct_part(table, batch, which)
+            events = batch.take(which)
+            self._count_others(table, events)
+            changes = self._changes.of(batch, events, which, table.ledger.highest())
+            results.append(table.apply(batch, which, changes, self._read_link, for_stream=self._for_stream))
+            if not table.users:
+                results.append(self._end(table, batch, which))
+        return results
+
+    def _end(self, table: Table, batch: Batch, which: NDArray[np.intp]) -> BatchResult:
+        """The last process that used a table has ended."""
+        last = batch.events[which[-1]]
+        changes = table.close_all(int(last["at_ns"]), int(last["tid"]), EXIT)
+        return table.apply(batch, which[:0], changes, self._read_link, for_stream=self._for_stream)
+
+    def _table(self, address: int, batch: Batch, which: NDArray[np.intp]) -> tuple[Table, bool]:
+        """The table of an address, and whether it is a part that was not known: a copy of its process's table."""
+        if (table := self._tables.get(address)) is not None:
+            return table, False
+        events = batch.events[which]
+        owners = events[np.isin(events["tgid"], list(self._main))]
+        first = owners[0] if len(owners) else events[0]
+        pid, tid = int(first["tgid"]), int(first["tid"])
+        main = self._main.get(pid) or next(iter(self._main.values()))
+        if main not in self._tables.values() and _share_table(pid, tid):
+            self._tables[address] = main
+            return main, False
+        self._tables[address] = main.part(tid, self.totals[main.pid])
+        return self._tables[address], True
+
+    def _correct_part(self, table: Table, batch: Batch, which: NDArray[np.intp]) -> NDArray[np.intp]:
+        """A part begins as the kernel's bitmap says; gives the events after that."""
+        events = batch.events[which]
+        bitmaps = np.flatnonzero((events["call"] == BITMAP) & (events["argument"] == 0))
+        for index in which[bitmaps].tolist():
+            table.ledger.correct(int(batch.events["fd"][index]), open_numbers(batch, index))
+        for fd in [fd for fd in table.known if fd >= len(table.ledger.is_open) or not table.ledger.is_open[fd]]:
+            del table.known[fd]
+        return which[bitmaps[-1] + 1 :] if bitmaps.size else which
+
+    def _note_processes(self, table: Table, batch: Batch, which: NDArray[np.intp]) -> None:
+        """Forks, execs and exits: who uses a table, and what threads are called."""
+        call_of = batch.events["call"] if len(which) == len(batch.events) else batch.events["call"][which]
+        for index in which[(call_of >= FORK) & (call_of < TABLE)].tolist():
+            event = batch.events[index]
+            call, tgid = int(event["call"]), int(event["tgid"])
+            name = batch.data(index).split(b"\0", 1)[0].decode("utf-8", "backslashreplace")
+            if call == FORK:
+                self.names[int(event["fd"])] = name
+                if int(event["flags"]) & SHARES:
+                    table.users.add(int(event["fd2"]))
+            elif call == EXIT:
+                self.names[int(event["tid"])] = name
+                if int(event["flags"]) & LAST:
+                    table.users.discard(tgid)
+            elif call == EXEC and tgid in self._main and self._main[tgid] is not table:
+                self._main[tgid].users.discard(tgid)
+                table.tid = tgid
+                self._main[tgid] = table
+
+    def _count_others(self, table: Table, events: NDArray[np.void]) -> None:
+        """Failures, and close-on-exec."""
+        failed = events["result"] < 0
+        if failed.any():
+            table.totals.add_failures(events["call"][failed], events["result"][failed])
+        marks = is_mark(events)
+        if marks.any():
+            set_count = int(np.count_nonzero(events["argument"][marks] & 1))
+            table.totals.marked_count[1] += set_count
+            table.totals.marked_count[0] += int(np.count_nonzero(marks)) - set_count
+
+    def finish(self) -> tuple[Batch, list[BatchResult], dict[int, LedgerCheck | None]]:
+        """Reads /proc, stops, and compares; None for a process that has ended."""
+        readings = {pid: (time.monotonic_ns(), self._read_links(pid)) for pid in self._main}
+        time.sleep(_SETTLE_SECONDS)
+        self.recorder.stop()
+        if not self._is_seeded:
+            self._read_first()
+        batch = self.recorder.read(is_last=True)
+        results = self._apply(batch)
+        return batch, results, {pid: self._check(pid, *reading) for pid, reading in readings.items()}
+
+    def _check(self, pid: int, began_ns: int, links: Mapping[int, str] | None) -> LedgerCheck | None:
+        table = self._main[pid]
+        if links is None or pid not in table.users:
+            return None
+        ledger = table.ledger
+        moved = set(np.flatnonzero(ledger.moved_ns >= began_ns - _LATE_NS).tolist())
+        disputed = set(links) ^ set(ledger.numbers().tolist())
+        differences = [self._difference(table, fd, links.get(fd)) for fd in sorted(disputed - moved)]
+        return LedgerCheck(tuple(differences), len(moved))
+
+    def _difference(self, table: Table, fd: int, link: str | None) -> LedgerDifference:
+        lost = self.recorder.counts().lost
+        if lost:
+            reason = f"{lost} records were lost"
+        elif self.recorder.counts().compat:
+            reason = "the process makes 32-bit calls, which are not decoded"
+        elif link is not None:
+            reason = "made by no call that is decoded: an ioctl, or another process (seccomp ADDFD, a tracer)"
+        else:
+            reason = "closed by no call that is decoded, or by one that has not returned"
+        known = table.known.get(fd)
+        return LedgerDifference(
+            fd=fd,
+            ledger="closed" if link is not None else "open",
+            proc="open" if link is not None else "closed",
+            target=link if link is not None else known.text if known else None,
+            reason=reason,
+        )
+
+    def activity(self, pid: int) -> DescriptorActivity:
+        """What happened to the descriptors of a process."""
+        table, totals = self._main[pid], self.totals[pid]
+        lived = {fd: known for fd, known in table.known.items() if known.at_ns}
+        threads = totals.opened_by_thread.keys() | totals.closed_by_thread.keys()
+        churn = [
+            ThreadChurn(tid, self.names.get(tid, ""), totals.opened_by_thread[tid], totals.closed_by_thread[tid])
+            for tid in threads
+        ]
+        interval, opened, closed = totals.series()
+        types = [(name or "unknown", int(totals.opened_by_type[code])) for code, name in enumerate(self.types.names)]
+        trace = DescriptorTrace(
+            opened_count=int(totals.opened_by_call.sum()),
+            closed_count=int(totals.closed_by_call.sum()),
+            failed_count=int(totals.failed_by_call.sum()),
+            still_open_count=len(lived),
+            peak_open_count=table.ledger.peak_count,
+            unseen_birth_count=table.ledger.unseen_birth_count,
+            close_on_exec_set_count=totals.marked_count[1],
+            close_on_exec_cleared_count=totals.marked_count[0],
+            by_type={name: count for name, count in sorted(types, key=lambda item: -item[1]) if count},
+            by_syscall=totals.by_call(self.calls, totals.opened_by_call),
+            closed_by_syscall=totals.by_call(self.calls, totals.closed_by_call),
+            closed_by=dict(totals.closed_by_how.most_common()),
+            by_thread=tuple(sorted(churn, key=lambda one: (-one.opened_count - one.closed_count, one.tid))),
+            failures=tuple(
+                Failure(self.calls[call].name, error_name(error), count)
+                for (call, error), count in totals.failures.most_common()
+            ),
+            lifetime_ns=totals.lifetime(),
+            interval_seconds=interval,
+            opened_per_interval=opened,
+            closed_per_interval=closed,
+        )
+        return DescriptorActivity(trace, lived)
+
+
+def _share_table(pid: int, tid: int) -> bool:
+    """Whether a thread uses the table of its process's first thread (kcmp(2)); taken for granted where not told."""
+    number = _SYS_KCMP.get(platform.machine())
+    if pid == tid or number is None:
+        return True
+    order = int(ctypes.CDLL(None, use_errno=True).syscall(number, pid, tid, _KCMP_FILES, 0, 0))
+    return order in {0, -1}

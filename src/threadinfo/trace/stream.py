@@ -1,0 +1,111 @@
+"""A live trace: what happens, a few hundredths of a second later, until the time is over or the last target ends."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from types import TracebackType
+
+import msgspec
+
+from threadinfo.model import Confidence
+from threadinfo.trace.descriptor_events import EventChunk, make_chunk
+from threadinfo.trace.descriptor_records import Batch
+from threadinfo.trace.descriptors import DescriptorTracer, LedgerCheck, ReadLinks
+from threadinfo.trace.scheduling import Delay, ReadThreads, SchedulingTracer
+from threadinfo.trace.session import Target, check_privilege, join_counts, ticks
+from threadinfo.trace.tables import BatchResult, ReadLink
+
+_TICK_SECONDS = 0.02
+
+
+class StreamTick(msgspec.Struct, frozen=True):
+    """What happened since the last tick of a live stream."""
+
+    delays: list[Delay]
+    chunks: list[EventChunk]
+    confidence: Confidence
+    checks: Mapping[int, LedgerCheck | None] | None = None
+    """At the last tick: the ledgers against /proc."""
+
+
+class Stream:
+    """A live trace. A context manager: it detaches at its end."""
+
+    def __init__(
+        self,
+        pids: Sequence[int],
+        *,
+        threshold_ns: int | None,
+        with_descriptors: bool,
+        read_threads: ReadThreads,
+        read_links: ReadLinks,
+        read_link: ReadLink,
+        buffer_bytes: dict[str, int] | None = None,
+    ) -> None:
+        """Attaches. Without `threshold_ns` scheduling is not watched. Raises NotAvailableError."""
+        check_privilege()
+        with contextlib.ExitStack() as stack:
+            self._targets = [stack.enter_context(Target(pid)) for pid in pids]
+            self.scheduling: SchedulingTracer | None = None
+            self.descriptors: DescriptorTracer | None = None
+            if threshold_ns is not None:
+                self.scheduling = stack.enter_context(SchedulingTracer(read_threads, threshold_ns))
+            if with_descriptors:
+                self.descriptors = stack.enter_context(
+                    DescriptorTracer(pids, read_links, read_link, for_stream=True, buffer_bytes=buffer_bytes)
+                )
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def ticks(self, duration_seconds: float | None) -> Iterator[StreamTick]:
+        """What happens, a few hundredths of a second late; ends with the time, the targets, or when it is closed."""
+        if self.scheduling:
+            self.scheduling.start()
+        seconds = math.inf if duration_seconds is None else duration_seconds
+        for _ in ticks(self._targets, seconds, _TICK_SECONDS):
+            yield self._tick()
+
+    def _tick(self) -> StreamTick:
+        delays = self.scheduling.read_delays() if self.scheduling else []
+        chunks = make_chunks(self.descriptors, *self.descriptors.read()) if self.descriptors else []
+        return StreamTick(delays, chunks, self.confidence())
+
+    def finish(self) -> StreamTick:
+        """Stops, and gives what is left, with the ledgers' comparison."""
+        if self.scheduling:
+            self.scheduling.stop()
+        delays = self.scheduling.read_delays() if self.scheduling else []
+        chunks: list[EventChunk] = []
+        checks = None
+        if self.descriptors:
+            batch, results, checks = self.descriptors.finish()
+            chunks = make_chunks(self.descriptors, batch, results)
+        return StreamTick(delays, chunks, self.confidence(), checks)
+
+    def confidence(self) -> Confidence:
+        """The accounts so far."""
+        none = Confidence(
+            seen_count=0, lost_count=0, map_full_count=0, missed_count=0, program_ns_per_event=None, tool_cpu_seconds=0
+        )
+        confidence = self.scheduling.confidence() if self.scheduling else none
+        if self.descriptors is None:
+            return confidence
+        recorder = self.descriptors.recorder
+        return join_counts(confidence, recorder.counts(), recorder.statistics().missed_count)
+
+
+def make_chunks(
+    tracer: DescriptorTracer, batch: Batch, results: Sequence[BatchResult]
+) -> list[EventChunk]:
+    """The events of every table in a batch; empty chunks are left out."""
+    chunks = [make_chunk(batch, result, tracer.calls) for result in results]
+    return [chunk for chunk in chunks if len(chunk.at_ns)]
