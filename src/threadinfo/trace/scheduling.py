@@ -176,6 +176,8 @@ class SchedulingTracer:
 
     def __init__(self, read_threads: ReadThreads, threshold_ns: int | None = None) -> None:
         """Attaches; nothing is counted before `start`. A `threshold_ns` turns the live stream on."""
+        self._read_threads = read_threads
+        self._living: set[int] = set()
         existing = read_threads()
         cpus = cpu_count()
         thread_count = sum(len(threads) for threads in existing.values())
@@ -251,6 +253,9 @@ class SchedulingTracer:
         """Begins to count, for all threads at once."""
         self.started_ns = time.monotonic_ns()
         self._control.is_on = 1
+        # Some of those that were listed have ended since; nothing would be heard of them.
+        states = {tid: state for threads in self._read_threads().values() for tid, state in threads.items()}
+        self._living = {tid for tid, state in states.items() if state not in {"Z", "X"}}
 
     def stop(self) -> None:
         """Ends counting, for all threads at once."""
@@ -326,7 +331,7 @@ class SchedulingTracer:
                 target.setdefault(key.slot, {})[key.tid] = int(value.value)
         activities = []
         for slot, thread in enumerate(self._threads):
-            if not thread.tid:
+            if not thread.tid or not (thread.first_ns or thread.tid in self._living):
                 continue
             wakers, holders = woken.get(slot, {}), delayed.get(slot, {})
             if thread.last_waker_count:
