@@ -110,7 +110,7 @@ def check_privilege() -> None:
     if not may_trace():
         raise NotAvailableError(
             "tracing needs root",
-            'sudo "$(command -v threadinfo)" ... (or CAP_BPF and CAP_PERFMON); threadinfo doctor says what else is missing'
+            'sudo "$(command -v threadinfo)" ... (or CAP_BPF and CAP_PERFMON); see threadinfo doctor'
         )
     if not possible_on_this_process():
         raise NotAvailableError(
