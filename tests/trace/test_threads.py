@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
 from pathlib import Path
 
-from tests.conftest import WORKLOADS, Start
+from tests.conftest import WORKLOADS, Run, Start
 from threadinfo.trace.scheduling import SchedulingTracer
 
 MANY = WORKLOADS / "many.py"
@@ -59,3 +60,32 @@ def test_threads_of_a_churning_process_are_of_the_window(bpf: None, start: Start
     for activity in activities:
         switches = activity.scheduling.voluntary_switch_count + activity.scheduling.involuntary_switch_count
         assert switches or activity.scheduling.blocked_ns < 0.1 * (tracer.stopped_ns - tracer.started_ns), activity
+
+
+def test_zombie_is_not_traced(bpf: None, start: Start, threadinfo: Run) -> None:
+    zombie = os.fork()
+    if not zombie:
+        os._exit(0)
+    os.waitid(os.P_PID, zombie, os.WEXITED | os.WNOWAIT)
+    try:
+        for arguments in ([zombie, "--trace", "0.2"], ["trace", zombie, "--duration", "0.2"]):
+            alone = threadinfo(*arguments)
+            assert (alone.returncode, alone.stdout) == (4, "")
+            assert alone.stderr.startswith("every process ended before it could be traced\n")
+        process = start(sys.executable, MANY, "alive", 1, 3)
+        both = threadinfo(zombie, process.pid, "--trace", "0.2", "--format", "json")
+    finally:
+        os.waitpid(zombie, 0)
+    reports = {report["pid"]: report for report in json.loads(both.stdout)["processes"]}
+    assert reports[zombie]["trace"] is None
+    assert "it had ended before the trace began" in [gap["cause"] for gap in reports[zombie]["gaps"]]
+    assert reports[process.pid]["trace"]["ended_by"] == "duration"
+
+
+def test_first_thread_that_ended_is_left_out_of_scheduling(bpf: None, start: Start, threadinfo: Run) -> None:
+    process = start(sys.executable, WORKLOADS / "leaderless.py")
+    report = json.loads(threadinfo(process.pid, "--trace", "0.2", "--format", "json").stdout)["processes"][0]
+    scheduling = {thread["state"]: thread["scheduling"] for thread in report["threads"]}
+    assert scheduling["Z"] is None
+    assert scheduling["S"]["blocked_ns"] > 0
+    assert "scheduling" not in [gap["section"] for gap in report["gaps"]]
