@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,8 +15,15 @@ import click
 
 from threadinfo import __version__
 from threadinfo.collect import CollectOptions, collect_report
-from threadinfo.errors import BadInputError, ExitCode, NotAvailableError, ProcessNotFoundError, ThreadinfoError
-from threadinfo.model import Report
+from threadinfo.errors import (
+    BadInputError,
+    ExitCode,
+    NotAvailableError,
+    OutputError,
+    ProcessNotFoundError,
+    ThreadinfoError,
+)
+from threadinfo.model import Confidence, Report
 from threadinfo.output import OutputFile, write_standard_output
 from threadinfo.proc.reader import ProcDirectory, ProcError
 from threadinfo.target import find_processes
@@ -30,6 +38,8 @@ FORMATS = ("text", "json")
 _DEFAULT_COMMAND = "report"
 _LONGEST_TRACE_SECONDS = 86_400
 _WATCHED = ("descriptors", "scheduling")
+_LARGEST_REPORT_BYTES = 1 << 30
+_LARGEST_PORTS_FILE = 1 << 20
 _FORMAT_SECONDS = 0.015  # of every tick of a stream
 
 
@@ -66,9 +76,10 @@ class _Seconds(click.FloatRange):
 
 def _port_role(text: str) -> tuple[int, str]:
     number, equals, role = text.partition("=")
-    if not (equals and number.strip().isdecimal() and 0 < int(number) < 1 << 16 and role.strip()):
+    digits = number.strip()
+    if not (equals and digits.isdecimal() and len(digits) <= 5 and 0 < int(digits) < 1 << 16 and role.strip()):
         raise click.BadParameter(f"{text!r} is not PORT=ROLE, for example 5000=\"web server\"")
-    return int(number), role.strip()
+    return int(digits), role.strip()
 
 
 def _read_port_option(_ctx: click.Context, _option: click.Parameter, values: tuple[str, ...]) -> dict[int, str]:
@@ -81,11 +92,11 @@ def _read_ports_file(_ctx: click.Context, _option: click.Parameter, path: str | 
         return {}
     try:
         with open(path, encoding="utf-8") as file:
-            lines = [(number, line.strip()) for number, line in enumerate(file, 1)]
+            text = file.read(_LARGEST_PORTS_FILE)
     except (OSError, UnicodeDecodeError) as problem:
         raise click.BadParameter(f"cannot read {path}: {problem}") from None
     ports: dict[int, str] = {}
-    for number, line in lines:
+    for number, line in enumerate(map(str.strip, text.splitlines()), 1):
         if line and not line.startswith("#"):
             try:
                 ports.update([_port_role(line)])
@@ -154,6 +165,8 @@ def report_command(
         else:
             report = _collect_traced(root, pids, options, trace_seconds)
         write(_render(report, output_format, verbose=verbose))
+    if any(process.trace for process in report.processes):
+        _say_losses(next(process.trace.confidence for process in report.processes if process.trace))
     for problem in missing:
         _print_error(problem)
     if missing:
@@ -271,28 +284,25 @@ def _print_stream(stream: EventStream, duration: float | None, output_format: st
 
     as_json = output_format == "json"
     render_event = lines.render_event_json if as_json else lines.render_event_text
-    interrupted = False
 
     def format_chunk(chunk: Chunk) -> Iterator[str]:
         return map(render_event, stream.events(chunk))
 
     with LineOutput(sys.stdout.fileno(), format_chunk) as output:
-        try:
-            for chunks in stream.chunks(duration):
-                for chunk in chunks:
-                    output.put(chunk)
-                output.work(_FORMAT_SECONDS)
-                if not output.has_reader():
-                    break
-        except KeyboardInterrupt:
-            interrupted = True
+        for chunks in stream.chunks(duration):
+            for chunk in chunks:
+                output.put(chunk)
+            output.work(_FORMAT_SECONDS)
+            if not output.has_reader():
+                break
         chunks, confidence = stream.finish()
         for chunk in chunks:
             output.put(chunk)
         output.drain()
         confidence = msgspec.structs.replace(confidence, omitted_line_count=output.omitted_count)
         output.write_last((lines.render_end_json if as_json else lines.render_end_text)(confidence))
-    return interrupted
+    _say_losses(confidence)
+    return stream.was_interrupted()
 
 
 @cli.command("doctor")
@@ -318,15 +328,21 @@ def show_command(file: str, output_format: str, output: str | None, verbose: boo
     from threadinfo.render.json import parse_json  # noqa: PLC0415
 
     try:
-        if file == "-":
-            data = sys.stdin.buffer.read()
-        else:
-            with open(file, "rb") as saved:
-                data = saved.read()
+        if file == "-" and sys.stdin is None:
+            raise BadInputError("standard input is closed")
+        with open(0 if file == "-" else file, "rb", closefd=file != "-") as saved:
+            data = saved.read(_LARGEST_REPORT_BYTES + 1)
     except OSError as problem:
         raise BadInputError(f"cannot read {file}: {problem.strerror}") from None
+    if len(data) > _LARGEST_REPORT_BYTES:
+        raise BadInputError(f"{file} is larger than any report ({_LARGEST_REPORT_BYTES >> 20} MiB)")
+    report = parse_json(data, file)
     with _output(output) as write:
-        write(_render(parse_json(data, file), output_format, verbose=verbose))
+        try:
+            text = _render(report, output_format, verbose=verbose)
+        except (ArithmeticError, LookupError, TypeError, ValueError) as problem:
+            raise BadInputError(f"{file} holds values that no report has: {problem!r}") from None
+        write(text)
 
 
 def _open_root(path: str) -> ProcDirectory:
@@ -373,11 +389,19 @@ def _render(report: Report, output_format: str, *, verbose: bool) -> str:
 @contextmanager
 def _output(path: str | None) -> Iterator[Callable[[str], None]]:
     """Yields what takes the result. A file is opened first: that it cannot be written is said before any work."""
-    if path is None:
+    if path is None or path == "-":
         yield write_standard_output
         return
     with OutputFile(path) as file:
         yield file.commit
+
+
+def _say_losses(confidence: Confidence) -> None:
+    if confidence.lost_count:
+        words = "records were lost: counts are too low, and the ledger may be wrong"
+        click.echo(f"{confidence.lost_count} {words}", err=True)
+    if confidence.omitted_line_count:
+        click.echo(f"{confidence.omitted_line_count} lines were left out: the reader was slow", err=True)
 
 
 def _print_error(problem: ThreadinfoError) -> None:
@@ -390,14 +414,22 @@ def _print_error(problem: ThreadinfoError) -> None:
 
 def main() -> NoReturn:
     """Runs the command; the only place that turns errors into messages and exit codes."""
+    for number in (signal.SIGTERM, signal.SIGHUP):  # what is attached or half-written is put away on these too
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, _end)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - until the end
     try:
         cli.main(standalone_mode=False)
         sys.exit(ExitCode.OK)
     except ThreadinfoError as problem:
         _print_error(problem)
         sys.exit(problem.exit_code)
-    except click.Abort:
+    except (click.Abort, KeyboardInterrupt):
         sys.exit(ExitCode.INTERRUPTED)
+    except OSError as problem:  # --help to a full disk
+        _print_error(OutputError(f"cannot write to standard output: {problem.strerror}"))
+        sys.exit(ExitCode.UNAVAILABLE)
     except click.ClickException as problem:
         problem.show()
         sys.exit(problem.exit_code)
@@ -405,9 +437,14 @@ def main() -> NoReturn:
         _flush_or_drop()
 
 
+def _end(number: int, _frame: object) -> NoReturn:
+    sys.exit(128 + number)
+
+
 def _flush_or_drop() -> None:
     """Python flushes once more at its end, and would print a traceback where the reader of a pipe has left."""
     try:
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except (OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import msgspec
 
-from threadinfo.errors import TargetEndedError
+from threadinfo.errors import NotAvailableError, TargetEndedError
 from threadinfo.model import Gap, Memory, ProcessReport, Report
 from threadinfo.proc import process as identity
 from threadinfo.proc import serving
@@ -80,6 +80,8 @@ def collect_process(root: ProcDirectory, pid: int, machine: Machine, options: Co
             return _collect(process, pid, machine, options)
     except ProcGoneError:
         raise TargetEndedError(f"process {pid} ended before it could be read") from None
+    except ProcError as problem:  # who it is could not be read; of every other part a gap would tell
+        raise NotAvailableError(f"cannot read {problem}") from None
 
 
 def _collect(process: ProcDirectory, pid: int, machine: Machine, options: CollectOptions) -> ProcessReport:

@@ -69,6 +69,10 @@ class EventStream:
         for tick in self._stream.ticks(duration_seconds):
             yield self._chunks(tick)
 
+    def was_interrupted(self) -> bool:
+        """Whether Ctrl-C ended it."""
+        return self._stream.interrupt.came
+
     def finish(self) -> tuple[list[Chunk], Confidence]:
         """Stops; what is left, and the whole account."""
         tick = self._stream.finish()

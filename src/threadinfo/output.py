@@ -46,7 +46,8 @@ class OutputFile:
         fd, self._temporary = tempfile.mkstemp(prefix=f".{name[:100]}.", dir=directory or ".")
         if os.geteuid() == 0 and (uid := os.environ.get("SUDO_UID", "")).isdecimal():
             gid = os.environ.get("SUDO_GID", "")
-            os.fchown(fd, int(uid), int(gid) if gid.isdecimal() else -1)
+            with contextlib.suppress(OSError, OverflowError):  # without CAP_CHOWN the file stays root's
+                os.fchown(fd, int(uid), int(gid) if gid.isdecimal() else -1)
         return fd
 
     def _error(self, problem: OSError) -> OutputError:
@@ -83,6 +84,8 @@ class OutputFile:
 
 def write_standard_output(text: str) -> None:
     """Writes the result; a character that the terminal's encoding lacks is escaped, a reader that left is no error."""
+    if sys.stdout is None:
+        raise OutputError("standard output is closed", "write to a file with -o, or leave it open")
     try:
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
         sys.stdout.write(text)

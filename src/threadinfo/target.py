@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 
-from threadinfo.errors import BadInputError, ProcessNotFoundError
+from threadinfo.errors import BadInputError, NotAvailableError, ProcessNotFoundError
 from threadinfo.proc.process import COMM_CHARACTERS, full_name
-from threadinfo.proc.reader import ProcDirectory, ProcError, decode
+from threadinfo.proc.reader import ProcDeniedError, ProcDirectory, ProcError, decode
 
 _LARGEST_PID = 1 << 22  # proc_sys_kernel(5), pid_max
 
@@ -30,7 +30,10 @@ def _find_pid(root: ProcDirectory, target: str) -> int:
             raise _not_found(target)
         for line in root.read_text(f"{pid}/status").splitlines():
             if line.startswith("Tgid:"):
-                return int(line.split()[1])
+                owner = int(line.split()[1])
+                return owner if 0 < owner <= _LARGEST_PID else pid
+    except ProcDeniedError as problem:
+        raise NotAvailableError(f"cannot read {problem}", 'run as root: sudo "$(command -v threadinfo)" ...') from None
     except (ProcError, ValueError, IndexError):
         raise _not_found(target) from None
     return pid

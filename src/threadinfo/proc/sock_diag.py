@@ -39,6 +39,10 @@ _UNIX_LISTEN = 10
 class UnixPeer(msgspec.Struct, frozen=True, kw_only=True):
     """What sock_diag says of a Unix socket."""
 
+    type: int
+    """SOCK_STREAM and so on."""
+    state: int
+    """TCP_ESTABLISHED (1), TCP_CLOSE (7) or TCP_LISTEN (10)."""
     name: str | None
     """Its path; an abstract name begins with "@", a NUL in it is shown as "@" too, as in /proc/net/unix."""
     peer_inode: int | None
@@ -144,13 +148,15 @@ def _unix(diag: socket.socket) -> Iterator[tuple[int, UnixPeer]]:
     show = _UDIAG_SHOW_NAME | _UDIAG_SHOW_PEER | _UDIAG_SHOW_RQLEN
     request = _UNIX_REQUEST.pack(socket.AF_UNIX, 0, 0, 0xFFFFFFFF, 0, show, 0xFFFFFFFF, 0xFFFFFFFF)
     for payload in _dump(diag, request):
-        _, _, state, _, inode, _, _ = _UNIX_ANSWER.unpack_from(payload)
+        _, kind, state, _, inode, _, _ = _UNIX_ANSWER.unpack_from(payload)
         attributes = dict(_attributes(payload, _UNIX_ANSWER.size))
         name, peer, queue = (attributes.get(kind) for kind in (_UNIX_DIAG_NAME, _UNIX_DIAG_PEER, _UNIX_DIAG_RQLEN))
         waiting, limit = struct.unpack("=II", queue) if queue and state == _UNIX_LISTEN else (None, None)
         yield (
             inode,
             UnixPeer(
+                type=kind,
+                state=state,
                 name=_unix_name(name) if name else None,
                 peer_inode=struct.unpack("=I", peer)[0] if peer else None,
                 backlog_count=waiting,

@@ -9,6 +9,7 @@ The sources are asked in this order, and `Socket.evidence` lists those that spok
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
@@ -23,7 +24,7 @@ from threadinfo.proc.socket_tables import SocketEntry
 
 if TYPE_CHECKING:  # these two cost the import of ctypes, and most reports do without
     from threadinfo.proc.borrow import Borrowed
-    from threadinfo.proc.sock_diag import Answers
+    from threadinfo.proc.sock_diag import Answers, UnixPeer
 
 Ports = Mapping[int, str]
 """Roles of ports, for example ``{5000: "web server"}``."""
@@ -67,6 +68,7 @@ _FAMILIES = {44: "AF_XDP"} | {
 
 _VMADDR_CID_ANY = 0xFFFFFFFF  # vsock(7)
 _SOCK_DIAG = "sock_diag"
+_TCP_ESTABLISHED, _TCP_LISTEN = 1, 10  # include/net/tcp_states.h; Unix sockets use them too
 _PROTOCOL_NAME = "system.sockprotoname"
 _BORROWED = "borrowed duplicate"
 
@@ -82,7 +84,10 @@ def read_sockets(
     found = {}
     unknown = []
     for inode, fds in inodes.items():
-        name = _protocol_name(process, fds[0]) if inode not in entries or entries[inode].protocol == "TCP" else None
+        needs_name = inode not in entries or entries[inode].protocol in {"TCP", "UNIX"}
+        name = _protocol_name(process, fds[0]) if needs_name else None
+        if inode in entries and entries[inode].table == "unix" and name and not name.startswith("UNIX"):
+            del entries[inode]  # a path that pretends to be a line of the table: anybody can bind one
         if inode in entries:
             found[inode] = _from_tables(entries[inode], inode, name, answers, inodes)
         else:
@@ -157,9 +162,12 @@ def _from_tables(
     evidence = [f"/proc/PID/net/{entry.table}"]
     details = dict(entry.details)
     local, remote, protocol, bound = entry.local, entry.remote, entry.protocol, entry.bound
+    kind: str | None = entry.type
+    state: str | None = entry.state
     if answers is not None and entry.table == "unix" and (peer := answers.unix.get(inode)):
         evidence.append(_SOCK_DIAG)
         local, bound = peer.name, peer.name is not None
+        kind, state = _unix_facts(peer, entry)
         if peer.peer_inode:
             details["peer_inode"] = peer.peer_inode
             details["peer_fds"] = list(inodes.get(peer.peer_inode, ()))
@@ -184,9 +192,9 @@ def _from_tables(
     return FoundSocket(
         Socket(
             family=entry.family,
-            type=entry.type,
+            type=kind,
             protocol=protocol,
-            state=entry.state,
+            state=state,
             local=local,
             remote=remote,
             port=entry.port,
@@ -195,6 +203,14 @@ def _from_tables(
         ),
         details,
     )
+
+
+def _unix_facts(peer: UnixPeer, entry: SocketEntry) -> tuple[str | None, str | None]:
+    """Type and state by sock_diag: a line of /proc/PID/net/unix may be a path that pretends to be one."""
+    kind = socket_tables.SOCKET_TYPES.get(peer.type, str(peer.type))
+    if (peer.state == _TCP_LISTEN) != (entry.state == "LISTEN"):
+        return kind, {_TCP_ESTABLISHED: "CONNECTED", _TCP_LISTEN: "LISTEN"}.get(peer.state, "UNCONNECTED")
+    return kind, entry.state
 
 
 def _explain_unknown(
@@ -224,7 +240,8 @@ def _explain_unknown(
             try:
                 sock = _from_borrowed(lender.ask(fd), inode, sock.socket, answers)
             except OSError as problem:
-                refusal = problem.strerror
+                if problem.errno != errno.EBADF:  # closed while it was read
+                    refusal = problem.strerror
         results.append((inode, sock))
     if lender is not None:
         lender.__exit__(None, None, None)

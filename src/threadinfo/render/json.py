@@ -38,6 +38,8 @@ def parse_json(data: bytes, name: str) -> Report:
     """A saved report; raises BadInputError that says what is wrong and where. `name` is the file's, for the message."""
     try:
         return msgspec.json.decode(data, type=Report)
+    except RecursionError:
+        raise BadInputError(f"{name} is nested too deeply to be a threadinfo.report/1") from None
     except msgspec.ValidationError as problem:
         raise BadInputError(
             f"{name} is not a threadinfo.report/1: {problem}",

@@ -105,7 +105,7 @@ def _threads(threads: tuple[Thread, ...] | None, *, verbose: bool) -> list[str]:
         cpu = "-" if thread.cpu_percent is None else format_tenths(thread.cpu_percent)
         stack = "" if thread.stack_bytes is None else _kilobytes(thread.stack_bytes)
         runtime = "-" if thread.runtime_seconds is None else format_runtime(thread.runtime_seconds)
-        state = f"{thread.state}({thread.state_name})"
+        state = format_text(f"{thread.state}({thread.state_name})")
         line = f"{thread.tid:<7} {cpu:<6} {stack:<11} {runtime:<13} {state:<{name_column}}"
         if verbose:
             own = thread.thread_stack_bytes

@@ -13,12 +13,14 @@ _NAME_COLUMNS = 15
 _WIDE_NAME_COLUMNS = 24
 _LISTED = 3
 _DIFFERENCES = 20
+_ENDED_ROWS = 20
 
 
 def render_trace(process: ProcessReport, trace: Trace, width: int = 80) -> list[str]:
     """The lines of the scheduling and confidence sections."""
     rows = [(thread.tid, thread.name, thread.scheduling) for thread in process.threads or () if thread.scheduling]
-    ended = [(thread.tid, f"{thread.name} (ended)", thread.scheduling) for thread in trace.ended_threads]
+    busiest = sorted(trace.ended_threads, key=lambda thread: -thread.scheduling.on_cpu_ns)[:_ENDED_ROWS]
+    ended = [(thread.tid, f"{thread.name} (ended)", thread.scheduling) for thread in busiest]
     name_columns = _NAME_COLUMNS if width < 100 else _WIDE_NAME_COLUMNS
     seconds = trace.duration_ns / 1e9
     why = {"interrupt": ", interrupted", "target": ", until the process ended"}.get(trace.ended_by, "")
@@ -31,6 +33,8 @@ def render_trace(process: ProcessReport, trace: Trace, width: int = 80) -> list[
     ]
     everyone = rows + ended
     lines += [_row(tid, name, scheduling, trace.duration_ns, name_columns) for tid, name, scheduling in everyone]
+    if len(trace.ended_threads) > len(ended):
+        lines.append(f"{len(trace.ended_threads) - len(ended)} other threads ended; the JSON report has them all")
     lines += _relations("Who held the CPU while they waited:", everyone, _delays)
     lines += _relations("Who woke them:", everyone, _wakers)
     if trace.descriptors is not None:
@@ -61,7 +65,9 @@ def _relations(
     return ["", title, *lines] if lines else []
 
 
-def _who(name: str, pid: int | None, tid: int) -> str:
+def _who(name: str, pid: int | None, tid: int | None) -> str:
+    if tid is None:
+        return format_text(name)
     return f"{format_text(name)} {tid}" + (f" (process {pid})" if pid not in {None, tid} else "")
 
 
@@ -85,7 +91,7 @@ def _wakers(scheduling: Scheduling) -> str:
     if not total:
         return ""
     first: tuple[WokenBy, ...] = scheduling.woken_by[:_LISTED]
-    names = [waker.name if waker.tid is None else _who(waker.name, waker.pid, waker.tid) for waker in first]
+    names = [_who(waker.name, waker.pid, waker.tid) for waker in first]
     parts = [f"{name} {100 * waker.count / total:.1f} %" for name, waker in zip(names, first, strict=True)]
     if len(scheduling.woken_by) > _LISTED:
         parts.append(f"{len(scheduling.woken_by) - _LISTED} others")

@@ -56,8 +56,8 @@ RING_TRACEPOINTS = {
 }
 """Left out, and said by `doctor`, where a kernel has no io_uring or an older form of these."""
 
-BUFFER_BYTES = {"small": 1 << 25, "medium": 1 << 26, "large": 1 << 24, "huge": 1 << 23}
-"""Half a second of a million opens and closes a second; reading every few milliseconds needs a hundredth of that."""
+BUFFER_BYTES = {"small": 1 << 25, "medium": 1 << 25, "large": 1 << 22, "huge": 1 << 22}
+"""A quarter of a second of a million opens and closes a second; they are read every few hundredths."""
 
 _HOLD_BACK_NS = 5_000_000
 """A record may be stamped before, and written after, one of another CPU: what is younger than this waits."""

@@ -103,23 +103,27 @@ class Ledger:
 
         position = np.arange(len(op))
         start = np.maximum.accumulate(np.where(is_first, position, 0))
-        last_birth = np.maximum.accumulate(np.where(is_birth, position, -1))
-        before = np.concatenate([[-1], last_birth[:-1]])
+        # Where a number's present life began, or ended: at a birth, a death, or where it was found open.
+        is_turn = is_birth | is_death | (~was_open & (op == Op.FOUND_OPEN))
+        last_turn = np.maximum.accumulate(np.where(is_turn, position, -1))
+        before = np.concatenate([[-1], last_turn[:-1]])
         is_here = (before >= start) & is_death
-        born_ns = np.where(is_here, changes.at_ns[before], np.where(is_death, self.born_ns[changes.fd], 0))
-        born_by = np.where(is_here, changes.event[before], -1).astype(np.int32)
+        is_seen = is_here & is_birth[before]
+        older = np.where(is_death & ~is_here, self.born_ns[changes.fd], 0)
+        born_ns = np.where(is_seen, changes.at_ns[before], older)
+        born_by = np.where(is_seen, changes.event[before], -1).astype(np.int32)
 
         is_last = np.ones(len(op), bool)
         is_last[:-1] = is_first[1:]
         ends = np.flatnonzero(is_last)
         stays = (op[ends] & 1) == 1
-        numbers, births = changes.fd[ends], last_birth[ends]
-        bears = births >= start[ends]
+        numbers, births = changes.fd[ends], last_turn[ends]
+        turns = births >= start[ends]
+        bears = turns & is_birth[births]
         self.is_open[numbers] = stays
         self.moved_ns[numbers] = changes.at_ns[ends]
-        self.born_ns[numbers[~stays]] = 0
+        self.born_ns[numbers[turns]] = 0
         self.born_ns[numbers[bears & stays]] = changes.at_ns[births[bears & stays]]
-        self.born_ns[numbers[stays & ~was_open[ends] & ~bears]] = 0
         is_last_birth = np.zeros(len(op), bool)
         is_last_birth[births[bears & stays]] = True
         for end in ends[was_open[ends] & (op[ends] == Op.BIRTH)]:

@@ -7,3 +7,14 @@ def cpu_count() -> int:
     """All CPUs that the kernel may ever bring up: their numbers index our arrays."""
     with open("/sys/devices/system/cpu/possible", encoding="ascii") as file:
         return int(file.read().strip().replace("-", ",").split(",")[-1]) + 1
+
+
+_CAP_SYS_ADMIN, _CAP_PERFMON, _CAP_BPF = 21, 38, 39  # include/uapi/linux/capability.h
+
+
+def may_trace() -> bool:
+    """Whether this process has the capabilities that tracing needs: CapEff of proc_pid_status(5)."""
+    with open("/proc/self/status", encoding="utf-8", errors="replace") as file:
+        effective = next((int(line.split()[1], 16) for line in file if line.startswith("CapEff:")), 0)
+    held = {bit for bit in (_CAP_SYS_ADMIN, _CAP_PERFMON, _CAP_BPF) if effective >> bit & 1}
+    return _CAP_SYS_ADMIN in held or {_CAP_PERFMON, _CAP_BPF} <= held

@@ -10,6 +10,7 @@ import ctypes
 import os
 import platform
 import select
+import signal
 import struct
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ from threadinfo.errors import NotAvailableError
 from threadinfo.model import Confidence
 from threadinfo.trace.descriptor_records import Counts, DescriptorRecorder
 from threadinfo.trace.descriptors import DescriptorActivity, DescriptorTracer, LedgerCheck, ReadLinks
+from threadinfo.trace.machine import may_trace
 from threadinfo.trace.scheduling import ReadThreads, SchedulingTracer, ThreadActivity, possible_on_this_process
 from threadinfo.trace.tables import ReadLink
 
@@ -79,11 +81,36 @@ class Target:
         os.close(self.pidfd)
 
 
+class Interrupt:
+    """Ctrl-C as a fact rather than an exception, which would lose what had just been read. The second one raises."""
+
+    def __init__(self) -> None:
+        self.came = False
+        self.fd, self._write_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._previous = signal.signal(signal.SIGINT, self._note)
+
+    def _note(self, _number: int, _frame: object) -> None:
+        self.came = True
+        os.write(self._write_fd, b"x")  # ends the poll
+        signal.signal(signal.SIGINT, self._previous)
+
+    def __enter__(self) -> Interrupt:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        signal.signal(signal.SIGINT, self._previous)
+        os.close(self.fd)
+        os.close(self._write_fd)
+
+
 def check_privilege() -> None:
     """Raises NotAvailableError, with the remedy, where tracing cannot work; before anything is compiled."""
-    if os.geteuid() != 0:
+    if not may_trace():
         raise NotAvailableError(
-            "tracing needs root", 'sudo "$(command -v threadinfo)" ...; threadinfo doctor says what else is missing'
+            "tracing needs root",
+            'sudo "$(command -v threadinfo)" ... (or CAP_BPF and CAP_PERFMON); threadinfo doctor says what else is missing'
         )
     if not possible_on_this_process():
         raise NotAvailableError(
@@ -110,17 +137,17 @@ def trace_processes(
         descriptors.read()
         names: dict[int, tuple[int | None, str]] = {}
         scheduling.start()
+        interrupt = stack.enter_context(Interrupt())
+        for seconds in ticks(targets, interrupt, duration_seconds, _REPORT_TICK_SECONDS):
+            descriptors.read()
+            progress(seconds, scheduling.seen_count() + descriptors.recorder.counts().seen)
+            if seconds // _NAMES_EVERY_SECONDS != (seconds - _REPORT_TICK_SECONDS) // _NAMES_EVERY_SECONDS:
+                _learn_names(scheduling, names, read_name)
         ended_by: EndedBy = "duration"
-        try:
-            for seconds in ticks(targets, duration_seconds, _REPORT_TICK_SECONDS):
-                descriptors.read()
-                progress(seconds, scheduling.seen_count() + descriptors.recorder.counts().seen)
-                if seconds // _NAMES_EVERY_SECONDS != (seconds - _REPORT_TICK_SECONDS) // _NAMES_EVERY_SECONDS:
-                    _learn_names(scheduling, names, read_name)
-            if all(target.has_ended() for target in targets):
-                ended_by = "target"
-        except KeyboardInterrupt:
+        if interrupt.came:
             ended_by = "interrupt"
+        elif all(target.has_ended() for target in targets):
+            ended_by = "target"
         scheduling.stop()
         _, _, checks = descriptors.finish()
         _learn_names(scheduling, names, read_name)
@@ -154,15 +181,18 @@ def join_counts(confidence: Confidence, counts: Counts, missed: int) -> Confiden
     )
 
 
-def ticks(targets: Sequence[Target], duration_seconds: float, tick_seconds: float) -> Iterator[float]:
-    """The seconds since the start, once a tick, until the time is over or every target has ended."""
+def ticks(
+    targets: Sequence[Target], interrupt: Interrupt, duration_seconds: float, tick_seconds: float
+) -> Iterator[float]:
+    """The seconds since the start, once a tick, until the time is over, Ctrl-C, or every target has ended."""
     started = time.monotonic()
     poll = select.poll()
     alive = {target.pidfd for target in targets}
     for fd in alive:
         poll.register(fd, select.POLLIN)
+    poll.register(interrupt.fd, select.POLLIN)
     next_tick = started
-    while alive and (left := started + duration_seconds - time.monotonic()) > 0:
+    while alive and not interrupt.came and (left := started + duration_seconds - time.monotonic()) > 0:
         next_tick = max(next_tick + tick_seconds, time.monotonic())
         for fd, _ in poll.poll(1000 * max(0.0, min(left, next_tick - time.monotonic()))):
             poll.unregister(fd)

@@ -14,7 +14,7 @@ from threadinfo.trace.descriptor_events import EventChunk, make_chunk
 from threadinfo.trace.descriptor_records import Batch
 from threadinfo.trace.descriptors import DescriptorTracer, LedgerCheck, ReadLinks
 from threadinfo.trace.scheduling import Delay, ReadThreads, SchedulingTracer
-from threadinfo.trace.session import Target, check_privilege, join_counts, ticks
+from threadinfo.trace.session import Interrupt, Target, check_privilege, join_counts, ticks
 from threadinfo.trace.tables import BatchResult, ReadLink
 
 _TICK_SECONDS = 0.02
@@ -56,6 +56,7 @@ class Stream:
                 self.descriptors = stack.enter_context(
                     DescriptorTracer(pids, read_links, read_link, for_stream=True, buffer_bytes=buffer_bytes)
                 )
+            self.interrupt = stack.enter_context(Interrupt())
             self._stack = stack.pop_all()
 
     def __enter__(self) -> Stream:
@@ -71,7 +72,7 @@ class Stream:
         if self.scheduling:
             self.scheduling.start()
         seconds = math.inf if duration_seconds is None else duration_seconds
-        for _ in ticks(self._targets, seconds, _TICK_SECONDS):
+        for _ in ticks(self._targets, self.interrupt, seconds, _TICK_SECONDS):
             yield self._tick()
 
     def _tick(self) -> StreamTick:

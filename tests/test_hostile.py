@@ -1,0 +1,159 @@
+"""What the target, a saved file or the caller's surroundings may do to us."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import ROOT, MakeProc, Run, run_threadinfo
+
+
+@pytest.fixture(scope="module")
+def report() -> dict[str, Any]:
+    """A report of this process, as JSON."""
+    result = run_threadinfo(os.getpid(), "--format", "json")
+    assert result.returncode == 0, result.stderr
+    return dict(json.loads(result.stdout))
+
+
+def show(report: Any, *options: str) -> subprocess.CompletedProcess[str]:
+    return run_threadinfo("show", "-", *options, input=report if isinstance(report, str) else json.dumps(report))
+
+
+@pytest.mark.parametrize("field", ["state", "state_name", "name"])
+def test_show_lets_no_control_character_through(report: dict[str, Any], field: str) -> None:
+    hostile = json.loads(json.dumps(report))
+    hostile["processes"][0]["threads"][0][field] = "\x1b[31mX\n"
+    result = show(hostile, "-v")
+    assert result.returncode == 0
+    assert "\x1b" not in result.stdout
+    assert "\\x1b[31mX\\x0a" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("memory", "percent"), 1e308),
+        (("threads", 0, "runtime_seconds"), 1e308),
+        (("descriptors", 0, "details"), {"watched": [{}]}),
+        (("descriptors", 0, "details"), {"next_expiry_ns": 10**400}),
+    ],
+)
+def test_show_of_values_that_no_report_has_is_an_error(
+    report: dict[str, Any], path: tuple[Any, ...], value: object
+) -> None:
+    hostile = json.loads(json.dumps(report))
+    place = hostile["processes"][0]
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    result = show(hostile, "-v")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("text", ['{"zz":' * 2000, "[" * 100_000])
+def test_show_of_deep_nesting_is_an_error(text: str) -> None:
+    result = show(text)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["1"], ["1", "--format", "json"], ["doctor"], ["show", "-"]], ids=" ".join
+)
+def test_a_closed_standard_output_is_said(arguments: list[str]) -> None:
+    command = f'"$@" >&- {"<&-" if arguments[0] == "show" else ""}'
+    result = subprocess.run(
+        ["sh", "-c", command, "sh", sys.executable, "-m", "threadinfo", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert "Traceback" not in result.stderr
+    assert "standard" in result.stderr
+    assert result.returncode in {2, 3}
+
+
+def test_a_closed_standard_error_does_not_matter() -> None:
+    command = ["sh", "-c", '"$@" 2>&-', "sh", sys.executable, "-m", "threadinfo", "1"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert result.returncode == 0
+    assert "=== Thread Information ===" in result.stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_leaves_no_temporary_file(tmp_path: Path, number: signal.Signals) -> None:
+    fifo = tmp_path / "in"
+    os.mkfifo(fifo)
+    program = (
+        "import os, sys, threadinfo.cli as cli\n"
+        "cli.collect_report = lambda *_: (print('ready', flush=True), open(sys.argv.pop()).read())\n"
+        "cli.main()\n"
+    )
+    command = [sys.executable, "-c", program, "1", "-o", str(tmp_path / "report"), str(fifo)]
+    command = [sys.executable, "-c", program.replace("sys.argv.pop()", repr(str(fifo))), *command[3:-1]]
+    tool = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    assert tool.stdout is not None
+    assert tool.stdout.readline() == "ready\n"
+    assert len(list(tmp_path.iterdir())) == 2
+    tool.send_signal(number)
+    _, errors = tool.communicate(timeout=20)
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+    assert tool.returncode == (130 if number == signal.SIGINT else 128 + number)
+    assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"1 (x) S", b"\xff\x00"])
+def test_a_malformed_stat_names_the_file(threadinfo: Run, make_proc: MakeProc, content: bytes) -> None:
+    proc = make_proc({"7/stat": content, "7/status": "Tgid:\t7\n", "stat": "btime 1\n", "uptime": "9 9\n"})
+    result = threadinfo("7", "--proc", proc)
+    assert result.returncode == 3
+    assert "7/stat" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_an_absurd_thread_group_is_not_followed(threadinfo: Run, make_proc: MakeProc) -> None:
+    result = threadinfo("7", "--proc", make_proc({"7/status": f"Tgid:\t{'7' * 5000}\n"}))
+    assert "Traceback" not in result.stderr
+    assert result.returncode != 0
+
+
+def test_a_port_of_six_thousand_digits_is_a_usage_error(threadinfo: Run) -> None:
+    result = threadinfo("1", "--port", f"{'9' * 6000}=x")
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+
+
+def test_a_path_that_pretends_to_be_a_line_of_the_table_is_not_believed(tmp_path: Path) -> None:
+    """Anybody can bind a socket to such a path, and name any socket's inode in it."""
+    udp, netlink = socket.socket(socket.AF_INET, socket.SOCK_DGRAM), socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)
+    plain = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    forgers = []
+    for victim in (udp, netlink, plain):
+        inode = os.fstat(victim.fileno()).st_ino
+        forger = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        forger.bind(f"q\n0000000000000000: 00000002 00000000 00010000 0001 01 {inode} @lie")
+        forgers.append((forger, Path(f"q\n0000000000000000: 00000002 00000000 00010000 0001 01 {inode} @lie")))
+    try:
+        result = run_threadinfo(os.getpid(), "--format", "json")
+        found = {one["fd"]: one["socket"] for one in json.loads(result.stdout)["processes"][0]["descriptors"]}
+    finally:
+        for forger, path in forgers:
+            forger.close()
+            path.unlink()
+    assert found[udp.fileno()]["protocol"] == "UDP"
+    assert found[netlink.fileno()]["family"] == "AF_NETLINK"
+    unix = found[plain.fileno()]
+    assert (unix["type"], unix["state"], unix["local"]) == ("SOCK_DGRAM", "UNCONNECTED", None)
+    for sock in (udp, netlink, plain):
+        sock.close()
