@@ -103,7 +103,7 @@ struct thread {
     u64 first_ns;    /* 0: no event yet */
     u64 since_ns;    /* of the present state */
     u64 settled_ns;  /* up to where this wait was charged to its holders */
-    u64 born_ns;     /* 0: older than the trace */
+    u64 born_ns;     /* 0: older than the programs */
     u64 ended_ns;    /* 0: alive */
     u64 on_cpu_ns;
     u64 queued_ns;
@@ -529,9 +529,11 @@ int on_sched_process_fork(struct bpf_raw_tracepoint_args *ctx) {
     l->next_slot++;
     t->tid = tid;
     t->tgid = read_u32(child, TASK_TGID);
-    t->born_ns = t->first_ns = bpf_ktime_get_ns();
-    t->since_ns = t->born_ns;
-    t->state = SLEEPING; /* until sched_wakeup_new */
+    t->born_ns = bpf_ktime_get_ns();
+    if (is_on()) { /* otherwise it is older than the window, and its first event tells what it was doing */
+        t->first_ns = t->since_ns = t->born_ns;
+        t->state = SLEEPING; /* until sched_wakeup_new */
+    }
     bpf_probe_read_kernel(&t->comm, sizeof t->comm, child + TASK_COMM);
     set_slot(tid, slot);
     return 0;

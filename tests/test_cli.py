@@ -257,18 +257,8 @@ def test_zombie_is_a_gap_and_not_zero_descriptors(threadinfo: Run) -> None:
     assert report["threads"][0]["state"] == "Z"
 
 
-def test_first_thread_that_ended_leaves_the_others_report_whole(start: Start, threadinfo: Run, tmp_path: Path) -> None:
-    source = tmp_path / "leaderless.py"
-    source.write_text(
-        "import ctypes, os, threading, time\n"
-        "def rest():\n"
-        "    while 'Z' not in open(f'/proc/{os.getpid()}/task/{os.getpid()}/stat').read().rsplit(')', 1)[1][:3]: pass\n"
-        "    print('ready', flush=True)\n"
-        "    time.sleep(1000)\n"
-        "threading.Thread(target=rest).start()\n"
-        "ctypes.CDLL(None).syscall({'x86_64': 60, 'aarch64': 93}[os.uname().machine], 0)\n"
-    )
-    process = start(sys.executable, source)
+def test_first_thread_that_ended_leaves_the_others_report_whole(start: Start, threadinfo: Run) -> None:
+    process = start(sys.executable, WORKLOADS / "leaderless.py")
     report = json.loads(threadinfo(process.pid, "--format", "json").stdout)["processes"][0]
     assert [thread["state"] for thread in report["threads"]] == ["Z", "S"]
     assert len(report["descriptors"]) >= 3

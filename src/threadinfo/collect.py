@@ -100,7 +100,7 @@ def _living_thread(process: ProcDirectory, stat: TaskStat) -> ProcDirectory | No
         return None
     try:
         for tid in process.numbers("task"):
-            if identity.read_stat(process, f"task/{tid}/stat").state not in {"Z", "X"}:
+            if identity.read_stat(process, f"task/{tid}/stat").state not in identity.ENDED_STATES:
                 return process.directory(f"task/{tid}")
     except ProcError:
         return None

@@ -153,7 +153,7 @@ def open_stream(root: ProcDirectory, pids: Sequence[int], options: StreamOptions
     with (
         hold_targets(root, pids) as reader,
         Stream(
-            pids,
+            reader.pids,
             threshold_ns=options.threshold_ns,
             with_descriptors=options.with_descriptors,
             read_threads=reader.threads,

@@ -12,7 +12,7 @@ from threadinfo.collect import CollectOptions, collect_process, collect_report, 
 from threadinfo.errors import TargetEndedError
 from threadinfo.merge import TracedThread, merge_descriptors, merge_scheduling
 from threadinfo.model import Gap, Origin, ProcessReport, Report
-from threadinfo.proc.process import Machine, read_machine
+from threadinfo.proc.process import ENDED_STATES, Machine, read_machine
 from threadinfo.proc.reader import ProcDirectory, ProcError, ProcGoneError
 from threadinfo.proc.threads import read_thread_owner, read_thread_states
 from threadinfo.trace.descriptor_events import Moments
@@ -25,6 +25,7 @@ class TargetReader:
 
     def __init__(self, root: ProcDirectory, held: Mapping[int, ProcDirectory]) -> None:
         self._root, self._held = root, held
+        self.pids = tuple(held)
 
     def threads(self) -> dict[int, dict[int, str]]:
         """The threads of every target, with the letters of their states."""
@@ -60,9 +61,13 @@ def hold_targets(root: ProcDirectory, pids: Sequence[int]) -> Iterator[TargetRea
         held = {}
         for pid in pids:
             with contextlib.suppress(ProcGoneError):
-                held[pid] = stack.enter_context(root.directory(str(pid)))
+                process = stack.enter_context(root.directory(str(pid)))
+                if any(state not in ENDED_STATES for state in read_thread_states(process).values()):
+                    held[pid] = process
         if not held:
-            raise TargetEndedError("every process ended before it could be traced")
+            raise TargetEndedError(
+                "every process ended before it could be traced", "a report without --trace says what is left of it"
+            )
         yield TargetReader(root, held)
 
 
@@ -71,8 +76,8 @@ def collect_traced_report(
 ) -> Report:
     """The extended report. A target that ends during the trace is reported as it was before."""
     before = collect_report(root, pids, options)
-    traced_pids = [process.pid for process in before.processes]
-    with hold_targets(root, traced_pids) as reader:
+    with hold_targets(root, [process.pid for process in before.processes]) as reader:
+        traced_pids = reader.pids
         result = trace_processes(
             traced_pids, seconds, reader.threads, reader.name, reader.links, reader.link, progress
         )
@@ -80,6 +85,10 @@ def collect_traced_report(
     moments = Moments(time_ns() - monotonic_ns())
     reports = []
     for earlier in before.processes:
+        if earlier.pid not in traced_pids:
+            gap = Gap("trace", "it had ended before the trace began", None)
+            reports.append(msgspec.structs.replace(earlier, gaps=(*earlier.gaps, gap)))
+            continue
         later = _collect_again(root, earlier, options, machine)
         reports.append(_merge(earlier, later, result, moments))
     return Report(generated_at=timestamp(), processes=tuple(reports))

@@ -57,7 +57,7 @@ def merge_scheduling(
     gaps = list(report.gaps)
     if not is_alive:
         gaps.append(Gap("process", "it ended during the trace; what /proc said is from before the trace", None))
-    untraced = [thread.tid for thread in threads or () if thread.scheduling is None]
+    untraced = [thread.tid for thread in threads or () if thread.scheduling is None and thread.state not in "ZX"]
     if untraced:
         example = f"{len(untraced)} threads have none, for example {untraced[0]}"
         gaps.append(Gap("scheduling", f"{example}: born after the trace, or no room for them", None))

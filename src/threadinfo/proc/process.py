@@ -25,6 +25,7 @@ STATE_NAMES = {
     "I": "idle",
 }
 """fs/proc/array.c, task_state_array."""
+ENDED_STATES = frozenset("ZX")
 
 _FLAG_KERNEL_THREAD = 0x00200000  # include/linux/sched.h, PF_KTHREAD
 

@@ -177,7 +177,6 @@ class SchedulingTracer:
     def __init__(self, read_threads: ReadThreads, threshold_ns: int | None = None) -> None:
         """Attaches; nothing is counted before `start`. A `threshold_ns` turns the live stream on."""
         self._read_threads = read_threads
-        self._living: set[int] = set()
         existing = read_threads()
         cpus = cpu_count()
         thread_count = sum(len(threads) for threads in existing.values())
@@ -200,7 +199,7 @@ class SchedulingTracer:
             self._first_states: dict[int, str] = {}
             self._full_count = 0
             self._next_slot = 1
-            self._add_threads(existing, read_threads)
+            self._add_threads(existing)
             self._share_slots(cpus)
             self._delays: list[Delay] = []
             if threshold_ns is not None:
@@ -219,7 +218,7 @@ class SchedulingTracer:
     ) -> None:
         self._programs.close()
 
-    def _add_threads(self, existing: Mapping[int, Mapping[int, str]], read_threads: ReadThreads) -> None:
+    def _add_threads(self, existing: Mapping[int, Mapping[int, str]]) -> None:
         """Gives every thread a slot; lists again until none is new, since one without a slot may have made another."""
         while True:
             added = False
@@ -230,7 +229,7 @@ class SchedulingTracer:
                         added = self._add_thread(pid, tid) or added
             if not added:
                 return
-            existing = read_threads()
+            existing = self._read_threads()
 
     def _add_thread(self, pid: int, tid: int) -> bool:
         if self._next_slot >= self._slot_count:
@@ -253,9 +252,24 @@ class SchedulingTracer:
         """Begins to count, for all threads at once."""
         self.started_ns = time.monotonic_ns()
         self._control.is_on = 1
-        # Some of those that were listed have ended since; nothing would be heard of them.
-        states = {tid: state for threads in self._read_threads().values() for tid, state in threads.items()}
-        self._living = {tid for tid, state in states.items() if state not in {"Z", "X"}}
+        self._leave_out_ended()
+
+    def _leave_out_ended(self) -> None:
+        """Frees the slots of those who ended before the window: no event would ever tell of their end.
+
+        A thread without an event since the beginning is still as it was then, so /proc's word on its state is new.
+        """
+        listed = {tid: state for threads in self._read_threads().values() for tid, state in threads.items()}
+        for slot, thread in enumerate(self._threads):
+            if not thread.tid or thread.first_ns:
+                continue
+            state = listed.get(thread.tid, "X")
+            if state in "ZX" or self._slot_of[thread.tid] != slot:
+                if self._slot_of[thread.tid] == slot:
+                    self._slot_of[thread.tid] = 0
+                thread.tid = 0
+            else:
+                self._first_states[thread.tid] = state
 
     def stop(self) -> None:
         """Ends counting, for all threads at once."""
@@ -331,7 +345,7 @@ class SchedulingTracer:
                 target.setdefault(key.slot, {})[key.tid] = int(value.value)
         activities = []
         for slot, thread in enumerate(self._threads):
-            if not thread.tid or not (thread.first_ns or thread.tid in self._living):
+            if not thread.tid or thread.born_ns > self.stopped_ns:
                 continue
             wakers, holders = woken.get(slot, {}), delayed.get(slot, {})
             if thread.last_waker_count:
@@ -380,7 +394,7 @@ class SchedulingTracer:
         )
         name = thread.comm.decode("utf-8", "backslashreplace") or names.get(thread.tid, (None, ""))[1]
         return ThreadActivity(
-            thread.tgid, thread.tid, name, bool(thread.born_ns), thread.state == _ENDED, scheduling
+            thread.tgid, thread.tid, name, thread.born_ns >= self.started_ns, thread.state == _ENDED, scheduling
         )
 
     def _times(self, thread: _Thread) -> dict[int, int]:
@@ -395,8 +409,10 @@ class SchedulingTracer:
         if not thread.first_ns:  # no event at all: as it was, it stayed
             times[self._state_before(thread)] += self.stopped_ns - self.started_ns
             return times
-        if not thread.born_ns:
-            before = thread.first_state if thread.first_state != _SLEEPING else self._state_before(thread)
+        if thread.born_ns < self.started_ns:
+            before = thread.first_state
+            if before == _SLEEPING and self._state_before(thread) == _UNINTERRUPTIBLE:  # a wake-up does not say which
+                before = _UNINTERRUPTIBLE
             times[before] += max(0, thread.first_ns - self.started_ns)
         if thread.state in times:
             times[thread.state] += max(0, self.stopped_ns - max(thread.since_ns, self.started_ns))
