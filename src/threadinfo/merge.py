@@ -33,15 +33,18 @@ class TracedThread(msgspec.Struct, frozen=True):
 
 def merge_scheduling(
     report: ProcessReport,
-    traced: Sequence[TracedThread],
+    traced: Sequence[TracedThread] | None,
     *,
     duration_ns: int,
     ended_by: Literal["duration", "interrupt", "target"],
     confidence: Confidence,
     is_alive: bool,
 ) -> ProcessReport:
-    """The report with each thread's scheduling; `is_alive` says whether `report` was read after the trace."""
-    by_tid: Mapping[int, TracedThread] = {thread.tid: thread for thread in traced}
+    """The report with each thread's scheduling (`traced` None: not watched).
+
+    `is_alive` says whether `report` was read after the trace.
+    """
+    by_tid: Mapping[int, TracedThread] = {thread.tid: thread for thread in traced or ()}
     threads = report.threads
     listed = {thread.tid for thread in threads or ()}
     if threads is not None:
@@ -52,13 +55,13 @@ def merge_scheduling(
             for thread in threads
         )
     ended = tuple(
-        EndedThread(thread.tid, thread.name, thread.scheduling) for thread in traced if thread.tid not in listed
+        EndedThread(thread.tid, thread.name, thread.scheduling) for thread in traced or () if thread.tid not in listed
     )
     gaps = list(report.gaps)
     if not is_alive:
         gaps.append(Gap("process", "it ended during the trace; what /proc said is from before the trace", None))
     untraced = [thread.tid for thread in threads or () if thread.scheduling is None and thread.state not in "ZX"]
-    if untraced:
+    if untraced and traced is not None:
         example = f"{len(untraced)} threads have none, for example {untraced[0]}"
         gaps.append(Gap("scheduling", f"{example}: born after the trace, or no room for them", None))
     return msgspec.structs.replace(

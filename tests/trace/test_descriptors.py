@@ -301,5 +301,6 @@ def test_the_program_compiles_and_loads_for_the_other_machine() -> None:
 
     defines, _, _ = kernel_facts("aarch64")
     pages = {f"{name}_PAGES": 16 for name in ("SMALL", "MEDIUM", "LARGE", "HUGE")}
-    with Programs("descriptors.bpf.c", defines | pages | {"CPU_COUNT": 2}, list(TRACEPOINTS.items())) as programs:
+    defines |= {**pages, "CPU_COUNT": 2, "PID_LIMIT": 4096}
+    with Programs("descriptors.bpf.c", defines, list(TRACEPOINTS.items())) as programs:
         assert programs.statistics().missed_count == 0
