@@ -132,6 +132,7 @@ def test_a_port_of_six_thousand_digits_is_a_usage_error(threadinfo: Run) -> None
     result = threadinfo("1", "--port", f"{'9' * 6000}=x")
     assert result.returncode == 2
     assert "Traceback" not in result.stderr
+    assert len(result.stderr) < 1000
 
 
 def test_a_path_that_pretends_to_be_a_line_of_the_table_is_not_believed(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def _port_role(text: str) -> tuple[int, str]:
     number, equals, role = text.partition("=")
     digits = number.strip()
     if not (equals and digits.isdecimal() and len(digits) <= 5 and 0 < int(digits) < 1 << 16 and role.strip()):
-        raise click.BadParameter(f"{text!r} is not PORT=ROLE, for example 5000=\"web server\"")
+        raise click.BadParameter(f"{text[:80]!r} is not PORT=ROLE, for example 5000=\"web server\"")
     return int(digits), role.strip()
 
 
@@ -253,6 +253,8 @@ def trace_command(
     from threadinfo.collect_stream import StreamOptions, open_stream  # noqa: PLC0415
     from threadinfo.trace.session import check_privilege  # noqa: PLC0415
 
+    if sys.stdout is None:
+        write_standard_output("")  # says that it is closed, before any work
     pids, missing = _find_all(root := _open_root("/proc"), targets)
     check_privilege()
     has_filter = bool(kinds or threads or path or failures)
@@ -414,6 +416,7 @@ def _print_error(problem: ThreadinfoError) -> None:
 
 def main() -> NoReturn:
     """Runs the command; the only place that turns errors into messages and exit codes."""
+    _fill_standard_descriptors()
     for number in (signal.SIGTERM, signal.SIGHUP):  # what is attached or half-written is put away on these too
         if signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, _end)
@@ -434,7 +437,17 @@ def main() -> NoReturn:
         problem.show()
         sys.exit(problem.exit_code)
     finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is left that a late Ctrl-C could interrupt in order
         _flush_or_drop()
+
+
+def _fill_standard_descriptors() -> None:
+    """Where 0, 1 or 2 is closed, the next file that is opened would take its number, and be written to as that."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number: this one
 
 
 def _end(number: int, _frame: object) -> NoReturn:
