@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import math
 import os
@@ -16,6 +17,8 @@ import click
 from threadinfo import __version__
 from threadinfo.collect import CollectOptions, collect_report
 from threadinfo.errors import (
+    MORE_FILES,
+    TOO_MANY_FILES,
     BadInputError,
     ExitCode,
     NotAvailableError,
@@ -353,7 +356,9 @@ def _open_root(path: str) -> ProcDirectory:
         if not root.numbers():
             raise NotAvailableError(f"{path} shows no process", "mount it: mount -t proc proc PATH")
     except ProcError as problem:
-        raise NotAvailableError(f"cannot read {problem}", "mount it: mount -t proc proc PATH") from None
+        is_limit = problem.cause == os.strerror(errno.EMFILE)
+        remedy = MORE_FILES if is_limit else "mount it: mount -t proc proc PATH"
+        raise NotAvailableError(f"cannot read {problem}", remedy) from None
     return root
 
 
@@ -428,10 +433,16 @@ def main() -> NoReturn:
     except ThreadinfoError as problem:
         _print_error(problem)
         sys.exit(problem.exit_code)
+    except ProcError as problem:  # where no part of the report could be left out for it
+        _print_error(NotAvailableError(f"cannot read {problem}"))
+        sys.exit(ExitCode.UNAVAILABLE)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(ExitCode.INTERRUPTED)
     except OSError as problem:  # --help to a full disk
-        _print_error(OutputError(f"cannot write to standard output: {problem.strerror}"))
+        if problem.errno == errno.EMFILE:
+            _print_error(NotAvailableError(TOO_MANY_FILES, MORE_FILES))
+        else:
+            _print_error(OutputError(f"cannot write to standard output: {problem.strerror}"))
         sys.exit(ExitCode.UNAVAILABLE)
     except click.ClickException as problem:
         problem.show()
