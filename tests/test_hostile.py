@@ -158,3 +158,32 @@ def test_a_path_that_pretends_to_be_a_line_of_the_table_is_not_believed(tmp_path
     assert (unix["type"], unix["state"], unix["local"]) == ("SOCK_DGRAM", "UNCONNECTED", None)
     for sock in (udp, netlink, plain):
         sock.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_a_process_that_hidepid_lets_be_seen_but_not_read_is_not_allowed() -> None:
+    # In a PID namespace of its own: the options of a mount of the same namespace may be the host's.
+    script = (
+        "mount -t proc -o hidepid=1 proc /proc || exit 99\n"
+        "sleep 60 & hidden=$!\n"
+        f"run() {{ '{sys.executable}' -m tests.unprivileged threadinfo \"$@\"; echo \"exit $?\"; }}\n"
+        "run $hidden; run sleep; run no-such-process; run 77777; run $$ $hidden\n"
+        "kill $hidden\n"
+    )
+    result = subprocess.run(
+        ["unshare", "--pid", "--fork", "--mount", "sh", "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert [line for line in result.stdout.splitlines() if line.startswith("exit")] == [
+        "exit 3",
+        "exit 3",
+        "exit 3",  # it may be one of those that cannot be read
+        "exit 1",
+        "exit 3",
+    ], result.stderr
+    assert "Operation not permitted\n  run as root" in result.stderr
+    assert "no process sleep among those that may be read" in result.stderr
+    assert "Traceback" not in result.stderr

@@ -173,7 +173,7 @@ def report_command(
     for problem in missing:
         _print_error(problem)
     if missing:
-        sys.exit(ExitCode.NOT_FOUND)
+        sys.exit(max(problem.exit_code for problem in missing))
 
 
 def _collect_traced(root: ProcDirectory, pids: list[int], options: CollectOptions, seconds: float) -> Report:
@@ -277,7 +277,7 @@ def trace_command(
     if interrupted:
         sys.exit(ExitCode.INTERRUPTED)
     if missing:
-        sys.exit(ExitCode.NOT_FOUND)
+        sys.exit(max(problem.exit_code for problem in missing))
 
 
 def _print_stream(stream: EventStream, duration: float | None, output_format: str) -> bool:
@@ -369,7 +369,7 @@ def _find_all(root: ProcDirectory, targets: tuple[str, ...]) -> tuple[list[int],
     for target in dict.fromkeys(targets):
         try:
             pids += find_processes(root, target)
-        except ProcessNotFoundError as problem:
+        except (ProcessNotFoundError, NotAvailableError) as problem:
             missing.append(problem)
     if not pids:
         for other in missing[:-1]:
