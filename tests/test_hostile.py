@@ -132,28 +132,70 @@ def test_a_port_of_six_thousand_digits_is_a_usage_error(threadinfo: Run) -> None
     result = threadinfo("1", "--port", f"{'9' * 6000}=x")
     assert result.returncode == 2
     assert "Traceback" not in result.stderr
+    assert len(result.stderr) < 1000
 
 
-def test_a_path_that_pretends_to_be_a_line_of_the_table_is_not_believed(tmp_path: Path) -> None:
+def test_a_path_that_pretends_to_be_a_line_of_the_table_is_not_believed() -> None:
     """Anybody can bind a socket to such a path, and name any socket's inode in it."""
+    lie = "q\n0000000000000000: 00000002 00000000 {flags} 0001 {state} {inode} @lie"
     udp, netlink = socket.socket(socket.AF_INET, socket.SOCK_DGRAM), socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)
-    plain = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    forgers = []
-    for victim in (udp, netlink, plain):
-        inode = os.fstat(victim.fileno()).st_ino
-        forger = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        forger.bind(f"q\n0000000000000000: 00000002 00000000 00010000 0001 01 {inode} @lie")
-        forgers.append((forger, Path(f"q\n0000000000000000: 00000002 00000000 00010000 0001 01 {inode} @lie")))
+    plain, idle = (socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in range(2))
+    idle.bind(f"\0idle {os.getpid()}")
+    forgers: list[tuple[socket.socket, Path | None]] = []
+    for victim, flags, state in (
+        (udp, "00010000", "01"),
+        (netlink, "00010000", "01"),
+        (plain, "00010000", "01"),
+        (idle, "00000000", "03"),  # it is bound, and pretended to be connected
+    ):
+        # The lines of abstract names come before or after the victim's as the kernel's hash has it: some before.
+        for name in range(64):
+            forger = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            line = f"{name}{lie.format(flags=flags, state=state, inode=os.fstat(victim.fileno()).st_ino)}"
+            path = line if name == 0 else f"\0{line}"
+            forger.bind(path)
+            forgers.append((forger, Path(path) if name == 0 else None))
     try:
         result = run_threadinfo(os.getpid(), "--format", "json")
         found = {one["fd"]: one["socket"] for one in json.loads(result.stdout)["processes"][0]["descriptors"]}
     finally:
-        for forger, path in forgers:
+        for forger, link in forgers:
             forger.close()
-            path.unlink()
+            if link:
+                link.unlink()
     assert found[udp.fileno()]["protocol"] == "UDP"
     assert found[netlink.fileno()]["family"] == "AF_NETLINK"
-    unix = found[plain.fileno()]
-    assert (unix["type"], unix["state"], unix["local"]) == ("SOCK_DGRAM", "UNCONNECTED", None)
-    for sock in (udp, netlink, plain):
+    for victim, local in ((plain, None), (idle, f"@idle {os.getpid()}")):
+        unix = found[victim.fileno()]
+        assert (unix["type"], unix["state"], unix["local"]) == ("SOCK_DGRAM", "UNCONNECTED", local)
+    for sock in (udp, netlink, plain, idle):
         sock.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_a_process_that_hidepid_lets_be_seen_but_not_read_is_not_allowed() -> None:
+    # In a PID namespace of its own: the options of a mount of the same namespace may be the host's.
+    script = (
+        "mount -t proc -o hidepid=1 proc /proc || exit 99\n"
+        "sleep 60 & hidden=$!\n"
+        f"run() {{ '{sys.executable}' -m tests.unprivileged threadinfo \"$@\"; echo \"exit $?\"; }}\n"
+        "run $hidden; run sleep; run no-such-process; run 77777; run $$ $hidden\n"
+        "kill $hidden\n"
+    )
+    result = subprocess.run(
+        ["unshare", "--pid", "--fork", "--mount", "sh", "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert [line for line in result.stdout.splitlines() if line.startswith("exit")] == [
+        "exit 3",
+        "exit 3",
+        "exit 3",  # it may be one of those that cannot be read
+        "exit 1",
+        "exit 3",
+    ], result.stderr
+    assert "Operation not permitted\n  run as root" in result.stderr
+    assert "no process sleep among those that may be read" in result.stderr
+    assert "Traceback" not in result.stderr

@@ -1,5 +1,20 @@
-"""`python -m threadinfo`, for hosts where the command itself is not on the path."""
+"""Where the command begins, as `threadinfo` and, for hosts where that is not on the path, `python -m threadinfo`."""
 
-from threadinfo.cli import main
+from __future__ import annotations
 
-main()
+import signal
+
+
+def main() -> None:
+    """Runs the command. While it is imported Ctrl-C ends us as it does any program: a traceback would tell nothing."""
+    handler = signal.getsignal(signal.SIGINT)
+    if handler is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from threadinfo.cli import main as run  # noqa: PLC0415
+
+    signal.signal(signal.SIGINT, handler)
+    run()
+
+
+if __name__ == "__main__":
+    main()

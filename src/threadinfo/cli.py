@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import math
 import os
@@ -16,6 +17,8 @@ import click
 from threadinfo import __version__
 from threadinfo.collect import CollectOptions, collect_report
 from threadinfo.errors import (
+    MORE_FILES,
+    TOO_MANY_FILES,
     BadInputError,
     ExitCode,
     NotAvailableError,
@@ -78,7 +81,7 @@ def _port_role(text: str) -> tuple[int, str]:
     number, equals, role = text.partition("=")
     digits = number.strip()
     if not (equals and digits.isdecimal() and len(digits) <= 5 and 0 < int(digits) < 1 << 16 and role.strip()):
-        raise click.BadParameter(f"{text!r} is not PORT=ROLE, for example 5000=\"web server\"")
+        raise click.BadParameter(f"{text[:80]!r} is not PORT=ROLE, for example 5000=\"web server\"")
     return int(digits), role.strip()
 
 
@@ -184,7 +187,7 @@ def report_command(
     for problem in missing:
         _print_error(problem)
     if missing:
-        sys.exit(ExitCode.NOT_FOUND)
+        sys.exit(max(problem.exit_code for problem in missing))
 
 
 def _collect_traced(
@@ -259,6 +262,8 @@ def trace_command(
     from threadinfo.collect_stream import StreamOptions, open_stream  # noqa: PLC0415
     from threadinfo.trace.session import check_privilege  # noqa: PLC0415
 
+    if sys.stdout is None:
+        write_standard_output("")  # says that it is closed, before any work
     pids, missing = _find_all(root := _open_root("/proc"), targets)
     check_privilege()
     has_filter = bool(kinds or threads or path or failures)
@@ -278,7 +283,7 @@ def trace_command(
     if interrupted:
         sys.exit(ExitCode.INTERRUPTED)
     if missing:
-        sys.exit(ExitCode.NOT_FOUND)
+        sys.exit(max(problem.exit_code for problem in missing))
 
 
 def _print_stream(stream: EventStream, duration: float | None, output_format: str) -> bool:
@@ -357,7 +362,9 @@ def _open_root(path: str) -> ProcDirectory:
         if not root.numbers():
             raise NotAvailableError(f"{path} shows no process", "mount it: mount -t proc proc PATH")
     except ProcError as problem:
-        raise NotAvailableError(f"cannot read {problem}", "mount it: mount -t proc proc PATH") from None
+        is_limit = problem.cause == os.strerror(errno.EMFILE)
+        remedy = MORE_FILES if is_limit else "mount it: mount -t proc proc PATH"
+        raise NotAvailableError(f"cannot read {problem}", remedy) from None
     return root
 
 
@@ -368,7 +375,7 @@ def _find_all(root: ProcDirectory, targets: tuple[str, ...]) -> tuple[list[int],
     for target in dict.fromkeys(targets):
         try:
             pids += find_processes(root, target)
-        except ProcessNotFoundError as problem:
+        except (ProcessNotFoundError, NotAvailableError) as problem:
             missing.append(problem)
     if not pids:
         for other in missing[:-1]:
@@ -420,6 +427,7 @@ def _print_error(problem: ThreadinfoError) -> None:
 
 def main() -> NoReturn:
     """Runs the command; the only place that turns errors into messages and exit codes."""
+    _fill_standard_descriptors()
     for number in (signal.SIGTERM, signal.SIGHUP):  # what is attached or half-written is put away on these too
         if signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, _end)
@@ -431,16 +439,32 @@ def main() -> NoReturn:
     except ThreadinfoError as problem:
         _print_error(problem)
         sys.exit(problem.exit_code)
+    except ProcError as problem:  # where no part of the report could be left out for it
+        _print_error(NotAvailableError(f"cannot read {problem}"))
+        sys.exit(ExitCode.UNAVAILABLE)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(ExitCode.INTERRUPTED)
     except OSError as problem:  # --help to a full disk
-        _print_error(OutputError(f"cannot write to standard output: {problem.strerror}"))
+        if problem.errno == errno.EMFILE:
+            _print_error(NotAvailableError(TOO_MANY_FILES, MORE_FILES))
+        else:
+            _print_error(OutputError(f"cannot write to standard output: {problem.strerror}"))
         sys.exit(ExitCode.UNAVAILABLE)
     except click.ClickException as problem:
         problem.show()
         sys.exit(problem.exit_code)
     finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is left that a late Ctrl-C could interrupt in order
         _flush_or_drop()
+
+
+def _fill_standard_descriptors() -> None:
+    """Where 0, 1 or 2 is closed, the next file that is opened would take its number, and be written to as that."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number: this one
 
 
 def _end(number: int, _frame: object) -> NoReturn:

@@ -51,3 +51,7 @@ class BadInputError(ThreadinfoError):
 
 class OutputError(ThreadinfoError):
     """The result could not be written where the user wanted it."""
+
+
+TOO_MANY_FILES = "this process may not open so many files as that takes"
+MORE_FILES = "ulimit -n 1024"

@@ -69,6 +69,8 @@ class LineOutput(Generic[T]):
         self._put(None)
         self._writer.join(_LAST_WORDS_SECONDS)
         self._spool.close()
+        if kind is None:
+            self.has_reader()  # the last words may have been the first that did not fit
 
     def has_reader(self) -> bool:
         """False once the other end of a pipe has been closed; raises OutputError where the disk is full."""

@@ -17,21 +17,27 @@ class OutputFile:
 
     The text goes to a new file in the same directory, which then takes the name: a full disk, an interrupt or a crash
     leave the old file as it was, and a link that somebody put there is replaced, not followed. Devices and FIFOs are
-    written to directly. Under sudo the file belongs to the user who called sudo.
+    written to directly, and so are our own descriptors (/dev/stdout, /proc/self/fd/3), whatever they are. Under sudo
+    the file belongs to the user who called sudo.
     """
 
     def __init__(self, path: str) -> None:
         self.path = path
         self._temporary: str | None = None
         try:
-            self._fd = self._open_special() if self._is_special() else self._open_temporary()
+            if (own := _own_descriptor(path)) is not None:
+                self._fd = os.dup(own)
+            else:
+                self._fd = self._open_special() if self._is_special() else self._open_temporary()
         except OSError as problem:
             raise self._error(problem) from None
 
     def _is_special(self) -> bool:
-        """A device or FIFO; through a link only below /dev, where links such as /dev/stdout are the system's own."""
+        """A device or FIFO; a link only below /dev, where links are the system's own and must stay."""
         try:
-            mode = (os.stat if self.path.startswith("/dev/") else os.lstat)(self.path).st_mode
+            mode = os.lstat(self.path).st_mode
+            if stat.S_ISLNK(mode) and self.path.startswith("/dev/"):
+                return True
         except FileNotFoundError:
             return False
         if stat.S_ISDIR(mode):
@@ -46,7 +52,8 @@ class OutputFile:
         fd, self._temporary = tempfile.mkstemp(prefix=f".{name[:100]}.", dir=directory or ".")
         if os.geteuid() == 0 and (uid := os.environ.get("SUDO_UID", "")).isdecimal():
             gid = os.environ.get("SUDO_GID", "")
-            with contextlib.suppress(OSError, OverflowError):  # without CAP_CHOWN the file stays root's
+            # Without CAP_CHOWN, or with a number that no user has, the file stays root's.
+            with contextlib.suppress(OSError, OverflowError, ValueError):
                 os.fchown(fd, int(uid), int(gid) if gid.isdecimal() else -1)
         return fd
 
@@ -80,6 +87,16 @@ class OutputFile:
                 self._temporary = None
         except OSError as problem:
             raise self._error(problem) from None
+
+
+def _own_descriptor(path: str) -> int | None:
+    """The number, where a path means one of our own descriptors: /dev/stdout, /dev/fd/1, /proc/self/fd/1."""
+    if path.startswith("/dev/") and os.path.islink(path):
+        path = os.path.join("/dev", os.readlink(path))
+    directory, name = os.path.split(path)
+    if name.isdecimal() and len(name) < 10 and os.path.realpath(directory) == os.path.realpath("/proc/self/fd"):
+        return int(name)
+    return None
 
 
 def write_standard_output(text: str) -> None:

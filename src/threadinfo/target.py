@@ -8,6 +8,7 @@ from threadinfo.errors import BadInputError, NotAvailableError, ProcessNotFoundE
 from threadinfo.proc.process import COMM_CHARACTERS, full_name
 from threadinfo.proc.reader import ProcDeniedError, ProcDirectory, ProcError, decode
 
+_REMEDY = 'run as root: sudo "$(command -v threadinfo)" ...'
 _LARGEST_PID = 1 << 22  # proc_sys_kernel(5), pid_max
 
 
@@ -33,7 +34,7 @@ def _find_pid(root: ProcDirectory, target: str) -> int:
                 owner = int(line.split()[1])
                 return owner if 0 < owner <= _LARGEST_PID else pid
     except ProcDeniedError as problem:
-        raise NotAvailableError(f"cannot read {problem}", 'run as root: sudo "$(command -v threadinfo)" ...') from None
+        raise NotAvailableError(f"cannot read {problem}", _REMEDY) from None
     except (ProcError, ValueError, IndexError):
         raise _not_found(target) from None
     return pid
@@ -44,14 +45,26 @@ def _find_name(root: ProcDirectory, target: str) -> list[int]:
 
     psutil.PROCFS_PATH = root.path
     name = decode(os.fsencode(target))
-    pids = [pid for pid in psutil.pids() if pid != os.getpid() and _has_name(root, pid, name)]
+    pids = []
+    hidden_count = 0
+    for pid in psutil.pids():
+        try:
+            if pid != os.getpid() and _has_name(root, pid, name):
+                pids.append(pid)
+        except ProcDeniedError:  # /proc is mounted with hidepid=1
+            hidden_count += 1
+    if not pids and hidden_count:
+        raise NotAvailableError(f"no process {name} among those that may be read; {hidden_count} may not", _REMEDY)
     if not pids:
         raise _not_found(target)
     return pids
 
 
 def _has_name(root: ProcDirectory, pid: int, name: str) -> bool:
-    """Literally; a name that the kernel cut off is completed from the executable, or from argv[0] where denied."""
+    """Literally; a name that the kernel cut off is completed from the executable, or from argv[0] where denied.
+
+    Raises ProcDeniedError where not even the kernel's name may be read.
+    """
     try:
         kernel_name = decode(root.read(f"{pid}/comm").removesuffix(b"\n"))
         if kernel_name == name:
@@ -64,5 +77,7 @@ def _has_name(root: ProcDirectory, pid: int, name: str) -> bool:
             executable = None
         argument = decode(root.read(f"{pid}/cmdline").split(b"\0")[0])
         return full_name(kernel_name, executable, (argument,)) == name
+    except ProcDeniedError:
+        raise
     except ProcError:  # ended meanwhile
         return False

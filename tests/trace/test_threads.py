@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
 
-from tests.conftest import WORKLOADS, Run, Start
+import pytest
+
+from tests.conftest import ROOT, WORKLOADS, Run, Start
 from threadinfo.trace.scheduling import SchedulingTracer
 
 MANY = WORKLOADS / "many.py"
@@ -89,3 +92,14 @@ def test_first_thread_that_ended_is_left_out_of_scheduling(bpf: None, start: Sta
     assert scheduling["Z"] is None
     assert scheduling["S"]["blocked_ns"] > 0
     assert "scheduling" not in [gap["section"] for gap in report["gaps"]]
+
+
+@pytest.mark.parametrize(("where", "message"), [(">&-", "is closed"), (">/dev/full", "No space left on device")])
+def test_stream_that_cannot_be_written_is_exit_3(bpf: None, start: Start, where: str, message: str) -> None:
+    process = start(sys.executable, MANY, "unwritten", 1, 3)
+    command = ["sh", "-c", f'"$@" {where}', "sh", sys.executable, "-m", "threadinfo"]
+    arguments = ["trace", str(process.pid), "--duration", "0.2", "--only", "scheduling"]
+    result = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert result.returncode == 3
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr

@@ -167,7 +167,7 @@ def _from_tables(
     if answers is not None and entry.table == "unix" and (peer := answers.unix.get(inode)):
         evidence.append(_SOCK_DIAG)
         local, bound = peer.name, peer.name is not None
-        kind, state = _unix_facts(peer, entry)
+        kind, state = _unix_facts(peer)
         if peer.peer_inode:
             details["peer_inode"] = peer.peer_inode
             details["peer_fds"] = list(inodes.get(peer.peer_inode, ()))
@@ -205,12 +205,14 @@ def _from_tables(
     )
 
 
-def _unix_facts(peer: UnixPeer, entry: SocketEntry) -> tuple[str | None, str | None]:
-    """Type and state by sock_diag: a line of /proc/PID/net/unix may be a path that pretends to be one."""
+def _unix_facts(peer: UnixPeer) -> tuple[str, str]:
+    """Type and state by sock_diag: a line of /proc/PID/net/unix may be a path that pretends to be one.
+
+    For a socket that a process holds the table derives its state from the same field (net/unix/af_unix.c,
+    unix_seq_show), so nothing is lost.
+    """
     kind = socket_tables.SOCKET_TYPES.get(peer.type, str(peer.type))
-    if (peer.state == _TCP_LISTEN) != (entry.state == "LISTEN"):
-        return kind, {_TCP_ESTABLISHED: "CONNECTED", _TCP_LISTEN: "LISTEN"}.get(peer.state, "UNCONNECTED")
-    return kind, entry.state
+    return kind, {_TCP_ESTABLISHED: "CONNECTED", _TCP_LISTEN: "LISTEN"}.get(peer.state, "UNCONNECTED")
 
 
 def _explain_unknown(

@@ -17,6 +17,7 @@ from threadinfo.errors import NotAvailableError
 from threadinfo.model import Check
 from threadinfo.trace import loader
 from threadinfo.trace.btf import BTF_PATH
+from threadinfo.trace.machine import GRANT_CAPABILITIES, may_trace
 from threadinfo.trace.scheduling import kernel_facts, possible_on_this_process
 
 _CAPABILITIES = {"CAP_SYS_PTRACE": 19, "CAP_SYS_ADMIN": 21, "CAP_PERFMON": 38, "CAP_BPF": 39}  # capability.h
@@ -61,7 +62,7 @@ def _privilege() -> Check:
     held = [name for name, bit in _CAPABILITIES.items() if effective >> bit & 1]
     is_root = os.geteuid() == 0
     found = ("root" if is_root else f"user {os.geteuid()}") + f", capabilities: {', '.join(held) or 'none of those'}"
-    return _check("privilege", is_root and len(held) == len(_CAPABILITIES), found, "no tracing", f"{_ROOT} doctor")
+    return _check("privilege", may_trace(), found, "no tracing", GRANT_CAPABILITIES if is_root else f"{_ROOT} doctor")
 
 
 def _pid_namespace() -> Check:

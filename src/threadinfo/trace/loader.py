@@ -7,9 +7,11 @@ distribution's copy by its path. PyPI's "bcc" is an unrelated package.
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib.util
 import mmap
 import os
+import re
 import sys
 import tempfile
 import warnings
@@ -20,7 +22,7 @@ from typing import Any
 
 import msgspec
 
-from threadinfo.errors import NotAvailableError
+from threadinfo.errors import MORE_FILES, TOO_MANY_FILES, NotAvailableError
 
 INSTALL_BCC = "apt-get install python3-bpfcc (on Fedora: dnf install python3-bcc)"
 _DISTRIBUTION = (
@@ -173,7 +175,12 @@ def _captured_stderr() -> Iterator[Any]:
 
 def _explain(problem: str, said: str) -> NotAvailableError:
     """bcc's bare exception and what clang or the verifier said, as one message with its likely cause."""
+    problem = re.sub(r"\bb'([^']*)'", r"\1", problem)  # bcc has names as bytes
     lines = [line for line in said.splitlines() if line.strip()]
+    if os.strerror(errno.EMFILE) in problem + said:
+        return NotAvailableError(TOO_MANY_FILES, MORE_FILES)
+    if "getcwd" in said:
+        return NotAvailableError("the compiler needs a working directory, and this one was removed", "cd / first")
     last = f": {lines[-1].strip()}" if lines else ""
     if "Operation not permitted" in problem + said:
         return NotAvailableError(

@@ -17,6 +17,9 @@ def pid_limit() -> int:
 
 _CAP_SYS_ADMIN, _CAP_PERFMON, _CAP_BPF = 21, 38, 39  # include/uapi/linux/capability.h
 
+CAPABILITIES_NEEDED = "CAP_BPF and CAP_PERFMON"
+GRANT_CAPABILITIES = "run it outside the container, or with --cap-add BPF --cap-add PERFMON"
+
 
 def may_trace() -> bool:
     """Whether this process has the capabilities that tracing needs: CapEff of proc_pid_status(5)."""

@@ -23,7 +23,7 @@ from threadinfo.errors import NotAvailableError
 from threadinfo.model import Confidence
 from threadinfo.trace.descriptor_records import Counts, DescriptorRecorder
 from threadinfo.trace.descriptors import DescriptorActivity, DescriptorTracer, LedgerCheck, ReadLinks, ReadPids
-from threadinfo.trace.machine import may_trace
+from threadinfo.trace.machine import CAPABILITIES_NEEDED, GRANT_CAPABILITIES, may_trace
 from threadinfo.trace.scheduling import ReadThreads, SchedulingTracer, ThreadActivity, possible_on_this_process
 from threadinfo.trace.tables import ReadLink
 
@@ -114,9 +114,11 @@ class Interrupt:
 def check_privilege() -> None:
     """Raises NotAvailableError, with the remedy, where tracing cannot work; before anything is compiled."""
     if not may_trace():
+        if os.geteuid() == 0:
+            raise NotAvailableError(f"tracing needs {CAPABILITIES_NEEDED}, which this root lacks", GRANT_CAPABILITIES)
         raise NotAvailableError(
             "tracing needs root",
-            'sudo "$(command -v threadinfo)" ... (or CAP_BPF and CAP_PERFMON); see threadinfo doctor'
+            f'sudo "$(command -v threadinfo)" ... (or {CAPABILITIES_NEEDED}); see threadinfo doctor',
         )
     if not possible_on_this_process():
         raise NotAvailableError(
