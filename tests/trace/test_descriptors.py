@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jsonschema
 import pytest
 
 from tests.conftest import ROOT, WORKLOADS
@@ -124,6 +125,9 @@ def test_every_birth_and_death_is_in_the_stream(every_call: list[str], tmp_path:
     assert traced.status == 130, traced.errors
     truth = json.loads(traced.said)
     *events, last = traced.events()
+    validator = jsonschema.Draft202012Validator(json.loads((ROOT / "docs" / "events.schema.json").read_text()))
+    for line in (*events, last):
+        validator.validate(line)
     births = Counter(
         event["syscall"]
         for event in events
@@ -268,6 +272,12 @@ def test_a_zombie_is_not_said_to_have_been_blocked() -> None:
     child.wait()
     assert "100.0%" not in result.stdout
     assert "Traceback" not in result.stderr
+
+
+def test_the_schema_of_the_stream_is_the_models() -> None:
+    from threadinfo.render.json import events_schema
+
+    assert (ROOT / "docs" / "events.schema.json").read_bytes() == events_schema(), "run: make schema"
 
 
 @pytest.mark.parametrize("machine", sorted(MACHINES))
