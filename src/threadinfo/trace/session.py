@@ -152,7 +152,7 @@ def trace_processes(
             ended_by = "target"
         scheduling.stop()
         _, _, checks = descriptors.finish()
-        _learn_names(scheduling, names, read_name)
+        _learn_names(scheduling, names, read_name, is_last=True)
         activities = scheduling.activities(scheduling.names() | names)
         counts = descriptors.recorder.counts()
         confidence = join_counts(scheduling.confidence(), counts, descriptors.recorder.statistics().missed_count)
@@ -229,9 +229,16 @@ def _enable_statistics() -> int | None:
 
 
 def _learn_names(
-    tracer: SchedulingTracer, names: dict[int, tuple[int | None, str]], read_name: ReadName
+    tracer: SchedulingTracer,
+    names: dict[int, tuple[int | None, str]],
+    read_name: ReadName,
+    *,
+    is_last: bool = False,
 ) -> None:
-    """Reads the names of wakers and holders while they live: a number alone would say nothing in the report."""
-    for tid in tracer.holders_and_wakers() - names.keys():
+    """Reads the names of wakers and holders while they live: a number alone would say nothing in the report.
+
+    The last time all of them, because a thread is born with the name of the one that made it.
+    """
+    for tid in tracer.holders_and_wakers() - (set() if is_last else names.keys()):
         if (name := read_name(tid)) is not None:
             names[tid] = name
