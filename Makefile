@@ -27,10 +27,12 @@ bench: ## Measure us and the peers side by side
 	@for program in $(BENCHMARKS); do $(VENV)/bin/python benchmarks/$$program || exit; done
 
 .PHONY: schema
-schema: ## Write docs/report.schema.json anew from the model
+schema: ## Write docs/*.schema.json anew from the model
 	@scripts/setup report
 	$(VENV)/bin/python -c 'import sys; from threadinfo.render.json import report_schema; sys.stdout.buffer.write(report_schema())' \
 	  > docs/report.schema.json
+	$(VENV)/bin/python -c 'import sys; from threadinfo.render.json import events_schema; sys.stdout.buffer.write(events_schema())' \
+	  > docs/events.schema.json
 
 .PHONY: clean
 clean: ## Remove everything that make made

@@ -51,13 +51,15 @@ def main() -> None:
     figures: dict[str, list[float]] = {}
     for _ in range(TURNS):
         figures.setdefault("nothing", []).append(Workload().run())
-        traced = Workload()
-        command = [*ours, str(traced.process.pid), "--trace", "120"]
-        figures.setdefault("threadinfo --trace, traced", []).append(under(command, traced.run))
-        with subprocess.Popen(["sleep", "1000"]) as other:
-            command = [*ours, str(other.pid), "--trace", "120"]
-            figures.setdefault("threadinfo --trace, bystander", []).append(under(command, Workload().run))
-            other.kill()
+        for only in ("scheduling", "scheduling,descriptors"):
+            options = ["--trace", "120", "--only", only]
+            traced = Workload()
+            command = [*ours, str(traced.process.pid), *options]
+            figures.setdefault(f"threadinfo {only}, traced", []).append(under(command, traced.run))
+            with subprocess.Popen(["sleep", "1000"]) as other:
+                command = [*ours, str(other.pid), *options]
+                figures.setdefault(f"threadinfo {only}, bystander", []).append(under(command, Workload().run))
+                other.kill()
         if Path("/usr/sbin/runqlat").exists():
             figures.setdefault("libbpf-tools runqlat -L", []).append(under(["/usr/sbin/runqlat", "-L"], Workload().run))
         if shutil.which("bpftrace"):
@@ -65,7 +67,7 @@ def main() -> None:
     base = statistics.median(figures["nothing"])
     for name, values in figures.items():
         median = statistics.median(values)
-        print(f"{name:32} {median:6.0f} ns a switch  {median / base:5.2f}x")
+        print(f"{name:48} {median:6.0f} ns a switch  {median / base:5.2f}x")
 
 
 main()

@@ -5,7 +5,7 @@
  * user space reads them in bulk; nobody is woken for a record.
  * Read by src/threadinfo/trace/descriptor_records.py, whose layouts and constants mirror these.
  *
- * Given by the loader: CPU_COUNT, the pages of each buffer (SMALL_PAGES, MEDIUM_PAGES, LARGE_PAGES, HUGE_PAGES), the
+ * Given by the loader: CPU_COUNT, PID_LIMIT (pid_max), the pages of each buffer (SMALL_PAGES, MEDIUM_PAGES, LARGE_PAGES, HUGE_PAGES), the
  * machine's registers (REGISTERS_FROM, REGISTERS_BYTES and in them REGISTER_CALL, REGISTER_0 to REGISTER_3: offsets in
  * struct pt_regs), the 32-bit mark (COMPAT_OFFSET, COMPAT_MASK), and from the running kernel's BTF TASK_*, FILES_*, TABLE_*, FILE_*, INODE_*, and RING_*
  * where it has io_uring.
@@ -119,9 +119,29 @@ struct counts {
 };
 BPF_F_TABLE("array", u32, struct counts, counts, CPU_COUNT, MAPPED);
 
-/* The traced processes, and the tables that they use. */
-BPF_HASH(targets, u32, u32, 4096);
+/* The tables that are traced, and a mark for each process: that it is traced (1), or that it may use such a table (2).
+ * The marks are asked first, of every system call on the machine: an array costs a bystander a third of what a hash does,
+ * and of what reading memory does. 32 processes an element, two bits each. */
 BPF_HASH(tables, u64, u32, 4096);
+BPF_F_TABLE("array", u32, u64, marks, PID_LIMIT / 32 + 1, MAPPED);
+
+#define TARGET 1
+#define SHARER 2
+
+static __always_inline u32 mark_of(u32 tgid) {
+    u32 index = tgid / 32;
+    u64 *group = marks.lookup(&index);
+
+    return group ? *group >> (tgid % 32 * 2) & 3 : 0;
+}
+
+static __always_inline void mark_sharer(u32 tgid) {
+    u32 index = tgid / 32;
+    u64 *group = marks.lookup(&index);
+
+    if (group)
+        __sync_fetch_and_add(group, mark_of(tgid) ? 0 : (u64)SHARER << (tgid % 32 * 2));
+}
 
 /* Where data is put before its length is known. */
 struct scratch {
@@ -369,7 +389,7 @@ static __always_inline u64 find_table(void *task, bool *is_new) {
     if (tables.lookup(&files))
         return files;
     tgid = bpf_get_current_pid_tgid() >> 32;
-    if (!files || !targets.lookup(&tgid))
+    if (!files || mark_of(tgid) != TARGET)
         return 0;
     if (tables.update(&files, &one)) {
         struct counts *c = this_cpu_counts();
@@ -464,7 +484,8 @@ int on_sys_exit(struct bpf_raw_tracepoint_args *ctx) {
     bool is_new;
     void *task;
 
-    /* The number first: a call that is of no interest costs a bystander nothing more. */
+    if (!mark_of(bpf_get_current_pid_tgid() >> 32)) /* a bystander pays for no more than this */
+        return 0;
     if (bpf_probe_read_kernel(&r, sizeof r, (void *)ctx->args[0] + REGISTERS_FROM))
         return 0;
     number = REGISTER(r, u32, REGISTER_CALL);
@@ -646,6 +667,8 @@ int on_sched_process_fork(struct bpf_raw_tracepoint_args *ctx) {
     e.fd = read_u32(child, TASK_PID);
     e.fd2 = read_u32(child, TASK_TGID);
     e.flags = files == parents_files ? SHARES : 0;
+    if (e.flags && e.fd2 != e.tgid)
+        mark_sharer(e.fd2);
     bpf_probe_read_kernel(s->data, COMM_BYTES, child + TASK_COMM);
     e.length = COMM_BYTES;
     emit_with(&e, s);
@@ -682,7 +705,7 @@ int on_sched_process_exit(struct bpf_raw_tracepoint_args *ctx) {
     struct scratch *s = get_scratch();
     struct event e = {};
 
-    if (!is_on() || !s || (!tables.lookup(&files) && !targets.lookup(&tgid)))
+    if (!is_on() || !s || (!tables.lookup(&files) && mark_of(tgid) != TARGET))
         return 0;
     begin(&e, files, EXIT, 0);
     if (!read_u32((void *)read_u64(task, TASK_SIGNAL), SIGNAL_LIVE))
@@ -735,7 +758,7 @@ static __always_inline u64 table_of_request(void *request) {
 
     if (tables.lookup(&files))
         return files;
-    if (!files || !targets.lookup(&tgid))
+    if (!files || mark_of(tgid) != TARGET)
         return 0;
     tables.update(&files, &one);
     return files;

@@ -108,6 +108,16 @@ def _read_ports_file(_ctx: click.Context, _option: click.Parameter, path: str | 
     return ports
 
 
+def _read_only(_ctx: click.Context, _option: click.Parameter, text: str | None) -> frozenset[str]:
+    """``descriptors,scheduling`` to a set; everything where it is not given."""
+    if text is None:
+        return frozenset(_WATCHED)
+    names = frozenset(name.strip() for name in text.split(","))
+    if unknown := names - set(_WATCHED):
+        raise click.BadParameter(f"{', '.join(sorted(unknown))!r} is none of {', '.join(_WATCHED)}")
+    return names
+
+
 def _complete_target(_ctx: click.Context, _argument: click.Parameter, incomplete: str) -> list[str]:
     import psutil  # noqa: PLC0415 - only the shell's completion comes here
 
@@ -137,11 +147,15 @@ def _complete_target(_ctx: click.Context, _argument: click.Parameter, incomplete
     "trace_seconds",
     metavar="SECONDS",
     type=_Seconds(0, _LONGEST_TRACE_SECONDS, min_open=True),
-    help="As root: watch for so long, and add what each thread did with its time.",
+    help="As root: watch for so long, and add what threads and descriptors did.",
+)
+@click.option(
+    "--only", metavar="WHAT", callback=_read_only, help="Of a trace: descriptors, scheduling; default both."
 )
 def report_command(
     targets: tuple[str, ...],
     trace_seconds: float | None,
+    only: frozenset[str],
     output_format: str,
     output: str | None,
     verbose: bool,
@@ -166,7 +180,7 @@ def report_command(
         if trace_seconds is None:
             report = collect_report(root, pids, options)
         else:
-            report = _collect_traced(root, pids, options, trace_seconds)
+            report = _collect_traced(root, pids, options, trace_seconds, only)
         write(_render(report, output_format, verbose=verbose))
     if any(process.trace for process in report.processes):
         _say_losses(next(process.trace.confidence for process in report.processes if process.trace))
@@ -176,7 +190,9 @@ def report_command(
         sys.exit(max(problem.exit_code for problem in missing))
 
 
-def _collect_traced(root: ProcDirectory, pids: list[int], options: CollectOptions, seconds: float) -> Report:
+def _collect_traced(
+    root: ProcDirectory, pids: list[int], options: CollectOptions, seconds: float, only: frozenset[str]
+) -> Report:
     from threadinfo.collect_trace import collect_traced_report  # noqa: PLC0415
     from threadinfo.trace.session import check_privilege  # noqa: PLC0415
 
@@ -184,7 +200,7 @@ def _collect_traced(root: ProcDirectory, pids: list[int], options: CollectOption
     if root.path != "/proc":
         raise BadInputError("--trace watches this machine's processes, and --proc names others", "leave out --proc")
     if not sys.stderr.isatty():
-        return collect_traced_report(root, pids, options, seconds, lambda _seconds, _events: None)
+        return collect_traced_report(root, pids, options, seconds, only, lambda _seconds, _events: None)
     progress: ProgressBar[int] = click.progressbar(
         length=round(seconds * 10),
         label="tracing",
@@ -193,7 +209,7 @@ def _collect_traced(root: ProcDirectory, pids: list[int], options: CollectOption
     )
     with progress as bar:
         return collect_traced_report(
-            root, pids, options, seconds, lambda now, events: bar.update(round(now * 10) - bar.pos, events)
+            root, pids, options, seconds, only, lambda now, events: bar.update(round(now * 10) - bar.pos, events)
         )
 
 
@@ -210,16 +226,6 @@ def _read_threshold(_ctx: click.Context, _option: click.Parameter, text: str) ->
     if not 0 < nanoseconds < 1 << 63:
         raise click.BadParameter(f"{text!r} is not a time like 500us, 1ms or 2s")
     return nanoseconds
-
-
-def _read_only(_ctx: click.Context, _option: click.Parameter, text: str | None) -> frozenset[str]:
-    """``descriptors,scheduling`` to a set; everything where it is not given."""
-    if text is None:
-        return frozenset(_WATCHED)
-    names = frozenset(name.strip() for name in text.split(","))
-    if unknown := names - set(_WATCHED):
-        raise click.BadParameter(f"{', '.join(sorted(unknown))!r} is none of {', '.join(_WATCHED)}")
-    return names
 
 
 @cli.command("trace")

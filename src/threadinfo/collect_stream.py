@@ -159,6 +159,7 @@ def open_stream(root: ProcDirectory, pids: Sequence[int], options: StreamOptions
             read_threads=reader.threads,
             read_links=reader.links,
             read_link=reader.link,
+            read_pids=root.numbers,
         ) as stream,
     ):
         yield EventStream(stream, reader, options)

@@ -72,14 +72,31 @@ def hold_targets(root: ProcDirectory, pids: Sequence[int]) -> Iterator[TargetRea
 
 
 def collect_traced_report(
-    root: ProcDirectory, pids: list[int], options: CollectOptions, seconds: float, progress: Progress
+    root: ProcDirectory,
+    pids: list[int],
+    options: CollectOptions,
+    seconds: float,
+    only: frozenset[str],
+    progress: Progress,
 ) -> Report:
-    """The extended report. A target that ends during the trace is reported as it was before."""
+    """The extended report; `only`: "scheduling", "descriptors", or both.
+
+    A target that ends during the trace is reported as it was before.
+    """
     before = collect_report(root, pids, options)
     with hold_targets(root, [process.pid for process in before.processes]) as reader:
         traced_pids = reader.pids
         result = trace_processes(
-            traced_pids, seconds, reader.threads, reader.name, reader.links, reader.link, progress
+            traced_pids,
+            seconds,
+            with_scheduling="scheduling" in only,
+            with_descriptors="descriptors" in only,
+            read_threads=reader.threads,
+            read_name=reader.name,
+            read_links=reader.links,
+            read_link=reader.link,
+            read_pids=root.numbers,
+            progress=progress,
         )
     machine = read_machine(root)
     moments = Moments(time_ns() - monotonic_ns())
@@ -97,7 +114,7 @@ def collect_traced_report(
 def _merge(
     earlier: ProcessReport, later: ProcessReport | None, result: TraceResult, moments: Moments
 ) -> ProcessReport:
-    check = result.checks[earlier.pid]
+    check = result.checks.get(earlier.pid)
     confidence = result.confidence
     if check is not None:
         confidence = msgspec.structs.replace(
@@ -109,7 +126,9 @@ def _merge(
     names = {thread.tid: thread.name for thread in earlier.threads or ()}
     report = merge_scheduling(
         later or earlier,
-        [
+        None
+        if result.activities is None
+        else [
             TracedThread(
                 activity.tid, activity.name or names.get(activity.tid, ""), activity.has_ended, activity.scheduling
             )
@@ -121,7 +140,9 @@ def _merge(
         confidence=confidence,
         is_alive=later is not None,
     )
-    activity = result.descriptors[earlier.pid]
+    activity = result.descriptors.get(earlier.pid)
+    if activity is None:
+        return report
     gaps = [] if result.sees_io_uring else [Gap("descriptors", "this kernel's io_uring is not watched", None)]
     return merge_descriptors(report, activity.trace, _origins(report, activity, moments), gaps)
 

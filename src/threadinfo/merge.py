@@ -34,16 +34,19 @@ class TracedThread(msgspec.Struct, frozen=True):
 
 def merge_scheduling(
     report: ProcessReport,
-    traced: Sequence[TracedThread],
+    traced: Sequence[TracedThread] | None,
     *,
     duration_ns: int,
     ended_by: Literal["duration", "interrupt", "target"],
     confidence: Confidence,
     is_alive: bool,
 ) -> ProcessReport:
-    """The report with each thread's scheduling; `is_alive` says whether `report` was read after the trace."""
+    """The report with each thread's scheduling (`traced` None: not watched).
+
+    `is_alive` says whether `report` was read after the trace.
+    """
     # Exec gives the number of the first thread to the one that calls it: the one that lives is the one that is listed.
-    by_tid = {thread.tid: thread for thread in sorted(traced, key=lambda thread: not thread.has_ended)}
+    by_tid = {thread.tid: thread for thread in sorted(traced or (), key=lambda thread: not thread.has_ended)}
     threads = report.threads
     listed = {thread.tid for thread in threads or ()}
     if threads is not None:
@@ -55,14 +58,14 @@ def merge_scheduling(
         )
     ended = tuple(
         EndedThread(thread.tid, thread.name, thread.scheduling)
-        for thread in traced
+        for thread in traced or ()
         if thread.tid not in listed or by_tid[thread.tid] is not thread
     )
     gaps = list(report.gaps)
     if not is_alive:
         gaps.append(Gap("process", "it ended during the trace; what /proc said is from before the trace", None))
     untraced = [thread.tid for thread in threads or () if thread.scheduling is None and thread.state not in "ZX"]
-    if untraced:
+    if untraced and traced is not None:
         example = f"{len(untraced)} threads have none, for example {untraced[0]}"
         why = "born after the trace, given another number by exec, or no room for them"
         gaps.append(Gap("scheduling", f"{example}: {why}", None))

@@ -279,7 +279,7 @@ class DescriptorTrace(msgspec.Struct, frozen=True, kw_only=True):
     peak_open_count: int
     """The most that were open at once, those that are older than the trace included."""
     unseen_birth_count: int
-    """Closed, though no birth was seen: made by no call that is decoded."""
+    """Closed, though no birth was seen: made by no call that is decoded, or calls were seen in another order."""
     close_on_exec_set_count: int
     close_on_exec_cleared_count: int
     by_type: dict[str, int]

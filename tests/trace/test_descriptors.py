@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jsonschema
 import pytest
 
 from tests.conftest import ROOT, WORKLOADS
@@ -124,6 +125,9 @@ def test_every_birth_and_death_is_in_the_stream(every_call: list[str], tmp_path:
     assert traced.status == 130, traced.errors
     truth = json.loads(traced.said)
     *events, last = traced.events()
+    validator = jsonschema.Draft202012Validator(json.loads((ROOT / "docs" / "events.schema.json").read_text()))
+    for line in (*events, last):
+        validator.validate(line)
     births = Counter(
         event["syscall"]
         for event in events
@@ -270,6 +274,12 @@ def test_a_zombie_is_not_said_to_have_been_blocked() -> None:
     assert "Traceback" not in result.stderr
 
 
+def test_the_schema_of_the_stream_is_the_models() -> None:
+    from threadinfo.render.json import events_schema
+
+    assert (ROOT / "docs" / "events.schema.json").read_bytes() == events_schema(), "run: make schema"
+
+
 @pytest.mark.parametrize("machine", sorted(MACHINES))
 def test_numbers_of_calls_are_each_one_call(machine: str) -> None:
     numbers = [call.x86_64 if machine == "x86_64" else call.aarch64 for call in SYSTEM_CALLS]
@@ -301,5 +311,6 @@ def test_the_program_compiles_and_loads_for_the_other_machine() -> None:
 
     defines, _, _ = kernel_facts("aarch64")
     pages = {f"{name}_PAGES": 16 for name in ("SMALL", "MEDIUM", "LARGE", "HUGE")}
-    with Programs("descriptors.bpf.c", defines | pages | {"CPU_COUNT": 2}, list(TRACEPOINTS.items())) as programs:
+    defines |= {**pages, "CPU_COUNT": 2, "PID_LIMIT": 4096}
+    with Programs("descriptors.bpf.c", defines, list(TRACEPOINTS.items())) as programs:
         assert programs.statistics().missed_count == 0

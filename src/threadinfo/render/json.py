@@ -7,7 +7,7 @@ import re
 import msgspec
 
 from threadinfo.errors import BadInputError
-from threadinfo.model import Report
+from threadinfo.model import Confidence, DelayEvent, DescriptorEvent, Report
 
 _TO_ESCAPE = re.compile(r"[^\x20-\x7e\n]")
 
@@ -58,4 +58,18 @@ def report_schema() -> bytes:
         definition["required"] = list(definition["properties"])
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "threadinfo.report/1"
+    return msgspec.json.format(msgspec.json.encode(schema), indent=2) + b"\n"
+
+
+def events_schema() -> bytes:
+    """The JSON Schema of a line of the live stream; docs/events.schema.json is a copy that a test compares."""
+    models = (DescriptorEvent, DelayEvent, Confidence)
+    event_kinds, definitions = msgspec.json.schema_components(models, ref_template="#/$defs/{name}")
+    last = {"type": "object", "properties": {"confidence": event_kinds[2]}, "required": ["confidence"]}
+    schema = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "a line of threadinfo trace --format json: an event, or the confidence block at the end",
+        "anyOf": [*event_kinds[:2], last],
+        "$defs": definitions,
+    }
     return msgspec.json.format(msgspec.json.encode(schema), indent=2) + b"\n"

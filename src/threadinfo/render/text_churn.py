@@ -23,7 +23,10 @@ def render_churn(trace: DescriptorTrace, descriptors: tuple[Descriptor, ...] | N
         f"Still open: {trace.still_open_count}, most at once: {trace.peak_open_count}",
     ]
     if trace.unseen_birth_count:
-        lines.append(f"Closed without a birth seen: {trace.unseen_birth_count} (made by an ioctl or another process)")
+        lines.append(
+            f"Closed without a birth seen: {trace.unseen_birth_count} (made by an ioctl or another process,\n"
+            "  or several threads' calls on a number that were seen in another order)"
+        )
     lines += _counts("Opened as", trace.by_type)
     lines += _counts("Opened by", trace.by_syscall)
     lines += _counts("Closed by", trace.closed_by_syscall)

@@ -24,14 +24,16 @@ def render_trace(process: ProcessReport, trace: Trace, width: int = 80) -> list[
     name_columns = _NAME_COLUMNS if width < 100 else _WIDE_NAME_COLUMNS
     seconds = trace.duration_ns / 1e9
     why = {"interrupt": ", interrupted", "target": ", until the process ended"}.get(trace.ended_by, "")
-    lines = [
-        "",
-        f"=== Scheduling ({seconds:.1f} s traced{why}) ===",
-        f"{'TID':7} {'Name':{name_columns}} {'On CPU':>7} {'Queued':>7} {'Blocked':>7} {'Switches':>8} "
-        f"{'p50':>7} {'p99':>7} {'max':>7}",
-        "-" * (64 + name_columns),
-    ]
     everyone = rows + ended
+    lines = []
+    if everyone:
+        lines = [
+            "",
+            f"=== Scheduling ({seconds:.1f} s traced{why}) ===",
+            f"{'TID':7} {'Name':{name_columns}} {'On CPU':>7} {'Queued':>7} {'Blocked':>7} {'Switches':>8} "
+            f"{'p50':>7} {'p99':>7} {'max':>7}",
+            "-" * (64 + name_columns),
+        ]
     lines += [_row(tid, name, scheduling, trace.duration_ns, name_columns) for tid, name, scheduling in everyone]
     if len(trace.ended_threads) > len(ended):
         lines.append(f"{len(trace.ended_threads) - len(ended)} other threads ended; the JSON report has them all")

@@ -17,7 +17,7 @@ from threadinfo.errors import NotAvailableError
 from threadinfo.trace.btf import KernelTypes
 from threadinfo.trace.calls import COMPAT_FIELD, MACHINES, actions_of
 from threadinfo.trace.loader import Programs, ProgramStatistics
-from threadinfo.trace.machine import cpu_count
+from threadinfo.trace.machine import cpu_count, pid_limit
 from threadinfo.trace.ring import Records, RingReader
 
 # Mirrors of bpf/descriptors.bpf.c.
@@ -41,6 +41,7 @@ EVENT = np.dtype(
 TRUNCATED, UNREADABLE, SHARES, LAST = 1, 2, 4, 8
 _DATA_BYTES = {"small": 0, "medium": 64, "large": 256, "huge": 4096}
 _CALLS, _MARKS = 1024, 256
+_TARGET, _SHARER = 1, 2
 _EVENT_WORDS = 1 + EVENT.itemsize // 8  # with the header of the buffer
 _TIME_WORD = 1
 
@@ -178,14 +179,19 @@ def _ring_facts(types: KernelTypes) -> dict[str, int] | None:
 class DescriptorRecorder:
     """Watches the descriptor tables of some processes. A context manager: it detaches at its end."""
 
-    def __init__(self, pids: Collection[int], buffer_bytes: dict[str, int] | None = None) -> None:
-        """Attaches, and records at once; raises NotAvailableError."""
+    def __init__(
+        self, pids: Collection[int], sharers: Collection[int] = (), buffer_bytes: dict[str, int] | None = None
+    ) -> None:
+        """Attaches, and records at once; `sharers` are other processes that use a table of theirs.
+
+        Raises NotAvailableError.
+        """
         machine = platform.machine()
         defines, attach, self.sees_io_uring = kernel_facts(machine)
         sizes = buffer_bytes or BUFFER_BYTES
         defines |= {f"{name.upper()}_PAGES": size // mmap.PAGESIZE for name, size in sizes.items()}
         self._cpu_count = cpu_count()
-        defines["CPU_COUNT"] = self._cpu_count
+        defines |= {"CPU_COUNT": self._cpu_count, "PID_LIMIT": pid_limit()}
         self._programs = Programs("descriptors.bpf.c", defines, attach)
         try:
             programs = self._programs
@@ -201,9 +207,11 @@ class DescriptorRecorder:
                 words = _EVENT_WORDS + data_bytes // 8
                 self._readers[name] = RingReader(programs.table(f"{name}_events").map_fd, sizes[name], words)
                 self._held[name] = np.empty((0, words), np.uint64)
-            targets = programs.table("targets")
-            for pid in pids:
-                targets[targets.Key(pid)] = targets.Leaf(1)
+            size = int(defines["PID_LIMIT"]) // 32 + 1
+            marks = (ctypes.c_uint64 * size).from_buffer(programs.memory("marks", 8, size))
+            for mark, marked in ((_TARGET, pids), (_SHARER, sharers)):
+                for pid in marked:
+                    marks[pid // 32] |= mark << pid % 32 * 2
             self._control.value = 1
         except BaseException:
             self._programs.close()

@@ -23,10 +23,14 @@ from threadinfo.trace.totals import Totals, error_name
 ReadLinks = Callable[[int], Mapping[int, str] | None]
 """Gives all of /proc/PID/fd: number to what it points to; None where the process has ended."""
 
+ReadPids = Callable[[], Sequence[int]]
+"""Gives the ids of all processes of the machine."""
+
 _SETTLE_SECONDS = 0.006  # longer than the recorder holds records back
 _LATE_NS = 1_000_000  # a call may have done its work so long before it is seen to return
 _SYS_KCMP = {"x86_64": 312, "aarch64": 272}
 _KCMP_FILES = 2
+_LIBC = ctypes.CDLL(None)
 
 
 class LedgerCheck(NamedTuple):
@@ -54,6 +58,7 @@ class DescriptorTracer:
         pids: Sequence[int],
         read_links: ReadLinks,
         read_link: ReadLink,
+        read_pids: ReadPids,
         *,
         for_stream: bool = False,
         buffer_bytes: dict[str, int] | None = None,
@@ -64,7 +69,8 @@ class DescriptorTracer:
         self._changes = ChangeTable(self.calls)
         self._read_links, self._read_link = read_links, read_link
         self._for_stream = for_stream
-        self.recorder = DescriptorRecorder(pids, buffer_bytes)
+        sharers = [other for other in read_pids() if any(_is_same_table(pid, other) for pid in pids)]
+        self.recorder = DescriptorRecorder(pids, sharers, buffer_bytes)
         self._niceness = _hurry()
         self.started_ns = time.monotonic_ns()
         self.names: dict[int, str] = {}
@@ -272,9 +278,16 @@ def _hurry() -> int | None:
 
 
 def _share_table(pid: int, tid: int) -> bool:
-    """Whether a thread uses the table of its process's first thread (kcmp(2)); taken for granted where not told."""
+    """Whether a thread uses the table of its process's first thread; taken for granted where not told."""
+    return pid == tid or _compare_tables(pid, tid) in {0, -1}
+
+
+def _is_same_table(pid: int, other: int) -> bool:
+    """Whether another process uses a process's table; not taken for granted."""
+    return pid != other and _compare_tables(pid, other) == 0
+
+
+def _compare_tables(one: int, other: int) -> int:
+    """kcmp(2): 0 the same, 1 to 3 different, -1 not told."""
     number = _SYS_KCMP.get(platform.machine())
-    if pid == tid or number is None:
-        return True
-    order = int(ctypes.CDLL(None, use_errno=True).syscall(number, pid, tid, _KCMP_FILES, 0, 0))
-    return order in {0, -1}
+    return -1 if number is None else int(_LIBC.syscall(number, one, other, _KCMP_FILES, 0, 0))

@@ -9,6 +9,12 @@ def cpu_count() -> int:
         return int(file.read().strip().replace("-", ",").split(",")[-1]) + 1
 
 
+def pid_limit() -> int:
+    """The ids of processes and threads are below this: proc_sys_kernel(5), pid_max."""
+    with open("/proc/sys/kernel/pid_max", encoding="ascii") as file:
+        return int(file.read())
+
+
 _CAP_SYS_ADMIN, _CAP_PERFMON, _CAP_BPF = 21, 38, 39  # include/uapi/linux/capability.h
 
 CAPABILITIES_NEEDED = "CAP_BPF and CAP_PERFMON"

@@ -19,7 +19,7 @@ from threadinfo.model import Confidence, DelayedBy, Scheduling, WokenBy
 from threadinfo.trace.btf import KernelTypes
 from threadinfo.trace.histogram import BUCKETS, summarize
 from threadinfo.trace.loader import Programs, ProgramStatistics
-from threadinfo.trace.machine import cpu_count
+from threadinfo.trace.machine import cpu_count, pid_limit
 
 ReadThreads = Callable[[], Mapping[int, Mapping[int, str]]]
 """Gives the threads of every traced process now: PID to (thread id to state letter)."""
@@ -136,11 +136,6 @@ def _text(comm: bytes) -> str:
     return comm.decode("utf-8", "backslashreplace")
 
 
-def _tid_limit() -> int:
-    with open("/proc/sys/kernel/pid_max", encoding="ascii") as file:
-        return int(file.read())
-
-
 def kernel_facts() -> tuple[dict[str, int | str], list[tuple[str, str]]]:
     """From BTF: the defines of the program, and its tracepoints; raises NotAvailableError where one is missing."""
     with KernelTypes() as types:
@@ -186,7 +181,7 @@ class SchedulingTracer:
         thread_count = sum(len(threads) for threads in existing.values())
         self._slot_count = min(_MOST_SLOTS, thread_count + thread_count // 4 + 64 + _BORN_SLOTS)
         defines, attach = kernel_facts()
-        defines |= {"TID_LIMIT": _tid_limit(), "SLOT_COUNT": self._slot_count, "CPU_COUNT": cpus}
+        defines |= {"TID_LIMIT": pid_limit(), "SLOT_COUNT": self._slot_count, "CPU_COUNT": cpus}
         if threshold_ns is not None:
             defines["STREAM_PAGES"] = _STREAM_PAGES
         self._programs = Programs("scheduling.bpf.c", defines, attach)

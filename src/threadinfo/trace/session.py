@@ -22,7 +22,7 @@ import msgspec
 from threadinfo.errors import NotAvailableError
 from threadinfo.model import Confidence
 from threadinfo.trace.descriptor_records import Counts, DescriptorRecorder
-from threadinfo.trace.descriptors import DescriptorActivity, DescriptorTracer, LedgerCheck, ReadLinks
+from threadinfo.trace.descriptors import DescriptorActivity, DescriptorTracer, LedgerCheck, ReadLinks, ReadPids
 from threadinfo.trace.machine import CAPABILITIES_NEEDED, GRANT_CAPABILITIES, may_trace
 from threadinfo.trace.scheduling import ReadThreads, SchedulingTracer, ThreadActivity, possible_on_this_process
 from threadinfo.trace.tables import ReadLink
@@ -34,10 +34,15 @@ Progress = Callable[[float, int], None]
 """Is told the seconds since the start and the events so far."""
 
 _REPORT_TICK_SECONDS = 0.05
-_NAMES_EVERY_SECONDS = 1.0
+_NAMES_SECONDS = 1.0
 _STATISTICS_SECONDS = 0.05
 _SYS_BPF = {"x86_64": 321, "aarch64": 280}
 _BPF_ENABLE_STATS = 32
+
+
+NOTHING_SEEN = Confidence(
+    seen_count=0, lost_count=0, map_full_count=0, missed_count=0, program_ns_per_event=None, tool_cpu_seconds=0
+)
 
 
 class TraceResult(msgspec.Struct, frozen=True):
@@ -47,9 +52,10 @@ class TraceResult(msgspec.Struct, frozen=True):
     """CLOCK_MONOTONIC."""
     duration_ns: int
     ended_by: EndedBy
-    activities: tuple[ThreadActivity, ...]
+    activities: tuple[ThreadActivity, ...] | None
+    """None: scheduling was not watched."""
     descriptors: Mapping[int, DescriptorActivity]
-    """By process."""
+    """By process; empty: descriptors were not watched."""
     checks: Mapping[int, LedgerCheck | None]
     """By process: the ledger against /proc; None where it has ended."""
     sees_io_uring: bool
@@ -124,49 +130,71 @@ def check_privilege() -> None:
 def trace_processes(
     pids: Sequence[int],
     duration_seconds: float,
+    *,
+    with_scheduling: bool,
+    with_descriptors: bool,
     read_threads: ReadThreads,
     read_name: ReadName,
     read_links: ReadLinks,
     read_link: ReadLink,
+    read_pids: ReadPids,
     progress: Progress,
 ) -> TraceResult:
     """Traces processes for a time; raises NotAvailableError, with nothing left attached, where that is impossible."""
     check_privilege()
     with contextlib.ExitStack() as stack:
         targets = [stack.enter_context(Target(pid)) for pid in pids]
-        scheduling = stack.enter_context(SchedulingTracer(read_threads))
-        descriptors = stack.enter_context(DescriptorTracer(pids, read_links, read_link))
-        descriptors.read()
+        scheduling = stack.enter_context(SchedulingTracer(read_threads)) if with_scheduling else None
+        descriptors = None
+        if with_descriptors:
+            descriptors = stack.enter_context(DescriptorTracer(pids, read_links, read_link, read_pids))
+            descriptors.read()
         names: dict[int, tuple[int | None, str]] = {}
-        scheduling.start()
+        started_ns = time.monotonic_ns()
+        if scheduling:
+            scheduling.start()
         interrupt = stack.enter_context(Interrupt())
         for seconds in ticks(targets, interrupt, duration_seconds, _REPORT_TICK_SECONDS):
-            descriptors.read()
-            progress(seconds, scheduling.seen_count() + descriptors.recorder.counts().seen)
-            if seconds // _NAMES_EVERY_SECONDS != (seconds - _REPORT_TICK_SECONDS) // _NAMES_EVERY_SECONDS:
+            if descriptors:
+                descriptors.read()
+            progress(seconds, _confidence(scheduling, descriptors).seen_count)
+            if scheduling and seconds // _NAMES_SECONDS != (seconds - _REPORT_TICK_SECONDS) // _NAMES_SECONDS:
                 _learn_names(scheduling, names, read_name)
+        stopped_ns = time.monotonic_ns()
         ended_by: EndedBy = "duration"
         if interrupt.came:
             ended_by = "interrupt"
         elif all(target.has_ended() for target in targets):
             ended_by = "target"
-        scheduling.stop()
-        _, _, checks = descriptors.finish()
-        _learn_names(scheduling, names, read_name, is_last=True)
-        activities = scheduling.activities(scheduling.names() | names)
-        counts = descriptors.recorder.counts()
-        confidence = join_counts(scheduling.confidence(), counts, descriptors.recorder.statistics().missed_count)
-        program_ns = _measure_programs([scheduling, descriptors.recorder])
+        activities: list[ThreadActivity] | None = None
+        if scheduling:
+            scheduling.stop()
+            started_ns, stopped_ns = scheduling.started_ns, scheduling.stopped_ns
+        checks = descriptors.finish()[2] if descriptors else {}
+        if scheduling:
+            _learn_names(scheduling, names, read_name, is_last=True)
+            activities = scheduling.activities(scheduling.names() | names)
+        confidence = _confidence(scheduling, descriptors)
+        measured = [tracer for tracer in (scheduling, descriptors and descriptors.recorder) if tracer]
         return TraceResult(
-            started_ns=scheduling.started_ns,
-            duration_ns=scheduling.stopped_ns - scheduling.started_ns,
+            started_ns=started_ns,
+            duration_ns=stopped_ns - started_ns,
             ended_by=ended_by,
-            activities=tuple(activities),
-            descriptors={pid: descriptors.activity(pid) for pid in pids},
+            activities=None if activities is None else tuple(activities),
+            descriptors={pid: descriptors.activity(pid) for pid in pids} if descriptors else {},
             checks=checks,
-            sees_io_uring=descriptors.recorder.sees_io_uring,
-            confidence=msgspec.structs.replace(confidence, program_ns_per_event=program_ns),
+            sees_io_uring=descriptors is None or descriptors.recorder.sees_io_uring,
+            confidence=msgspec.structs.replace(confidence, program_ns_per_event=_measure_programs(measured)),
         )
+
+
+def _confidence(scheduling: SchedulingTracer | None, descriptors: DescriptorTracer | None) -> Confidence:
+    """The accounts so far of what is watched."""
+    confidence = scheduling.confidence() if scheduling else NOTHING_SEEN
+    if descriptors is None:
+        return confidence
+    recorder = descriptors.recorder
+    return join_counts(confidence, recorder.counts(), recorder.statistics().missed_count)
 
 
 def join_counts(confidence: Confidence, counts: Counts, missed: int) -> Confidence:

@@ -12,9 +12,9 @@ import msgspec
 from threadinfo.model import Confidence
 from threadinfo.trace.descriptor_events import EventChunk, make_chunk
 from threadinfo.trace.descriptor_records import Batch
-from threadinfo.trace.descriptors import DescriptorTracer, LedgerCheck, ReadLinks
+from threadinfo.trace.descriptors import DescriptorTracer, LedgerCheck, ReadLinks, ReadPids
 from threadinfo.trace.scheduling import Delay, ReadThreads, SchedulingTracer
-from threadinfo.trace.session import Interrupt, Target, check_privilege, join_counts, ticks
+from threadinfo.trace.session import NOTHING_SEEN, Interrupt, Target, check_privilege, join_counts, ticks
 from threadinfo.trace.tables import BatchResult, ReadLink
 
 _TICK_SECONDS = 0.02
@@ -42,6 +42,7 @@ class Stream:
         read_threads: ReadThreads,
         read_links: ReadLinks,
         read_link: ReadLink,
+        read_pids: ReadPids,
         buffer_bytes: dict[str, int] | None = None,
     ) -> None:
         """Attaches. Without `threshold_ns` scheduling is not watched. Raises NotAvailableError."""
@@ -54,7 +55,9 @@ class Stream:
                 self.scheduling = stack.enter_context(SchedulingTracer(read_threads, threshold_ns))
             if with_descriptors:
                 self.descriptors = stack.enter_context(
-                    DescriptorTracer(pids, read_links, read_link, for_stream=True, buffer_bytes=buffer_bytes)
+                    DescriptorTracer(
+                        pids, read_links, read_link, read_pids, for_stream=True, buffer_bytes=buffer_bytes
+                    )
                 )
             self.interrupt = stack.enter_context(Interrupt())
             self._stack = stack.pop_all()
@@ -94,10 +97,7 @@ class Stream:
 
     def confidence(self) -> Confidence:
         """The accounts so far."""
-        none = Confidence(
-            seen_count=0, lost_count=0, map_full_count=0, missed_count=0, program_ns_per_event=None, tool_cpu_seconds=0
-        )
-        confidence = self.scheduling.confidence() if self.scheduling else none
+        confidence = self.scheduling.confidence() if self.scheduling else NOTHING_SEEN
         if self.descriptors is None:
             return confidence
         recorder = self.descriptors.recorder
