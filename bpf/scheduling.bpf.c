@@ -355,7 +355,7 @@ static __always_inline void switch_out(struct thread *t, void *task, u64 now, bo
     t->state = task_state & STATE_UNINTERRUPTIBLE ? UNINTERRUPTIBLE : SLEEPING;
 }
 
-static __always_inline void switch_in(struct thread *t, u32 slot, struct cpu *c, u32 cpu, u64 now) {
+static __always_inline void switch_in(struct thread *t, void *task, u32 slot, struct cpu *c, u32 cpu, u64 now) {
     u64 wait_ns = time_since(t->since_ns, now);
     u32 holder;
 
@@ -379,7 +379,7 @@ static __always_inline void switch_in(struct thread *t, u32 slot, struct cpu *c,
                 d->tgid = t->tgid;
                 d->cpu = cpu;
                 d->holder = holder;
-                __builtin_memcpy(d->comm, t->comm, COMM_BYTES);
+                bpf_probe_read_kernel(&d->comm, sizeof d->comm, task + TASK_COMM);
                 delays.ringbuf_submit(d, 1 /* BPF_RB_NO_WAKEUP: the reader looks by itself */);
             } else {
                 struct losses *l = this_cpu_losses();
@@ -428,7 +428,7 @@ int on_sched_switch(struct bpf_raw_tracepoint_args *ctx) {
     if (in) {
         if (prev_tid && prev_tid != in->last_holder)
             remember_name(prev_tid, prev);
-        switch_in(in, next_slot, c, cpu, now);
+        switch_in(in, next, next_slot, c, cpu, now);
         count_seen();
     }
     return 0;

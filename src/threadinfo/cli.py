@@ -33,6 +33,7 @@ from threadinfo.target import find_processes
 
 if TYPE_CHECKING:
     from click._termui_impl import ProgressBar
+    from click.shell_completion import CompletionItem
 
     from threadinfo.collect_stream import Chunk, EventStream
 
@@ -53,6 +54,14 @@ class _DefaultGroup(click.Group):
         if args and args[0] not in self.commands and args[0] not in {"--help", "-h", "--version"}:
             args = [_DEFAULT_COMMAND, *args]
         return super().parse_args(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Commands and targets: either may come first."""
+        found = super().shell_complete(ctx, incomplete)
+        if not incomplete.startswith("-"):
+            targets = next(iter(self.commands[_DEFAULT_COMMAND].params))
+            found += targets.shell_complete(ctx, incomplete)
+        return found
 
 
 @click.group(

@@ -133,14 +133,14 @@ class EventStream:
         if delay.held_by_tid is not None:
             name = self._name(delay.held_by_tid)
             if not name and self._stream.scheduling is not None:
-                name = self._stream.scheduling.names().get(delay.held_by_tid, (0, ""))[1]
+                name = self._names[delay.held_by_tid] = self._stream.scheduling.name(delay.held_by_tid)
             held_by = f"{name or '(ended)'} {delay.held_by_tid}"
         return DelayEvent(
             at_ns=delay.at_ns,
             time=self._moments.format(delay.at_ns),
             pid=delay.pid,
             tid=delay.tid,
-            thread_name=self._name(delay.tid) or delay.thread_name,
+            thread_name=delay.thread_name,
             cpu=delay.cpu,
             wait_ns=delay.wait_ns,
             held_by=held_by,

@@ -123,12 +123,15 @@ def _merge(
             ledger_differences=check.differences,
             ledger_undecided_count=check.undecided_count,
         )
+    names = {thread.tid: thread.name for thread in earlier.threads or ()}
     report = merge_scheduling(
         later or earlier,
         None
         if result.activities is None
         else [
-            TracedThread(activity.tid, activity.name, activity.scheduling)
+            TracedThread(
+                activity.tid, activity.name or names.get(activity.tid, ""), activity.has_ended, activity.scheduling
+            )
             for activity in result.activities
             if activity.pid == earlier.pid
         ],

@@ -28,6 +28,7 @@ class TracedThread(msgspec.Struct, frozen=True):
 
     tid: int
     name: str
+    has_ended: bool
     scheduling: Scheduling
 
 
@@ -44,7 +45,8 @@ def merge_scheduling(
 
     `is_alive` says whether `report` was read after the trace.
     """
-    by_tid: Mapping[int, TracedThread] = {thread.tid: thread for thread in traced or ()}
+    # Exec gives the number of the first thread to the one that calls it: the one that lives is the one that is listed.
+    by_tid = {thread.tid: thread for thread in sorted(traced or (), key=lambda thread: not thread.has_ended)}
     threads = report.threads
     listed = {thread.tid for thread in threads or ()}
     if threads is not None:
@@ -55,7 +57,9 @@ def merge_scheduling(
             for thread in threads
         )
     ended = tuple(
-        EndedThread(thread.tid, thread.name, thread.scheduling) for thread in traced or () if thread.tid not in listed
+        EndedThread(thread.tid, thread.name, thread.scheduling)
+        for thread in traced or ()
+        if thread.tid not in listed or by_tid[thread.tid] is not thread
     )
     gaps = list(report.gaps)
     if not is_alive:
@@ -63,7 +67,8 @@ def merge_scheduling(
     untraced = [thread.tid for thread in threads or () if thread.scheduling is None and thread.state not in "ZX"]
     if untraced and traced is not None:
         example = f"{len(untraced)} threads have none, for example {untraced[0]}"
-        gaps.append(Gap("scheduling", f"{example}: born after the trace, or no room for them", None))
+        why = "born after the trace, given another number by exec, or no room for them"
+        gaps.append(Gap("scheduling", f"{example}: {why}", None))
     return msgspec.structs.replace(
         report,
         threads=threads,

@@ -94,7 +94,7 @@ def traced(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return {**traced, "stolen_ns": stolen_after - stolen_before + tick_ns}
 
 
-def wait_until_it_counts(tool: subprocess.Popen[bytes], before: set[int]) -> None:
+def wait_until_it_counts(tool: subprocess.Popen[Any], before: set[int]) -> None:
     """Until its programs are attached and it sleeps in poll(2): then the window is open."""
     while not (len(loaded_programs() - before) >= 8 and _is_polling(tool.pid)):
         assert tool.poll() is None, tool.stderr.read() if tool.stderr else ""

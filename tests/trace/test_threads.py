@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -12,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT, WORKLOADS, Run, Start
+from tests.trace.conftest import loaded_programs
+from tests.trace.test_scheduling import wait_until_it_counts
 from threadinfo.trace.scheduling import SchedulingTracer
 
 MANY = WORKLOADS / "many.py"
@@ -103,3 +106,87 @@ def test_stream_that_cannot_be_written_is_exit_3(bpf: None, start: Start, where:
     assert result.returncode == 3
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_thread_that_calls_exec_has_the_number_and_the_others_have_ended(bpf: None, start: Start) -> None:
+    process = start(sys.executable, WORKLOADS / "exec_from_thread.py")
+    assert process.stdin is not None
+    tool = start_tool(process.pid)
+    process.stdin.write("\n")
+    process.stdin.flush()
+    while Path(f"/proc/{process.pid}/comm").read_text() != "sleep\n":
+        time.sleep(0.01)
+    time.sleep(0.1)
+    tool.send_signal(signal.SIGINT)
+    output, errors = tool.communicate(timeout=60)
+    assert tool.returncode == 0, errors
+    report = json.loads(output)["processes"][0]
+    (thread,) = report["threads"]
+    assert (thread["tid"], thread["name"]) == (process.pid, "sleep")
+    ended = {one["name"]: one for one in report["trace"]["ended_threads"]}
+    assert set(ended) == {"first", "killed"}
+    assert ended["first"]["tid"] == process.pid
+    # None of them is said to be held up, or woken, by what only has its number now.
+    for scheduling in (thread["scheduling"], *(one["scheduling"] for one in ended.values())):
+        for other in scheduling["delayed_by"] + scheduling["woken_by"]:
+            assert other["tid"] != process.pid or other["name"] == "first"
+
+
+def test_thread_has_one_name_in_the_whole_report(bpf: None, start: Start, threadinfo: Run, tmp_path: Path) -> None:
+    source = tmp_path / "renamed.py"
+    source.write_text(
+        "import ctypes, os, threading, time\n"
+        "os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})\n"
+        "name = lambda text: ctypes.CDLL(None).prctl(15, text, 0, 0, 0)\n"
+        "def work(text):\n"
+        "    end = time.monotonic() + 0.05\n"
+        "    while time.monotonic() < end: pass\n"
+        "    name(text)\n"  # until now it had the name of the thread that made it
+        "    while time.monotonic() < end + 0.05: pass\n"
+        "name(b'maker')\n"
+        "print('ready', flush=True)\n"
+        "while True:\n"
+        "    threads = [threading.Thread(target=work, args=(b'made %d' % n,)) for n in range(3)]\n"
+        "    for thread in threads: thread.start()\n"
+        "    for thread in threads: thread.join()\n"
+    )
+    process = start(sys.executable, source)
+    report = json.loads(threadinfo(process.pid, "--trace", "0.5", "--format", "json").stdout)["processes"][0]
+    ended = {one["tid"]: one["name"] for one in report["trace"]["ended_threads"]}
+    assert {"made 0", "made 1", "made 2"} <= set(ended.values())
+    everyone = [one["scheduling"] for one in [*report["threads"], *report["trace"]["ended_threads"]]]
+    named = [other for scheduling in everyone if scheduling for other in scheduling["delayed_by"]]
+    assert len([other for other in named if other["tid"] in ended]) >= 3
+    for other in named:
+        assert other["name"] == ended.get(other["tid"], other["name"])
+
+
+def test_stream_names_a_thread_that_has_ended(bpf: None, start: Start, tmp_path: Path) -> None:
+    source = tmp_path / "short.py"
+    source.write_text(
+        "import ctypes, os, threading, time\n"
+        "def work():\n"
+        "    ctypes.CDLL(None).prctl(15, b'short', 0, 0, 0)\n"
+        "    time.sleep(0.001)\n"
+        "print('ready', flush=True)\n"
+        "while True:\n"
+        "    threads = [threading.Thread(target=work) for _ in range(8)]\n"
+        "    for thread in threads: thread.start()\n"
+        "    for thread in threads: thread.join()\n"
+    )
+    process = start(sys.executable, source)
+    command = [sys.executable, "-m", "threadinfo", "trace", str(process.pid), "--only", "scheduling"]
+    arguments = ["--threshold", "1us", "--duration", "0.5", "--format", "json"]
+    result = subprocess.run([*command, *arguments], capture_output=True, text=True, check=True, cwd=ROOT)
+    names = [json.loads(line).get("thread_name") for line in result.stdout.splitlines()[:-1]]
+    assert "short" in names
+    assert all(names)
+
+
+def start_tool(pid: int) -> subprocess.Popen[str]:
+    """A trace of a process to JSON on standard output, when it counts."""
+    before = loaded_programs()
+    command = [sys.executable, "-m", "threadinfo", str(pid), "--trace", "600", "--format", "json"]
+    tool = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_until_it_counts(tool, before)
+    return tool

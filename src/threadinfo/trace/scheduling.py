@@ -132,6 +132,10 @@ class ThreadActivity(msgspec.Struct, frozen=True):
     scheduling: Scheduling
 
 
+def _text(comm: bytes) -> str:
+    return comm.decode("utf-8", "backslashreplace")
+
+
 def kernel_facts() -> tuple[dict[str, int | str], list[tuple[str, str]]]:
     """From BTF: the defines of the program, and its tracepoints; raises NotAvailableError where one is missing."""
     with KernelTypes() as types:
@@ -302,7 +306,7 @@ class SchedulingTracer:
                 wait_ns=record.wait_ns,
                 pid=record.tgid,
                 tid=record.tid,
-                thread_name=record.comm.decode("utf-8", "backslashreplace"),
+                thread_name=_text(record.comm),
                 cpu=record.cpu,
                 held_by_tid=record.holder or None,
             )
@@ -324,9 +328,14 @@ class SchedulingTracer:
     def names(self) -> dict[int, tuple[int, str]]:
         """Thread id to (PID, name) of wakers and holders whose names the programs took."""
         return {
-            key.value: (value.tgid, value.comm.decode("utf-8", "backslashreplace"))
+            key.value: (value.tgid, _text(value.comm))
             for key, value in self._programs.table("names").items()
         }
+
+    def name(self, tid: int) -> str:
+        """The same of one thread, "" where the programs took none: one look, however many there are."""
+        value = self._programs.table("names").get(ctypes.c_uint32(tid))
+        return _text(value.comm) if value is not None else ""
 
     def _used(self) -> Iterable[_Thread]:
         return (thread for thread in self._threads if thread.tid)
@@ -338,6 +347,7 @@ class SchedulingTracer:
         for table, target in (("woken_by", woken), ("delayed_by", delayed)):
             for key, value in self._programs.table(table).items():
                 target.setdefault(key.slot, {})[key.tid] = int(value.value)
+        names = {**names, **self._own_names()}
         activities = []
         for slot, thread in enumerate(self._threads):
             if not thread.tid or thread.born_ns > self.stopped_ns:
@@ -349,6 +359,18 @@ class SchedulingTracer:
                 holders[thread.last_holder] = holders.get(thread.last_holder, 0) + thread.last_holder_ns
             activities.append(self._decode(thread, wakers, holders, names))
         return activities
+
+    def _own_names(self) -> dict[int, tuple[int, str]]:
+        """Thread id to (PID, name) of the traced threads that ended: their last names, where others took their first.
+
+        Where two had the same number it is the first one's: exec gives the number of a process's first thread to the
+        one that calls it and ends all others, so those who say the number had to do with the first.
+        """
+        names: dict[int, tuple[int, str]] = {}
+        for thread in self._used():
+            if thread.state == _ENDED and thread.comm:
+                names.setdefault(thread.tid, (thread.tgid, _text(thread.comm)))
+        return names
 
     def _decode(
         self,
@@ -387,7 +409,9 @@ class SchedulingTracer:
             ),
             delayed_by_unknown_ns=thread.uncharged_ns,
         )
-        name = thread.comm.decode("utf-8", "backslashreplace") or names.get(thread.tid, (None, ""))[1]
+        name = _text(thread.comm)
+        if thread.state != _ENDED or not name:  # then it is the name at its birth
+            name = names.get(thread.tid, (None, name))[1]
         return ThreadActivity(
             thread.tgid, thread.tid, name, thread.born_ns >= self.started_ns, thread.state == _ENDED, scheduling
         )

@@ -172,7 +172,7 @@ def trace_processes(
             started_ns, stopped_ns = scheduling.started_ns, scheduling.stopped_ns
         checks = descriptors.finish()[2] if descriptors else {}
         if scheduling:
-            _learn_names(scheduling, names, read_name)
+            _learn_names(scheduling, names, read_name, is_last=True)
             activities = scheduling.activities(scheduling.names() | names)
         confidence = _confidence(scheduling, descriptors)
         measured = [tracer for tracer in (scheduling, descriptors and descriptors.recorder) if tracer]
@@ -257,9 +257,16 @@ def _enable_statistics() -> int | None:
 
 
 def _learn_names(
-    tracer: SchedulingTracer, names: dict[int, tuple[int | None, str]], read_name: ReadName
+    tracer: SchedulingTracer,
+    names: dict[int, tuple[int | None, str]],
+    read_name: ReadName,
+    *,
+    is_last: bool = False,
 ) -> None:
-    """Reads the names of wakers and holders while they live: a number alone would say nothing in the report."""
-    for tid in tracer.holders_and_wakers() - names.keys():
+    """Reads the names of wakers and holders while they live: a number alone would say nothing in the report.
+
+    The last time all of them, because a thread is born with the name of the one that made it.
+    """
+    for tid in tracer.holders_and_wakers() - (set() if is_last else names.keys()):
         if (name := read_name(tid)) is not None:
             names[tid] = name
