@@ -89,10 +89,6 @@ class ChangeTable:
             )
         self._is_rare[BITMAP] = True
 
-    def is_pair(self, call: NDArray[np.uint16]) -> NDArray[np.bool_]:
-        """Which of these calls make two numbers."""
-        return self._is_pair[call]
-
     def of(self, batch: Batch, events: NDArray[np.void], which: NDArray[np.intp], highest: int) -> Changes:
         """The changes by the events of one table, at the indices `which`; `highest` is the highest number open."""
         call, result, fd = events["call"], events["result"], events["fd"]
