@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import platform
 import struct
+import tempfile
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -49,6 +52,8 @@ def bpf() -> Iterator[None]:
         if os.environ.get("CI"):
             pytest.fail(f"BPF must work in CI: {reason}")
         pytest.skip(reason)
-    before = loaded_programs()
-    yield
-    assert_detached(before)
+    with (Path(tempfile.gettempdir()) / "threadinfo-bpf.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel's list is the machine's: tests of another checkout would be in it
+        before = loaded_programs()
+        yield
+        assert_detached(before)
