@@ -139,6 +139,20 @@ class Served(msgspec.Struct, frozen=True):
     """The system call that the thread is in, for example "accept4" or "epoll_wait on FD 5"."""
 
 
+class Inference(msgspec.Struct, frozen=True, kw_only=True):
+    """Who probably made a socket: the kernel does not record it, so without a trace this is what can be seen."""
+
+    words: str
+    """For example "libwebsockets' routing socket, one per context (lws_create_context)"."""
+    library: str
+    confidence: Literal["likely", "possible"]
+    """"possible" where much other code makes such a socket too."""
+    evidence: tuple[str, ...]
+    """What speaks for it, for example "libwebsockets.so.19 is mapped"; a file may be called anything."""
+    source: str
+    """Where the library's own source says so."""
+
+
 class Socket(msgspec.Struct, frozen=True, kw_only=True):
     """What a socket is, found from outside the process."""
 
@@ -160,6 +174,10 @@ class Socket(msgspec.Struct, frozen=True, kw_only=True):
     """What the user calls this port, for example "web server"."""
     evidence: tuple[str, ...] = ()
     """Which sources spoke, in the order asked, for example "/proc/PID/net/tcp"."""
+    explanation: str | None = None
+    """Which kind of socket it is and why, in a sentence; in a report with details only."""
+    inference: Inference | None = None
+    """Who probably made it; null where nothing speaks for anybody, or a trace saw its birth."""
 
 
 class Origin(msgspec.Struct, frozen=True, kw_only=True):

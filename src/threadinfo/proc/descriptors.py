@@ -12,7 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from threadinfo.model import Descriptor, Details, Gap
-from threadinfo.proc import describe, fdinfo
+from threadinfo.proc import describe, explain, fdinfo
 from threadinfo.proc.process import read_stat
 from threadinfo.proc.reader import ProcDeniedError, ProcDirectory, ProcError, ProcGoneError
 from threadinfo.proc.sockets import FoundSocket, Ports, read_sockets
@@ -108,6 +108,8 @@ def _read_descriptor(
         kind = _ANON_KINDS.get(target) or _classify_special(target)
     details = kind.details
     if with_details:
+        if sock is not None:
+            sock = msgspec.structs.replace(sock, explanation=explain.explain_socket(sock, details))
         details = details | _read_details(process, fd, kind.type)
     return Descriptor(
         fd=fd,
