@@ -13,6 +13,7 @@ import msgspec
 
 from threadinfo.model import (
     Confidence,
+    Descriptor,
     DescriptorTrace,
     EndedThread,
     Gap,
@@ -91,9 +92,7 @@ def merge_descriptors(
     descriptors = report.descriptors
     if descriptors is not None:
         descriptors = tuple(
-            msgspec.structs.replace(descriptor, origin=origins[descriptor.fd])
-            if descriptor.fd in origins
-            else descriptor
+            _with_origin(descriptor, origins[descriptor.fd]) if descriptor.fd in origins else descriptor
             for descriptor in descriptors
         )
     return msgspec.structs.replace(
@@ -102,3 +101,11 @@ def merge_descriptors(
         trace=msgspec.structs.replace(report.trace, descriptors=msgspec.structs.replace(trace, by_thread=by_thread)),
         gaps=(*report.gaps, *gaps),
     )
+
+
+def _with_origin(descriptor: Descriptor, origin: Origin) -> Descriptor:
+    """What a trace saw of the maker replaces what was inferred."""
+    sock = descriptor.socket
+    if sock is not None and origin.library is not None:
+        sock = msgspec.structs.replace(sock, inference=None)
+    return msgspec.structs.replace(descriptor, origin=origin, socket=sock)

@@ -177,7 +177,7 @@ class Socket(msgspec.Struct, frozen=True, kw_only=True):
     explanation: str | None = None
     """Which kind of socket it is and why, in a sentence; in a report with details only."""
     inference: Inference | None = None
-    """Who probably made it; null where nothing speaks for anybody, or a trace saw its birth."""
+    """Who probably made it; null where nothing speaks for anybody, or a trace saw which library did."""
 
 
 class Origin(msgspec.Struct, frozen=True, kw_only=True):

@@ -244,6 +244,15 @@ static int elsewhere(int (*make)(void)) {
   return fd;
 }
 
+/* Who may make one is said a namespace; a new one lets nobody. */
+static int ping_anywhere(void) {
+  int range = open("/proc/sys/net/ipv4/ping_group_range", O_WRONLY | O_CLOEXEC);
+  if (write(range, "0 2147483647", 12) < 0)
+    return -errno;
+  close(range);
+  return ping();
+}
+
 static int any_listener(void) {
   struct sockaddr_in name = {.sin_family = AF_INET};
   int fd = tcp();
@@ -253,6 +262,8 @@ static int any_listener(void) {
 
 static int netns_listener(void) { return elsewhere(any_listener); }
 static int netns_netlink(void) { return elsewhere(netlink_routing); }
+static int netns_tcp(void) { return elsewhere(tcp); }
+static int netns_ping(void) { return elsewhere(ping_anywhere); }
 
 static const struct {
   const char *name;
@@ -266,7 +277,7 @@ static const struct {
     CASE(raw6), CASE(ping), CASE(ping_bound), CASE(packet_idle), CASE(packet_all), CASE(packet_interface),
     CASE(netlink_routing), CASE(netlink_port), CASE(netlink_created), CASE(netlink_uevent), CASE(unix_unnamed),
     CASE(unix_datagram), CASE(unix_pair), CASE(unix_widow), CASE(unix_abstract), CASE(unix_path), CASE(vsock),
-    CASE(xdp), CASE(netns_listener), CASE(netns_netlink),
+    CASE(xdp), CASE(netns_listener), CASE(netns_netlink), CASE(netns_tcp), CASE(netns_ping),
 };
 
 int case_count(void) { return sizeof cases / sizeof *cases; }

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from threadinfo.model import Details, Socket
 
+_BORROWED = "borrowed duplicate"  # in the evidence of a socket that was asked itself
 _ONLY_A_TRACE = "which of them, only a trace tells"
-_NOT_ASKED = "the socket itself tells, but could not be asked: root may, unless --no-borrow"
+_NOT_ASKED = "the socket itself would tell, but was not asked: root may, unless --no-borrow"
 
 _TCP_STATES = {
     "SYN_SENT": "connecting: the other side has not answered yet",
@@ -46,7 +47,7 @@ def _explain(sock: Socket, details: Details) -> str | None:
             return _explain_packet(sock, details)
         case "AF_VSOCK":
             if sock.bound is None:
-                return f"virtual machine socket; whether it is bound {_NOT_ASKED}"
+                return f"virtual machine socket, bound or not: {_NOT_ASKED}"
             return "virtual machine socket, " + (f"port {sock.port}" if sock.bound else "never bound, or not connected")
         case "AF_XDP":
             return "XDP socket: takes packets straight from a network interface's queue; no table lists its binding"
@@ -63,20 +64,28 @@ def _explain_inet(sock: Socket, details: Details) -> str | None:
         version = "IPv6" if sock.family == "AF_INET6" else "IPv4"
         return f"raw {version}: sees every {details.get('ip_protocol') or 'such'} packet that arrives {where}"
     if sock.protocol in {"ICMP", "ICMPV6"}:
-        return f"ping ({label}), " + (f"bound to id {sock.port}" if sock.port else f"neither bound nor {_NOT_SENT}")
-    if sock.type != "SOCK_STREAM":
-        if sock.remote:
-            return f"{label}, bound, and connected to {sock.remote}: receives from there alone"
-        return None if sock.port else f"{label}, neither bound nor {_NOT_SENT}"
-    story = _explain_stream(sock, details)
-    return f"{label}, {story}" if story else None
+        label = f"ping ({label})"
+        return f"{label}, bound to id {sock.port}" if sock.port else f"{label}, {_explain_unused(sock)}"
+    if sock.type == "SOCK_STREAM" or sock.protocol == "SCTP":
+        story = _explain_stream(sock, details)
+        return f"{label}, {story}" if story else None
+    if sock.remote:
+        return f"{label}, bound, and connected to {sock.remote}: receives from there alone"
+    return None if sock.port else f"{label}, {_explain_unused(sock)}"
+
+
+def _explain_unused(sock: Socket) -> str:
+    """Of a socket that is bound at the latest when something is sent from it."""
+    if _BORROWED in sock.evidence:
+        return f"neither bound nor {_NOT_SENT}"
+    return f"in no table: neither bound nor used, or of another network namespace; {_NOT_ASKED}"
 
 
 def _explain_stream(sock: Socket, details: Details) -> str | None:
     if sock.state == "CLOSED" or (sock.state is None and sock.bound is not None):
         return _explain_closed(sock, details)
     if sock.state is None:
-        return f"in no table: never bound, bound and idle, or closed; which of them {_NOT_ASKED}"
+        return f"in no table: never bound, bound and idle, closed, or of another network namespace; {_NOT_ASKED}"
     return _TCP_STATES.get(sock.state)
 
 
@@ -119,7 +128,7 @@ def _explain_unix(sock: Socket, details: Details) -> str | None:
 
 def _explain_netlink(sock: Socket, details: Details) -> str:
     if sock.protocol == "NETLINK":  # its name alone is known
-        return f"netlink, in no table: not used yet, or of another network namespace; which of them {_NOT_ASKED}"
+        return f"netlink, in no table: not used yet, or of another network namespace; {_NOT_ASKED}"
     label = f"netlink {(sock.protocol or '').removeprefix('NETLINK_')}"
     names = details.get("group_names")
     if isinstance(names, list) and names:
