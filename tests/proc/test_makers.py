@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes.util
 import json
 import os
+import re
 import sys
 
 import msgspec
@@ -23,12 +24,13 @@ LIBRARIES = {
     "libwebsockets": "libwebsockets.so.19",
     "libavahi-core": "libavahi-core.so.7.1.0",
     "libudev": "libudev.so.1.7.5",
+    "libdbus": "libdbus-1.so.3.32.4",
     "libnl": "libnl-3.so.200.26.0",
     "libpcap": "libpcap.so.1.10.3",
     "glibc": "libc.so.6",
     "libsystemd": "libsystemd.so.0.35.0",
 }
-PEERS = {None: None, "": None, r"(/var)?/run/nscd/socket": "/run/nscd/socket"}
+PEERS = ("/run/nscd/socket", "/dev/log", "/run/user/1000/bus")
 ROWS = pytest.mark.parametrize("row", KNOWN, ids=lambda row: f"{row.library} {row.family} {row.remote or row.groups}")
 
 
@@ -43,7 +45,7 @@ def fitting(row: KnownSocket) -> Descriptor:
         family=row.family,
         type=row.type or "SOCK_RAW",
         protocol=row.protocol,
-        remote=PEERS.get(row.remote, "/dev/log"),
+        remote=next((peer for peer in PEERS if row.remote and re.fullmatch(row.remote, peer)), None),
         bound=row.groups is not None,
     )
     served = (Served(PID + 1, "router", "poll"),)

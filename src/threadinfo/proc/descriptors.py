@@ -12,7 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from threadinfo.model import Descriptor, Details, Gap
-from threadinfo.proc import describe, explain, fdinfo
+from threadinfo.proc import describe, fdinfo
 from threadinfo.proc.process import read_stat
 from threadinfo.proc.reader import ProcDeniedError, ProcDirectory, ProcError, ProcGoneError
 from threadinfo.proc.sockets import FoundSocket, Ports, read_sockets
@@ -109,7 +109,9 @@ def _read_descriptor(
     details = kind.details
     if with_details:
         if sock is not None:
-            sock = msgspec.structs.replace(sock, explanation=explain.explain_socket(sock, details))
+            from threadinfo.proc.explain import explain_socket  # noqa: PLC0415 - the plain text has no use for it
+
+            sock = msgspec.structs.replace(sock, explanation=explain_socket(sock, details))
         details = details | _read_details(process, fd, kind.type)
     return Descriptor(
         fd=fd,

@@ -40,6 +40,8 @@ class KnownSocket(NamedTuple):
     source: str = ""
 
 
+_GLIBC = r"libc\.so\.6|libc-2\.\d+\.so"  # before 2.34 the file had the version's name
+
 KNOWN = (
     KnownSocket(
         library="libwebsockets",
@@ -92,7 +94,7 @@ KNOWN = (
     KnownSocket(
         library="glibc",
         words="a question to nscd (getaddrinfo, getpwnam and others), normally closed at once",
-        mapped=r"libc\.so\.6|libc-2\.\d+\.so",
+        mapped=_GLIBC,
         family="AF_UNIX",
         type="SOCK_STREAM",
         remote=r"(/var)?/run/nscd/socket",
@@ -102,7 +104,7 @@ KNOWN = (
     KnownSocket(
         library="glibc",
         words="the system log (syslog)",
-        mapped=r"libc\.so\.6|libc-2\.\d+\.so",
+        mapped=_GLIBC,
         family="AF_UNIX",
         type="SOCK_DGRAM",
         remote=r"/dev/log|/run/systemd/journal/dev-log",
@@ -110,9 +112,19 @@ KNOWN = (
         source="bminor/glibc: misc/syslog.c, openlog_internal; glibc 2.36 run under strace",
     ),
     KnownSocket(
+        library="libdbus",
+        words="a connection to D-Bus (dbus_bus_get)",
+        mapped=r"libdbus-1\.so\.\d+",
+        family="AF_UNIX",
+        type="SOCK_STREAM",
+        remote=r"(/var)?/run/dbus/system_bus_socket|/run/user/\d+/bus",
+        close_on_exec=True,
+        source="freedesktop dbus: dbus/dbus-sysdeps-unix.c, _dbus_connect_unix_socket; libdbus 1.14 run under strace",
+    ),
+    KnownSocket(
         library="glibc",
         words="a question about interfaces or addresses (getifaddrs, getaddrinfo), normally closed at once",
-        mapped=r"libc\.so\.6|libc-2\.\d+\.so",
+        mapped=_GLIBC,
         family="AF_NETLINK",
         protocol="NETLINK_ROUTE",
         groups=frozenset(),
@@ -130,6 +142,17 @@ KNOWN = (
         close_on_exec=True,
         confidence="possible",
         source="systemd/systemd: src/journal/journal-send.c, journal_fd",
+    ),
+    KnownSocket(
+        library="glibc",
+        words="a question about an interface (if_nametoindex), normally closed at once",
+        mapped=_GLIBC,
+        family="AF_UNIX",
+        type="SOCK_DGRAM",
+        remote="",
+        close_on_exec=True,
+        confidence="possible",
+        source="bminor/glibc: sysdeps/unix/sysv/linux/opensock.c; glibc 2.36 run under strace",
     ),
 )
 """The first row that fits has the word: the more particular ones come first."""
