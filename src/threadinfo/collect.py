@@ -165,7 +165,7 @@ def _collect_from(
         from threadinfo.proc.makers import attach_makers  # noqa: PLC0415 - the plain text has no use for it
 
         known = descriptors
-        descriptors = gaps.read("who made each socket", lambda: attach_makers(alive, pid, known)) or descriptors
+        descriptors = gaps.read("who made each socket", lambda: attach_makers(alive, known)) or descriptors
 
     return ProcessReport(
         pid=pid,

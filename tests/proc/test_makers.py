@@ -61,7 +61,7 @@ def maps(*names: str) -> str:
 @ROWS
 def test_infer_a_socket_like_the_row_is_the_rows(row: KnownSocket) -> None:
     mapped = makers.parse_mapped_names(maps(LIBRARIES[row.library]))
-    inference = makers.infer(KNOWN, fitting(row), PID, mapped)
+    inference = makers.infer(KNOWN, fitting(row), {PID}, mapped)
     assert inference is not None
     assert (inference.words, inference.confidence, inference.source) == (row.words, row.confidence, row.source)
     assert inference.evidence[-2:] == (f"{LIBRARIES[row.library]} is mapped", "thread router serves it")
@@ -70,10 +70,10 @@ def test_infer_a_socket_like_the_row_is_the_rows(row: KnownSocket) -> None:
 @ROWS
 def test_infer_without_the_library_or_with_another_flag_is_none(row: KnownSocket) -> None:
     descriptor = fitting(row)
-    assert makers.infer([row], descriptor, PID, frozenset({"libother.so.1"})) is None
+    assert makers.infer([row], descriptor, {PID}, frozenset({"libother.so.1"})) is None
     other = descriptor.details | {"close_on_exec": not row.close_on_exec}
     mapped = frozenset({LIBRARIES[row.library]})
-    assert makers.infer([row], msgspec.structs.replace(descriptor, details=other), PID, mapped) is None
+    assert makers.infer([row], msgspec.structs.replace(descriptor, details=other), {PID}, mapped) is None
 
 
 @ROWS
@@ -84,7 +84,20 @@ def test_known_row_says_where_it_is_from(row: KnownSocket) -> None:
 def test_attach_makers_reads_no_maps_where_no_row_fits(make_proc: MakeProc) -> None:
     plain = Descriptor(fd=3, type="socket", target="socket:[1]", description="", socket=Socket(family="AF_INET"))
     with ProcDirectory(str(make_proc({"7": None}))) as proc, proc.directory("7") as process:
-        assert makers.attach_makers(process, 7, [plain]) == (plain,)
+        assert makers.attach_makers(process, [plain]) == (plain,)
+
+
+def test_infer_says_which_epoll_watches_where_no_thread_waits() -> None:
+    row = KNOWN[0]
+    descriptor = msgspec.structs.replace(fitting(row), served_by=())
+    inference = makers.infer([row], descriptor, (), frozenset({"libwebsockets.so.18"}), {3: [5]})
+    assert inference is not None
+    assert inference.evidence[-1] == "epoll FD 5 watches it"
+
+
+def test_parse_own_pids_in_every_namespace() -> None:
+    assert makers.parse_own_pids("Name:\tx\nNSpid:\t4242\t7\n") == (4242, 7)
+    assert makers.parse_own_pids("Name:\tx\n") == ()
 
 
 @given(st.text())

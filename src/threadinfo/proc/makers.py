@@ -8,7 +8,8 @@ any code may open the same kind of socket: hence an `Inference`, with its eviden
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -160,24 +161,41 @@ KNOWN = (
 _LIBRARY_PORT_MASK = 0x3FFFFF
 
 
-def attach_makers(process: ProcDirectory, pid: int, descriptors: Sequence[Descriptor]) -> tuple[Descriptor, ...]:
+def attach_makers(process: ProcDirectory, descriptors: Sequence[Descriptor]) -> tuple[Descriptor, ...]:
     """The descriptors with `socket.inference`; /proc/PID/maps is read only where a row fits, ProcError where it is not.
 
     `descriptors` have their details and who serves them.
     """
+    pids: tuple[int, ...] = ()
+    if any("port_id" in descriptor.details for descriptor in descriptors):
+        pids = parse_own_pids(process.read_text("status"))
     fitting = {}
     for descriptor in descriptors:
-        if descriptor.socket and (rows := [row for row in KNOWN if _evidence(row, descriptor, pid) is not None]):
+        if descriptor.socket and (rows := [row for row in KNOWN if _evidence(row, descriptor, pids) is not None]):
             fitting[descriptor.fd] = rows
     if not fitting:
         return tuple(descriptors)
     mapped = process.parse("maps", parse_mapped_names)
+    watched = _watched(descriptors)
     return tuple(
-        _with_inference(descriptor, infer(fitting[descriptor.fd], descriptor, pid, mapped))
+        _with_inference(descriptor, infer(fitting[descriptor.fd], descriptor, pids, mapped, watched))
         if descriptor.fd in fitting
         else descriptor
         for descriptor in descriptors
     )
+
+
+def _watched(descriptors: Sequence[Descriptor]) -> dict[int, list[int]]:
+    """Which epoll instances watch a descriptor, by its number."""
+    inodes = {descriptor.fd: descriptor.inode for descriptor in descriptors}
+    watchers: dict[int, list[int]] = {}
+    for descriptor in descriptors:
+        watched = descriptor.details.get("watched")
+        for entry in watched if isinstance(watched, list) else ():
+            fd = entry.get("fd") if isinstance(entry, dict) else None
+            if isinstance(fd, int) and inodes.get(fd) == entry["inode"]:  # else another file had the number
+                watchers.setdefault(fd, []).append(descriptor.fd)
+    return watchers
 
 
 def _with_inference(descriptor: Descriptor, inference: Inference | None) -> Descriptor:
@@ -198,19 +216,37 @@ def parse_mapped_names(text: str) -> frozenset[str]:
     return frozenset(names)
 
 
-def infer(rows: Iterable[KnownSocket], descriptor: Descriptor, pid: int, mapped: frozenset[str]) -> Inference | None:
-    """The first of the rows that fits the socket and whose library is mapped; None where none is."""
+def parse_own_pids(text: str) -> tuple[int, ...]:
+    """/proc/PID/status to the process's number in each PID namespace that it is in (NSpid)."""
+    for line in text.split("\n"):
+        if line.startswith("NSpid:"):
+            return tuple(int(word) for word in line.split()[1:] if word.isdecimal())
+    return ()
+
+
+def infer(
+    rows: Iterable[KnownSocket],
+    descriptor: Descriptor,
+    pids: Collection[int],
+    mapped: frozenset[str],
+    watched: Mapping[int, Sequence[int]] = MappingProxyType({}),
+) -> Inference | None:
+    """The first of the rows that fits the socket and whose library is mapped; None where none is.
+
+    `pids` are the process's numbers, `watched` the epoll instances that watch a descriptor.
+    """
     for row in rows:
-        evidence = _evidence(row, descriptor, pid)
+        evidence = _evidence(row, descriptor, pids)
         names = sorted(name for name in mapped if _is_of_library(row, name))
         if evidence is None or not names:
             continue
-        servers = dict.fromkeys(f"thread {server.thread_name} serves it" for server in descriptor.served_by)
+        users = [f"thread {server.thread_name} serves it" for server in descriptor.served_by]
+        users = users or [f"epoll FD {fd} watches it" for fd in watched.get(descriptor.fd, ())]
         return Inference(
             words=row.words,
             library=row.library,
             confidence=row.confidence,
-            evidence=(*evidence, f"{names[0]} is mapped", *servers),
+            evidence=(*evidence, f"{names[0]} is mapped", *dict.fromkeys(users)),
             source=row.source,
         )
     return None
@@ -221,7 +257,7 @@ def _is_of_library(row: KnownSocket, name: str) -> bool:
     return match is not None and int(match.groupdict().get("version") or 0) >= row.since_version
 
 
-def _evidence(row: KnownSocket, descriptor: Descriptor, pid: int) -> list[str] | None:
+def _evidence(row: KnownSocket, descriptor: Descriptor, pids: Collection[int]) -> list[str] | None:
     """What of the socket speaks for the row; None where something speaks against it."""
     sock, details = descriptor.socket, descriptor.details
     closes = details.get("close_on_exec")
@@ -229,7 +265,7 @@ def _evidence(row: KnownSocket, descriptor: Descriptor, pid: int) -> list[str] |
         return None
     evidence = [(row.protocol or sock.family or "").replace("NETLINK_", "netlink ")]
     for check in (_groups_evidence, _name_evidence, _port_evidence):
-        found = check(row, sock, details, pid)
+        found = check(row, sock, details, pids)
         if found is None:
             return None
         evidence += found
@@ -239,7 +275,7 @@ def _evidence(row: KnownSocket, descriptor: Descriptor, pid: int) -> list[str] |
 
 
 def _groups_evidence(
-    row: KnownSocket, sock: Socket, details: Mapping[str, object], _pid: int
+    row: KnownSocket, sock: Socket, details: Mapping[str, object], _pids: Collection[int]
 ) -> list[str] | None:
     if row.groups is None:
         return []
@@ -249,7 +285,9 @@ def _groups_evidence(
     return [f"groups {groups:#x}"] if groups in row.groups else None
 
 
-def _name_evidence(row: KnownSocket, sock: Socket, _details: Mapping[str, object], _pid: int) -> list[str] | None:
+def _name_evidence(
+    row: KnownSocket, sock: Socket, _details: Mapping[str, object], _pids: Collection[int]
+) -> list[str] | None:
     if row.remote is None:
         return []
     if not row.remote:
@@ -257,10 +295,13 @@ def _name_evidence(row: KnownSocket, sock: Socket, _details: Mapping[str, object
     return [f"connected to {sock.remote}"] if re.fullmatch(row.remote, sock.remote or "") else None
 
 
-def _port_evidence(row: KnownSocket, _sock: Socket, details: Mapping[str, object], pid: int) -> list[str] | None:
+def _port_evidence(
+    row: KnownSocket, _sock: Socket, details: Mapping[str, object], pids: Collection[int]
+) -> list[str] | None:
     if not row.has_library_port:
         return []
     port = details.get("port_id")
-    if not isinstance(port, int) or port & _LIBRARY_PORT_MASK != pid & _LIBRARY_PORT_MASK or port == pid:
+    if not isinstance(port, int) or port in pids:  # the number alone is what the kernel chooses
         return None
-    return [f"port id {port} is {pid} with a counter above it"]
+    own = [pid for pid in pids if port & _LIBRARY_PORT_MASK == pid & _LIBRARY_PORT_MASK]
+    return [f"port id {port} is {own[0]} with a counter above it"] if own else None
