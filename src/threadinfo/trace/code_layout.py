@@ -15,13 +15,15 @@ _LIBRARY_FILE = re.compile(
     r"(libc|libpthread)(\.so(\.[\d.]+)?|-[\d.]+\.so)|libc\.musl-.*|ld-(linux|musl)[^/]*|ld-[\d.]+\.so|ld(64)?\.so\.\d+"
 )
 # A static program has glibc's or musl's code in its own file: told by the names that those give it.
-_LIBRARY_PREFIX = re.compile(r"(__)?(libc_|GI_|internal_sys|pthread_|IO_|dl_|nptl_|restore_rt|syscall_cancel)|_IO_|_dl_")
+_LIBRARY_PREFIX = re.compile(
+    r"(__)?(libc_|GI_|internal_sys|pthread_|IO_|dl_|nptl_|restore_rt|syscall_cancel)|_IO_|_dl_"
+)
 _WRAPPERS = frozenset(
     (
-        "accept accept4 bind brk clone clone3 close close_range connect creat dup dup2 dup3 epoll_create epoll_create1 "
-        "eventfd execve fanotify_init fclose fcntl fdopendir fopen fork freopen getaddrinfo inotify_init "
-        "inotify_init1 ioctl listen malloc calloc realloc memfd_create memfd_secret mkostemp mkstemp mmap mremap munmap "
-        "open open64 openat openat2 opendir pidfd_open pidfd_getfd pipe pipe2 poll popen posix_openpt pread preadv "
+        "accept accept4 bind brk clone clone3 close close_range connect creat dup dup2 dup3 epoll_create "
+        "epoll_create1 eventfd execve fanotify_init fclose fcntl fdopendir fopen fork freopen getaddrinfo inotify_init "
+        "inotify_init1 ioctl listen malloc calloc realloc memfd_create memfd_secret mkostemp mkstemp mmap mremap "
+        "munmap open open64 openat openat2 opendir pidfd_open pidfd_getfd pipe pipe2 poll popen posix_openpt pread preadv "
         "pselect pwrite pwritev read readv recv recvfrom recvmsg sbrk select send sendmsg sendto shm_open sigaction "
         "signalfd socket socketpair start start_thread start_main syscall syscall_cp syscall_cp_asm timerfd_create "
         "tmpfile unshare userfaultfd vfork write writev pause nanosleep clock_nanosleep start_call_main"
@@ -37,7 +39,7 @@ class Module(NamedTuple):
     path: str
     """As in maps, " (deleted)" included; bytes that are not UTF-8 become \\xNN."""
     mapping: str
-    """START-END of its first mapping, as in maps and in /proc/PID/map_files."""
+    """START-END of its first mapping, as /proc/PID/map_files has it: without the zeros with which maps begins."""
     identity: bytes
     """Device and inode."""
 
@@ -85,15 +87,15 @@ def parse_layout(maps: bytes) -> CodeLayout:
         else:
             if group is not None and has_code:
                 modules.append(group)
-            mapping = f"{match[1].decode()}-{match[2].decode()}"
-            group = Module(start, end, path.decode("utf-8", "backslashreplace"), mapping, identity)
+            text = path.decode("utf-8", "backslashreplace")
+            group = Module(start, end, text, f"{start:x}-{end:x}", identity)
             if offset:
                 group = None
             has_code = is_code
         last_offset = offset
     if group is not None and has_code:
         modules.append(group)
-    has_library = any(is_library_file(module.path) for module in modules)
+    has_library = any(module.path != VDSO and is_library_file(module.path) for module in modules)
     return CodeLayout(tuple(modules), tuple(starts), tuple(ends), has_library)
 
 

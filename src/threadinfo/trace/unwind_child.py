@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import mmap
 import os
 import re
 import struct
 import sys
 from _socket import SCM_RIGHTS, SOL_SOCKET, socket  # without the classes around it: a fifth of the start
-from typing import Any
+from typing import Any, NoReturn
 
 from threadinfo.trace import libdw
 from threadinfo.trace import unwind_messages as message
@@ -165,16 +164,14 @@ class _Child:
                     offset += pc - address
                 source = self._source(module, address)
         self.channel.send(
-            message.PLACE.pack(
-                message.PLACE_IS, identifier, index, flags, in_file, offset, len(function), len(source)
-            )
+            message.PLACE.pack(message.PLACE_IS, identifier, index, flags, in_file, offset, len(function), len(source))
             + function
             + source
         )
         return identifier, bool(flags & message.IS_SIGNAL_FRAME)
 
     def _frame_description(self, module: int, address: int) -> tuple[int, bool] | None:
-        """Where the function starts and whether it is a signal handler's return, of the unwind table; None: not in it."""
+        """Where the function starts, and whether it is a signal handler's return; None: not in the unwind table."""
         dw = self.libraries.dw
         bias, frame = ctypes.c_uint64(), ctypes.c_void_p()
         for table in (dw.dwfl_module_eh_cfi, dw.dwfl_module_dwarf_cfi):
@@ -250,20 +247,24 @@ class _Child:
                 self.space = self.spaces[number]
                 self._unwind_batch(descriptor, first)
 
+    def fail(self, problem: BaseException | None) -> NoReturn:
+        """Ends the process after an error of our own, and says which."""
+        self.channel.send(message.FAILED + f"{type(problem).__name__}: {problem}".encode()[:200])
+        os._exit(1)
+
     def _unwind_batch(self, descriptor: int, first: int) -> None:
-        with mmap.mmap(descriptor, 0, prot=mmap.PROT_READ) as samples, memoryview(samples) as view:
-            os.close(descriptor)
-            position = index = 0
-            while position < len(view):
-                (stack_bytes,) = message.SAMPLE.unpack_from(view, position)
-                at = position + message.SAMPLE.size
-                position = at + message.REGISTERS_BYTES + stack_bytes
-                if index >= first:
-                    self.registers = _REGISTERS.unpack_from(view, at)
-                    self.stack = view[at + message.REGISTERS_BYTES : position]
-                    self._unwind(index)
-                    self.stack.release()
-                index += 1
+        view = memoryview(os.pread(descriptor, os.fstat(descriptor).st_size, 0))
+        os.close(descriptor)
+        position = index = 0
+        while position < len(view):
+            (stack_bytes,) = message.SAMPLE.unpack_from(view, position)
+            at = position + message.SAMPLE.size
+            position = at + message.REGISTERS_BYTES + stack_bytes
+            if index >= first:
+                self.registers = _REGISTERS.unpack_from(view, at)
+                self.stack = view[at + message.REGISTERS_BYTES : position]
+                self._unwind(index)
+            index += 1
         self.channel.send(message.HEADER.pack(message.DONE, index))
 
     def _unwind(self, index: int) -> None:
@@ -292,6 +293,9 @@ def main() -> None:
     child = _Child(socket(fileno=int(sys.argv[1])))
     held = confine(sys.argv[2])
     gc.disable()
-    sys.unraisablehook = lambda _: os._exit(1)  # an error in a callback would go on with a wrong answer
+    sys.unraisablehook = lambda error: child.fail(error.exc_value)  # a callback's; libdw would go on with no answer
     child.channel.send(message.READY + " ".join(sorted(held)).encode())
-    child.serve()
+    try:
+        child.serve()
+    except Exception as problem:
+        child.fail(problem)

@@ -8,10 +8,11 @@
 | BATCH | parent | number of the space, index of the first sample; with a descriptor of the samples |
 | NEED_ELF | child | index of the module; answered by FILE, with a descriptor or without one |
 | NEED_DEBUG | child | index of the module, its build-id; answered likewise |
-| WORKING | child | index of the module that it is about to look into, for whom to suspect when it is never heard of again |
+| WORKING | child | index of the module that it looks into: the suspect, should it never be heard of again |
 | PLACE | child | what an address is, said once (see `PLACE`) |
 | STACK | child | index of the sample, how it ended, then its frames (see `STACK`, `FRAME`, `END_*`) |
 | DONE | child | the batch is finished |
+| FAILED | child | an error of ours, in words; it ends |
 
 Samples lie one after the other in a memfd: SAMPLE, the registers, the stack. The child is not trusted: its parent
 checks every number and length.
@@ -22,7 +23,7 @@ from __future__ import annotations
 import struct
 
 READY, SPACE, FORGET, BATCH, FILE = b"R", b"M", b"X", b"B", b"F"
-NEED_ELF, NEED_DEBUG, WORKING, PLACE_IS, STACK_IS, DONE = b"E", b"G", b"W", b"P", b"S", b"D"
+NEED_ELF, NEED_DEBUG, WORKING, PLACE_IS, STACK_IS, DONE, FAILED = b"E", b"G", b"W", b"P", b"S", b"D", b"!"
 
 MAX_MESSAGE_BYTES = 1 << 16
 MAX_NAME_BYTES = 4096

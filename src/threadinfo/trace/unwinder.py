@@ -18,6 +18,7 @@ import shutil
 import signal
 import socket
 import stat
+import struct
 import subprocess
 import sys
 import tempfile
@@ -159,7 +160,10 @@ class _Child:
         finally:
             theirs.close()
         try:
-            data, _ = self.receive(time.monotonic() + _SECONDS_TO_START)
+            try:
+                data = self.receive(time.monotonic() + _SECONDS_TO_START)
+            except TimeoutError:
+                raise _StoppedError(f"the unwinder did not start within {_SECONDS_TO_START:g} s") from None
             if data[:1] != message.READY:
                 raise _StoppedError("the unwinder did not start")
         except _StoppedError:
@@ -168,8 +172,8 @@ class _Child:
         self.held = frozenset(data[1:].decode("ascii", "replace").split())
         self._remove_directory()
 
-    def receive(self, deadline: float) -> tuple[bytes, int]:
-        """A message and 0; raises _StoppedError when there is none in time (a moment of CLOCK_MONOTONIC)."""
+    def receive(self, deadline: float) -> bytes:
+        """A message; raises TimeoutError at the deadline (CLOCK_MONOTONIC), _StoppedError when none can come."""
         try:
             data = self.channel.recv(message.MAX_MESSAGE_BYTES, socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -182,7 +186,9 @@ class _Child:
             data = b""
         if not data:
             raise _StoppedError(self._why_it_ended())
-        return data, 0
+        if data[:1] == message.FAILED:
+            raise _StoppedError(f"the unwinder failed ({data[1:201].decode('utf-8', 'backslashreplace')})")
+        return data
 
     def _why_it_ended(self) -> str:
         try:
@@ -205,9 +211,9 @@ class _Child:
 
     def renew_cpu_time(self, seconds: float) -> None:
         """Allows that much more CPU time: a bound for the case that this process cannot stop it any more."""
-        _, hard = resource.RLIM_INFINITY, resource.RLIM_INFINITY
+        bounds = int(self.spent_seconds + seconds) + 5, resource.RLIM_INFINITY
         with contextlib.suppress(OSError, ValueError):
-            resource.prlimit(self.process.pid, resource.RLIMIT_CPU, (int(self.spent_seconds + seconds) + 5, hard))
+            resource.prlimit(self.process.pid, resource.RLIMIT_CPU, bounds)
 
     def close(self) -> None:
         self.channel.close()
@@ -222,8 +228,8 @@ class _Child:
 class Unwinder:
     """Unwinds samples; use as a context manager, in one thread: when that thread ends, the kernel kills the child.
 
-    `open_mapping` is given a PID and START-END of a mapping as in /proc/PID/maps; it returns a descriptor of the file
-    that is mapped there, open for reading, which is closed here, or None where it cannot.
+    `open_mapping` is given a PID and START-END of a mapping, a name in /proc/PID/map_files. It returns a descriptor of
+    the file that is mapped there, open for reading, which is closed here, or None where it cannot.
 
     Raises NotAvailableError where libdw is missing or the machine is not x86_64.
     """
@@ -326,7 +332,7 @@ class Unwinder:
         deadline = started + _SECONDS_PER_STACK
         while True:
             try:
-                data, _ = child.receive(min(deadline, batch.deadline))
+                data = child.receive(min(deadline, batch.deadline))
             except TimeoutError:
                 raise _StoppedError(f"the unwinder was stopped after {_SECONDS_PER_STACK:g} s") from None
             if time.monotonic() > min(deadline, batch.deadline):  # it talks, and does not come to an end
@@ -342,7 +348,7 @@ class Unwinder:
                     return
                 else:
                     self._answer(child, batch, data)
-            except (ValueError, LookupError, ctypes.ArgumentError, _STRUCT_ERROR) as problem:
+            except (ValueError, LookupError, struct.error) as problem:
                 raise _StoppedError(f"the unwinder answered nonsense ({type(problem).__name__})") from None
 
     def _tell_space(self, child: _Child, batch: _Batch) -> int:
@@ -389,9 +395,6 @@ class Unwinder:
                     os.close(descriptor)
         else:
             raise ValueError("unknown kind")
-
-
-_STRUCT_ERROR = message.struct.error
 
 
 class _Batch:
@@ -445,7 +448,9 @@ class _Batch:
         raw = list(message.FRAME.iter_unpack(data[message.STACK.size : frames_end]))
         words = data[frames_end : frames_end + 200].decode("utf-8", "backslashreplace")
         sample = self.samples[self.sent[index]]
-        self._stacks[self.sent[index]] = _stack(sample, raw, [places[frame[2]] for frame in raw], end, words, self.layout)
+        self._stacks[self.sent[index]] = _stack(
+            sample, raw, [places[frame[2]] for frame in raw], end, words, self.layout
+        )
         self.next_index += 1
 
 
