@@ -23,9 +23,9 @@ _WRAPPERS = frozenset(
         "accept accept4 bind brk clone clone3 close close_range connect creat dup dup2 dup3 epoll_create "
         "epoll_create1 eventfd execve fanotify_init fclose fcntl fdopendir fopen fork freopen getaddrinfo inotify_init "
         "inotify_init1 ioctl listen malloc calloc realloc memfd_create memfd_secret mkostemp mkstemp mmap mremap "
-        "munmap open open64 openat openat2 opendir pidfd_open pidfd_getfd pipe pipe2 poll popen posix_openpt pread preadv "
-        "pselect pwrite pwritev read readv recv recvfrom recvmsg sbrk select send sendmsg sendto shm_open sigaction "
-        "signalfd socket socketpair start start_thread start_main syscall syscall_cp syscall_cp_asm timerfd_create "
+        "munmap open open64 openat openat2 opendir pidfd_open pidfd_getfd pipe pipe2 poll popen posix_openpt pread "
+        "preadv pselect pwrite pwritev read readv recv recvfrom recvmsg sbrk select send sendmsg sendto shm_open "
+        "sigaction signalfd socket socketpair start start_thread start_main syscall syscall_cp syscall_cp_asm timerfd_create "
         "tmpfile unshare userfaultfd vfork write writev pause nanosleep clock_nanosleep start_call_main"
     ).split()
 )
@@ -78,8 +78,8 @@ def parse_layout(maps: bytes) -> CodeLayout:
         if is_code:
             starts.append(start)
             ends.append(end)
-        if inode == b"0" and path != b"[vdso]":
-            continue  # memory between two mappings of a file does not part them
+        if (inode == b"0" and path != b"[vdso]") or path == b"/dev/zero (deleted)":
+            continue  # memory, private or shared: between two mappings of a file it does not part them
         identity = match[5] + b" " + inode
         if group is not None and group.identity == identity and not (offset == 0 and last_offset):
             group = group._replace(end=end)

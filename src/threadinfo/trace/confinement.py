@@ -122,11 +122,12 @@ def confine(empty_directory: str) -> frozenset[str]:
         held.add("chroot")
     for capability in range(_CAPABILITY_COUNT):
         libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
-    if is_root:
-        os.setgroups([])
-        os.setresgid(NOBODY, NOBODY, NOBODY)
-        os.setresuid(NOBODY, NOBODY, NOBODY)
-        held.add("user")
+    with contextlib.suppress(OSError):
+        if is_root:
+            os.setgroups([])
+            os.setresgid(NOBODY, NOBODY, NOBODY)
+            os.setresuid(NOBODY, NOBODY, NOBODY)
+            held.add("user")
     libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
     if libc.capset(struct.pack("=Ii", _CAPABILITY_VERSION_3, 0), bytes(24)) == 0:
         held.add("capabilities")

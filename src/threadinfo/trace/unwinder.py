@@ -171,6 +171,9 @@ class _Child:
             raise
         self.held = frozenset(data[1:].decode("ascii", "replace").split())
         self._remove_directory()
+        if "seccomp" not in self.held:
+            self.close()
+            raise _StoppedError("the unwinder could not be confined")
 
     def receive(self, deadline: float) -> bytes:
         """A message; raises TimeoutError at the deadline (CLOCK_MONOTONIC), _StoppedError when none can come."""
@@ -181,7 +184,7 @@ class _Child:
             poller.register(self.channel, select.POLLIN)
             if not poller.poll(max(0.0, deadline - time.monotonic()) * 1000):
                 raise TimeoutError from None
-            data = self.channel.recv(message.MAX_MESSAGE_BYTES)
+            return self.receive(deadline)
         except ConnectionError:
             data = b""
         if not data:
