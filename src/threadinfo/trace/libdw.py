@@ -56,6 +56,10 @@ class ModuleCallbacks(Structure):
     )
 
 
+OPERATIONS_BYTES = 3 * 32
+"""Room for the three Dwarf_Op that `dwarf_frame_register` may write."""
+
+
 class Symbol(Structure):
     """GElf_Sym."""
 
@@ -93,6 +97,10 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "dwfl_module_getsrc": (pointer, [pointer, u64]),
     "dwfl_lineinfo": (c_char_p, [pointer, pointer, POINTER(c_int), pointer, pointer, pointer]),
     "dwarf_cfi_addrframe": (c_int, [pointer, u64, POINTER(pointer)]),
+    "dwarf_frame_register": (
+        c_int,
+        [pointer, c_int, pointer, POINTER(pointer), POINTER(c_size_t)],
+    ),
     "dwarf_frame_info": (c_int, [pointer, POINTER(u64), POINTER(u64), POINTER(c_bool)]),
 }
 _LIBELF_PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {

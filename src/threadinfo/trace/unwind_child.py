@@ -21,6 +21,7 @@ from threadinfo.trace.confinement import confine
 
 _DESCRIPTOR = struct.Struct("=i")
 _WORD = struct.Struct("=Q")
+_SIZE = ctypes.c_size_t
 _TID = 1  # every sample is unwound as the only thread of its Dwfl; libdw asks for a number
 _RUST_HASH = re.compile(rb"::h[0-9a-f]{16}$")
 
@@ -61,7 +62,7 @@ class _Child:
         self.stack_pointer = 0
         self.frames: list[tuple[int, int, int]] = []
         self.was_signal_frame = False
-        self.is_beyond_copy = False
+        self.is_outside_copy = False
         self.program_counter, self.register = ctypes.c_uint64(), ctypes.c_uint64()
         self.thread_callbacks = libdw.ThreadCallbacks(
             libdw.NextThread(self._next_thread),
@@ -97,7 +98,7 @@ class _Child:
         if 0 <= offset <= len(self.stack) - 8:
             (result[0],) = _WORD.unpack_from(self.stack, offset)
             return True
-        self.is_beyond_copy = offset >= 0
+        self.is_outside_copy = True
         return False
 
     def _set_registers(self, thread: int, _argument: int) -> bool:
@@ -120,6 +121,7 @@ class _Child:
 
     def _on_frame(self, state: int, _argument: int) -> int:
         dw = self.libraries.dw
+        self.is_outside_copy = False  # what could not be read for this frame is another frame's register
         dw.dwfl_frame_pc(state, ctypes.byref(self.program_counter), None)
         pc, sp = self.program_counter.value, 0
         if self.libraries.has_frame_registers and not dw.dwfl_frame_reg(
@@ -153,10 +155,9 @@ class _Child:
                 in_file = (pc - bias.value) & 0xFFFFFFFFFFFFFFFF
                 function_start = None
                 if (found := self._frame_description(module, address)) is not None:
-                    flags |= message.HAS_UNWIND_TABLE
-                    function_start, is_signal_frame = found
-                    if is_signal_frame:
-                        flags |= message.IS_SIGNAL_FRAME
+                    function_start, table_flags = found
+                    flags |= table_flags
+                    if flags & message.IS_SIGNAL_FRAME:
                         address = pc
                 if (symbol := self._function(module, address, function_start)) is not None:
                     flags |= message.HAS_FUNCTION
@@ -170,8 +171,8 @@ class _Child:
         )
         return identifier, bool(flags & message.IS_SIGNAL_FRAME)
 
-    def _frame_description(self, module: int, address: int) -> tuple[int, bool] | None:
-        """Where the function starts, and whether it is a signal handler's return; None: not in the unwind table."""
+    def _frame_description(self, module: int, address: int) -> tuple[int, int] | None:
+        """Where the function starts, and the flags that the unwind table has for it; None: it is not in the table."""
         dw = self.libraries.dw
         bias, frame = ctypes.c_uint64(), ctypes.c_void_p()
         for table in (dw.dwfl_module_eh_cfi, dw.dwfl_module_dwarf_cfi):
@@ -179,9 +180,17 @@ class _Child:
             if not cfi or dw.dwarf_cfi_addrframe(cfi, address - bias.value, ctypes.byref(frame)):
                 continue
             start, end, is_signal_frame = ctypes.c_uint64(), ctypes.c_uint64(), ctypes.c_bool()
-            dw.dwarf_frame_info(frame, ctypes.byref(start), ctypes.byref(end), ctypes.byref(is_signal_frame))
+            return_address = dw.dwarf_frame_info(
+                frame, ctypes.byref(start), ctypes.byref(end), ctypes.byref(is_signal_frame)
+            )
+            flags = message.HAS_UNWIND_TABLE | (message.IS_SIGNAL_FRAME if is_signal_frame.value else 0)
+            operations, rule, count = ctypes.create_string_buffer(libdw.OPERATIONS_BYTES), ctypes.c_void_p(), _SIZE()
+            if not dw.dwarf_frame_register(
+                frame, return_address, operations, ctypes.byref(rule), ctypes.byref(count)
+            ) and (rule.value == ctypes.addressof(operations) and count.value == 0):
+                flags |= message.HAS_NO_CALLER
             _free(frame)
-            return start.value + bias.value, is_signal_frame.value
+            return start.value + bias.value, flags
         return None
 
     def _function(self, module: int, address: int, function_start: int | None) -> tuple[bytes, int] | None:
@@ -269,15 +278,15 @@ class _Child:
 
     def _unwind(self, index: int) -> None:
         self.stack_pointer = self.registers[_AT_RSP]
-        self.frames, self.was_signal_frame, self.is_beyond_copy = [], False, False
+        self.frames, self.was_signal_frame, self.is_outside_copy = [], False, False
         result = self.libraries.dw.dwfl_getthread_frames(self.space.dwfl, _TID, self.on_frame, None)
         words = b""
-        if result == 0:
-            end = message.END_UNDEFINED
-        elif len(self.frames) >= message.MAX_FRAMES:
+        if len(self.frames) >= message.MAX_FRAMES:
             end = message.END_TOO_DEEP
-        elif self.is_beyond_copy:
+        elif self.is_outside_copy:  # which libdw takes for the end of the stack
             end = message.END_OF_COPY
+        elif result == 0:
+            end = message.END_OF_FRAMES
         else:
             end, words = message.END_ERROR, self.libraries.error()[:200]
         packed = b"".join([message.FRAME.pack(*frame) for frame in self.frames])

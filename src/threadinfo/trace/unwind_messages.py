@@ -42,12 +42,13 @@ BATCH_IS = struct.Struct("=cII")
 PLACE = struct.Struct("=cIiBQQHH")
 """Kind, id, index of the module (-1: none), flags, address in the ELF file, offset in the function, and how many bytes
 of function name and of source follow."""
-HAS_ELF, HAS_UNWIND_TABLE, IS_SIGNAL_FRAME, HAS_FUNCTION = 1, 2, 4, 8
+HAS_ELF, HAS_UNWIND_TABLE, IS_SIGNAL_FRAME, HAS_FUNCTION, HAS_NO_CALLER = 1, 2, 4, 8, 16
+"""HAS_NO_CALLER: the unwind table says that its return address is undefined, as where a thread starts."""
 
 STACK = struct.Struct("=cIBH")
 """Kind, index of the sample, how it ended, number of frames; after the frames the words of libdw, for END_ERROR."""
 FRAME = struct.Struct("=QQI")
 """Program counter, stack pointer (0: not known), id of the place."""
 
-END_UNDEFINED, END_ERROR, END_OF_COPY, END_TOO_DEEP = range(4)
-"""The unwind table says that there is no caller; libdw cannot go on; the copied stack is too short; MAX_FRAMES."""
+END_OF_FRAMES, END_ERROR, END_OF_COPY, END_TOO_DEEP = range(4)
+"""libdw knows no caller; it cannot go on; memory is needed that was not copied; MAX_FRAMES."""

@@ -503,7 +503,9 @@ def _stack(
     problem = None
     for depth, ((address, _, _), place) in enumerate(zip(raw, places, strict=True)):
         if depth and not layout.is_code(address - 1) and not layout.is_code(address):
-            problem = f"{address:#x} is no code: what lies between is not known"
+            problem = f"{address:#x}, where it goes on, is no code"
+            if not places[depth - 1].flags & message.HAS_UNWIND_TABLE:  # it was found by a guess
+                problem = _problem(sample, places[:depth], end, words)
             break
         caller = raw[depth + 1] if depth + 1 < len(raw) else None
         slot = None
@@ -529,7 +531,7 @@ def _problem(sample: Sample, places: list[_Place], end: int, words: str) -> str 
     if not places:
         return f"it cannot be unwound: {words}"
     last = places[-1]
-    if end == message.END_UNDEFINED and last.flags & message.HAS_UNWIND_TABLE:
+    if last.flags & message.HAS_NO_CALLER:
         return None
     if not last.module:
         return "it goes through memory that is no file's, such as code made at run time"
@@ -538,7 +540,9 @@ def _problem(sample: Sample, places: list[_Place], end: int, words: str) -> str 
     if not last.flags & message.HAS_UNWIND_TABLE:
         return f"{_where(last)} has no unwind table"
     if end == message.END_OF_COPY:
-        return f"it goes on beyond the {len(sample.stack)} bytes that were copied"
+        return f"it goes on outside the {len(sample.stack)} bytes that were copied"
+    if end == message.END_OF_FRAMES:
+        return "its last return address is 0, and no unwind table says that a thread starts there"
     return f"it cannot be unwound further: {words}"
 
 
