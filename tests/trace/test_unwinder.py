@@ -25,6 +25,7 @@ from threadinfo.trace.code_layout import parse_layout
 from threadinfo.trace.unwinder import Sample, Stack, Unwinder
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="/proc/PID/map_files is root's")
+SHT_SYMTAB, SHT_DYNSYM = 2, 11
 AS_OF_A_DISTRIBUTION = ("-O2", "-fomit-frame-pointer")
 
 
@@ -292,29 +293,45 @@ def test_damaged_library_harms_only_the_stacks_through_it(
     assert seconds < 10
 
 
-def test_file_that_takes_too_long_is_given_up(start: Start, program: Path, tmp_path: Path) -> None:
-    """Symbols without end: 1.4 GiB of them, in a file with holes."""
+def test_file_that_takes_too_long_is_given_up(
+    start: Start, program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four million symbols, each of which may be the one."""
     target = Stopped(start(program, "recursion"))
-    source = program.parent / "libstack.so"
+    data = bytearray((program.parent / "libstack.so").read_bytes())
+    (sections_at,), (count,) = struct.unpack_from("<Q", data, 40), struct.unpack_from("<H", data, 60)
     slow = tmp_path / "slow.so"
-    shutil.copy(source, slow)
-    header = bytearray(source.read_bytes()[:64])
-    sections_at, count = struct.unpack_from("<Q", header, 40)[0], struct.unpack_from("<H", header, 60)[0]
-    table = bytearray(source.read_bytes()[sections_at : sections_at + 64 * count])
-    for at in range(0, len(table), 64):
-        if struct.unpack_from("<I", table, at + 4)[0] == 11:  # SHT_DYNSYM becomes SHT_SYMTAB, and long
-            struct.pack_into("<I", table, at + 4, 2)
-            struct.pack_into("<QQ", table, at + 24, 1 << 20, 1400 << 20)
-    with slow.open("r+b") as file:
-        file.seek(sections_at)
-        file.write(table)
-        file.truncate(1500 << 20)
+    for at in range(sections_at, sections_at + 64 * count, 64):
+        kind, offset, size = (
+            struct.unpack_from(code, data, at + by)[0] for code, by in (("<I", 4), ("<Q", 24), ("<Q", 32))
+        )
+        if kind == SHT_DYNSYM:
+            symbols = bytes(data[offset + 24 : offset + size]) * (4_000_000 // (size // 24 - 1))
+            struct.pack_into("<I", data, at + 4, SHT_SYMTAB)
+            struct.pack_into("<QQ", data, at + 24, len(data), len(symbols))
+    slow.write_bytes(data + symbols)
+    good = Stopped(start(program, "wrapper"))
     with hostile(target, slow) as unwinder:
-        bad, good, seconds = unwind_both(start, program, target, unwinder)
+        assert good.unwind(unwinder).is_complete
+        monkeypatch.setattr(module, "_SECONDS_PER_STACK", 0.2)
+        bad = target.unwind(unwinder)
+        monkeypatch.undo()
         assert unwinder.counters.restarts == 1
-    assert bad.frames == ()
-    assert (bad.problem or "").startswith("the unwinder was stopped after 2 s, in ")
+        assert good.unwind(unwinder).is_complete
+    library = program.parent / "libstack.so"
+    assert bad == Stack((), False, f"the unwinder was stopped after 0.2 s, in {library}")
+
+
+def test_name_that_demangles_without_end_is_bounded(start: Start, tmp_path: Path) -> None:
+    """A name of 300 bytes that says twice what it said before, and that thirty times."""
+    types = "0123456789ABCDEFGHIJKLMNOPQRST"  # the numbers that C++'s mangling gives to those named so far
+    name = "_Z1f1AIiiE" + "".join(f"S_IS{last}_S{last}_E" for last in types)
+    program = build(tmp_path, f"-Dexported_recursion={name}", library_options=(f"-Dexported_recursion={name}",))
+    target = Stopped(start(program, "recursion"))
+    with Unwinder(open_mapping) as unwinder:
+        bad, good, seconds = unwind_both(start, program, target, unwinder)
     assert good.is_complete
+    assert bad.frames == () or name in functions(bad)
     assert seconds < 5
 
 

@@ -14,7 +14,7 @@ import signal
 import struct
 
 NOBODY = 65534
-_ADDRESS_SPACE_BYTES = 2 << 30
+_ADDRESS_SPACE_BYTES = 1 << 30  # libelf reads a file that it cannot map for want of room
 _OPEN_FILES = 64
 
 # linux/prctl.h, linux/sched.h, linux/capability.h

@@ -143,7 +143,7 @@ class Demangler:
     def __init__(self) -> None:
         self._demangle: Any = None
         try:
-            self._demangle = ctypes.CDLL("libstdc++.so.6").__cxa_demangle
+            self._demangle = ctypes.CDLL("libstdc++.so.6")["__cxa_demangle"]
         except (OSError, AttributeError):
             return
         self._free = ctypes.CDLL(None).free
