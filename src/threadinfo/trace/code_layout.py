@@ -25,8 +25,8 @@ _WRAPPERS = frozenset(
         "inotify_init1 ioctl listen malloc calloc realloc memfd_create memfd_secret mkostemp mkstemp mmap mremap "
         "munmap open open64 openat openat2 opendir pidfd_open pidfd_getfd pipe pipe2 poll popen posix_openpt pread "
         "preadv pselect pwrite pwritev read readv recv recvfrom recvmsg sbrk select send sendmsg sendto shm_open "
-        "sigaction signalfd socket socketpair start start_thread start_main syscall syscall_cp syscall_cp_asm timerfd_create "
-        "tmpfile unshare userfaultfd vfork write writev pause nanosleep clock_nanosleep start_call_main"
+        "sigaction signalfd socket socketpair start start_thread start_main syscall syscall_cp syscall_cp_asm "
+        "timerfd_create tmpfile unshare userfaultfd vfork write writev pause nanosleep clock_nanosleep start_call_main"
     ).split()
 )
 
