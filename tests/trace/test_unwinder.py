@@ -57,7 +57,7 @@ def unwinder() -> Iterator[Unwinder]:
 
 
 @pytest.fixture(autouse=True)
-def _kill_those_that_stop_again() -> Iterator[None]:
+def _kill_those_that_stop_again(start: Start) -> Iterator[None]:
     """Before `start` asks them to end, which they would not notice."""
     yield
     while Stopped.started:
@@ -115,7 +115,7 @@ def test_stack_of_a_program_without_frame_pointers_has_every_caller(
 
 def test_address_in_the_file_is_what_addr2line_wants(start: Start, program: Path, unwinder: Unwinder) -> None:
     frame = Stopped(start(program, "wrapper")).unwind(unwinder).frames[2]
-    command = ["addr2line", "-f", "-e", program, hex(frame.module_offset - 1)]
+    command: list[str | Path] = ["addr2line", "-f", "-e", program, hex(frame.module_offset - 1)]
     function, line = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\n")[:2]
     assert (function, line.rpartition("/")[2].split(" ")[0]) == (frame.function, frame.source)
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 _LINE = re.compile(rb"^([0-9a-f]+)-([0-9a-f]+) ..(.). ([0-9a-f]+) ([0-9a-f]+:[0-9a-f]+) (\d+) *(.*)$", re.MULTILINE)
 _DELETED = " (deleted)"
 VDSO = "[vdso]"
+_WIDEST_GAP_BYTES = 16 << 20  # between segments of one file; linkers leave at most 2 MiB
 
 _LIBRARY_FILE = re.compile(
     r"(libc|libpthread)(\.so(\.[\d.]+)?|-[\d.]+\.so)|libc\.musl-.*|ld-(linux|musl)[^/]*|ld-[\d.]+\.so|ld(64)?\.so\.\d+"
@@ -38,8 +39,8 @@ class Module(NamedTuple):
     end: int
     path: str
     """As in maps, " (deleted)" included; bytes that are not UTF-8 become \\xNN."""
-    mapping: str
-    """START-END of its first mapping, as /proc/PID/map_files has it: without the zeros with which maps begins."""
+    mapping: str | None
+    """START-END of the file's beginning, as /proc/PID/map_files has it (maps may begin with a zero); None: not mapped."""
     identity: bytes
     """Device and inode."""
 
@@ -61,16 +62,16 @@ class CodeLayout(NamedTuple):
 
 
 def parse_layout(maps: bytes) -> CodeLayout:
-    """Contents of /proc/PID/maps to modules; lines that are none are left out.
+    """Contents of /proc/PID/maps to modules; lines that are none are left out. Only modules with code count.
 
-    A module is what is mapped of one file without another file between; it begins anew where the file's offset falls
-    back to 0. Only modules with code count, and those whose first mapping is the file's beginning: the addresses in the
-    file follow from that.
+    A module is what is mapped of one file without another file or a wide gap between; it begins anew where the file's
+    offset falls back to 0. Addresses in the file follow from where its beginning is mapped: what begins elsewhere (V8
+    maps a part of its program a second time) has a path and nothing else.
     """
     modules: list[Module] = []
     starts: list[int] = []
     ends: list[int] = []
-    group: Module | None = None
+    module: Module | None = None
     has_code, last_offset = False, 0
     for match in _LINE.finditer(maps):
         start, end, offset, inode = int(match[1], 16), int(match[2], 16), int(match[4], 16), match[6]
@@ -78,23 +79,26 @@ def parse_layout(maps: bytes) -> CodeLayout:
         if is_code:
             starts.append(start)
             ends.append(end)
-        if (inode == b"0" and path != b"[vdso]") or path == b"/dev/zero (deleted)":
+        if (inode == b"0" and path != VDSO.encode()) or path == b"/dev/zero (deleted)":
             continue  # memory, private or shared: between two mappings of a file it does not part them
         identity = match[5] + b" " + inode
-        if group is not None and group.identity == identity and not (offset == 0 and last_offset):
-            group = group._replace(end=end)
+        if (
+            module is not None
+            and module.identity == identity
+            and start - module.end <= _WIDEST_GAP_BYTES
+            and not (offset == 0 and last_offset)
+        ):
+            module = module._replace(end=end)
             has_code |= is_code
         else:
-            if group is not None and has_code:
-                modules.append(group)
-            text = path.decode("utf-8", "backslashreplace")
-            group = Module(start, end, text, f"{start:x}-{end:x}", identity)
-            if offset:
-                group = None
+            if module is not None and has_code:
+                modules.append(module)
+            mapping = f"{start:x}-{end:x}" if offset == 0 else None
+            module = Module(start, end, path.decode("utf-8", "backslashreplace"), mapping, identity)
             has_code = is_code
         last_offset = offset
-    if group is not None and has_code:
-        modules.append(group)
+    if module is not None and has_code:
+        modules.append(module)
     has_library = any(module.path != VDSO and is_library_file(module.path) for module in modules)
     return CodeLayout(tuple(modules), tuple(starts), tuple(ends), has_library)
 

@@ -389,8 +389,10 @@ class Unwinder:
             if self._suspicions[module.identity] < _SUSPICIONS:
                 if kind == message.NEED_DEBUG:
                     descriptor = open_debug_file(data[message.HEADER.size :])
-                else:
-                    descriptor = open_vdso() if module.path == VDSO else self._open_mapping(batch.pid, module.mapping)
+                elif module.path == VDSO:
+                    descriptor = open_vdso()
+                elif module.mapping is not None:
+                    descriptor = self._open_mapping(batch.pid, module.mapping)
             try:
                 child.send(message.FILE, descriptor)
             finally:
