@@ -439,7 +439,7 @@ def attempts_of_a_confined_process(*, privileged: bool) -> tuple[dict[str, str],
             status = dict(line.split(":\t", 1) for line in Path(f"/proc/{process.pid}/status").read_text().splitlines())
             limits = Path(f"/proc/{process.pid}/limits").read_text()
             ours.send(b"x")
-    assert not os.path.exists(directory), "the root directory is removed"
+    assert os.path.exists(directory) == ("chroot" not in answers["held"]), "a root directory is removed"
     assert "Max core file size        0" in limits
     assert "Max file size             0" in limits
     return answers, status
@@ -454,6 +454,16 @@ def test_confined_process_can_do_nothing() -> None:
         assert int(status[field], 16) == 0
     assert status["Uid"].split() == status["Gid"].split() == ["65534"] * 4
     assert (status["Groups"].strip(), status["NoNewPrivs"], status["Seccomp"]) == ("", "1", "2")
+
+
+@pytest.mark.skipif(not os.path.exists("/usr/bin/python3"), reason="an interpreter that any user may run")
+def test_confined_process_of_an_ordinary_user_can_do_nothing_either() -> None:
+    answers, status = attempts_of_a_confined_process(privileged=False)
+    held = set(answers.pop("held").split(","))
+    assert {"capabilities", "no_new_privs", "seccomp"} <= held
+    assert set(answers.values()) == {"refused"}, answers
+    assert int(status["CapEff"], 16) == 0
+    assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
 
 
 def test_child_itself_is_confined(start: Start, program: Path, unwinder: Unwinder) -> None:

@@ -40,7 +40,7 @@ class Module(NamedTuple):
     path: str
     """As in maps, " (deleted)" included; bytes that are not UTF-8 become \\xNN."""
     mapping: str | None
-    """START-END of the file's beginning, as /proc/PID/map_files has it (maps may begin with a zero); None: not mapped."""
+    """START-END of the file's beginning, as /proc/PID/map_files has it (maps adds zeros); None: not mapped."""
     identity: bytes
     """Device and inode."""
 
