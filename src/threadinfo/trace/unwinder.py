@@ -1,0 +1,579 @@
+"""User stacks: copies of registers and stack tops to frames with names, by a child that the target's files may crash.
+
+The kernel cannot walk the stacks of programs without frame pointers, so BPF copies registers and the top of the stack,
+and libdw unwinds them afterwards from the unwind tables in the ELF files. Those files are the target's: the child
+(unwind_child.py) that parses them can do nothing else, is believed nothing unchecked, and is stopped when it hangs.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import ctypes
+import os
+import platform
+import resource
+import select
+import shutil
+import signal
+import socket
+import stat
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple
+
+import msgspec
+
+from threadinfo.errors import NotAvailableError
+from threadinfo.trace import unwind_messages as message
+from threadinfo.trace.code_layout import (
+    VDSO,
+    CodeLayout,
+    Module,
+    is_library_file,
+    is_library_function,
+    parse_layout,
+)
+from threadinfo.trace.libdw import Libraries
+
+_SECONDS_PER_STACK = 2.0
+"""The longest that one stack may take, its files' first reading included."""
+_SECONDS_PER_BATCH, _SECONDS_PER_SAMPLE = 10.0, 0.02
+_SECONDS_TO_START = 5.0
+_MAX_RESTARTS = 5  # a batch
+_SUSPICIONS = 2  # until a file is not given to the child any more
+_MAX_SPACES = 16
+_MAX_MODULES = 4000  # what a message holds
+_MAX_PLACES_BYTES = 64 << 20
+_CODE_SEGMENT_AT, _STACK_POINTER_AT, _CODE_SEGMENT_32 = 17 * 8, 19 * 8, 0x23
+_BUILD_IDS = Path("/usr/lib/debug/.build-id")
+
+
+class Sample(NamedTuple):
+    """A thread's registers and the top of its stack at one moment."""
+
+    tid: int
+    registers: bytes
+    """struct pt_regs of x86_64: 168 bytes."""
+    stack: bytes
+    """What lay in memory from the stack pointer upwards; 8 KiB are enough for most stacks."""
+
+
+class Frame(NamedTuple):
+    """One function on a stack."""
+
+    address: int
+    """Where it goes on: the program counter of the innermost, a return address of the others."""
+    slot: int | None
+    """Address of the stack slot that holds the return address into the caller; None: not known, or no such slot."""
+    function: str | None
+    """Demangled; None where no symbol is sure to hold the address."""
+    offset: int | None
+    """Of the address from the function's beginning; None without a function."""
+    module: str
+    """Path as in maps; empty: in memory that is no file's (JIT)."""
+    module_offset: int
+    """The address as the ELF file has it, as addr2line wants it; the address itself where there is no file."""
+    source: str | None
+    """FILE:LINE of the call, where the file, or its debug file on the host, has line numbers."""
+    is_signal_frame: bool
+    """The kernel's return from a signal handler; the next frame was interrupted, and called nothing."""
+    is_library_code: bool
+    """Code of a C library, its loader or the vdso; in a static program told by the function's name."""
+
+
+class Stack(NamedTuple):
+    """A sample unwound."""
+
+    frames: tuple[Frame, ...]
+    """Innermost first."""
+    is_complete: bool
+    """It ends where the thread starts: the unwind table says that the last frame has no caller."""
+    problem: str | None
+    """Why it stops before that, or what is doubtful; None for a complete one."""
+
+
+class Counters(msgspec.Struct):
+    """What the unwinder has done so far."""
+
+    stacks: int = 0
+    complete: int = 0
+    failures: int = 0
+    """Stacks without a frame."""
+    restarts: int = 0
+    """Children that had to be replaced."""
+    seconds: float = 0.0
+    """Spent in `unwind`, waiting for the child included."""
+
+
+class _Place(NamedTuple):
+    """What the child said of an address: the parts of a Frame that do not depend on the stack."""
+
+    function: str | None
+    offset: int | None
+    module: str
+    in_module: int
+    source: str | None
+    is_signal_frame: bool
+    is_library_code: bool
+    flags: int
+
+
+class _StoppedError(Exception):
+    """The child crashed, hung or talked nonsense: the reason, in words."""
+
+
+class _Child:
+    """A running child and what it has been told. Raises _StoppedError when it does not start."""
+
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.channel = ours
+        self.spaces: OrderedDict[object, int] = OrderedDict()
+        self.modules: dict[int, tuple[int, Sequence[Module]]] = {}
+        self.next_space = 0
+        self.places: dict[int, _Place] = {}
+        self.places_bytes = 0
+        self.spent_seconds = 0.0
+        self.held: frozenset[str] = frozenset()
+        self._directory = tempfile.mkdtemp(prefix="threadinfo-")
+        source = str(Path(__file__).resolve().parents[2])
+        program = f"import sys; sys.path.append({source!r}); from threadinfo.trace.unwind_child import main; main()"
+        options = ["-I", "-S", *(["-B"] if sys.dont_write_bytecode else [])]
+        try:
+            self.process = subprocess.Popen(  # noqa: S603 - our own interpreter
+                [sys.executable, *options, "-c", program, str(theirs.fileno()), self._directory],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env={},
+                start_new_session=True,  # an interrupt from the terminal is its parent's to answer
+            )
+        finally:
+            theirs.close()
+        try:
+            try:
+                data = self.receive(time.monotonic() + _SECONDS_TO_START)
+            except TimeoutError:
+                raise _StoppedError(f"the unwinder did not start within {_SECONDS_TO_START:g} s") from None
+            if data[:1] != message.READY:
+                raise _StoppedError("the unwinder did not start")
+        except _StoppedError:
+            self.close()
+            raise
+        self.held = frozenset(data[1:].decode("ascii", "replace").split())
+        self._remove_directory()
+        if "seccomp" not in self.held:
+            self.close()
+            raise _StoppedError("the unwinder could not be confined")
+
+    def receive(self, deadline: float) -> bytes:
+        """A message; raises TimeoutError at the deadline (CLOCK_MONOTONIC), _StoppedError when none can come."""
+        try:
+            data = self.channel.recv(message.MAX_MESSAGE_BYTES, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            poller = select.poll()
+            poller.register(self.channel, select.POLLIN)
+            if not poller.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                raise TimeoutError from None
+            return self.receive(deadline)
+        except ConnectionError:
+            data = b""
+        if not data:
+            raise _StoppedError(self._why_it_ended())
+        if data[:1] == message.FAILED:
+            raise _StoppedError(f"the unwinder failed ({data[1:201].decode('utf-8', 'backslashreplace')})")
+        return data
+
+    def _why_it_ended(self) -> str:
+        try:
+            code = self.process.wait(1)
+        except subprocess.TimeoutExpired:
+            return "the unwinder closed its socket"
+        if code < 0:
+            with contextlib.suppress(ValueError):
+                return f"the unwinder crashed ({signal.Signals(-code).name})"
+        return f"the unwinder ended (status {code})"
+
+    def send(self, data: bytes, descriptor: int | None = None) -> None:
+        ancillary = []
+        if descriptor is not None:
+            ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))]
+        try:
+            self.channel.sendmsg([data], ancillary)
+        except OSError:
+            raise _StoppedError(self._why_it_ended()) from None
+
+    def renew_cpu_time(self, seconds: float) -> None:
+        """Allows that much more CPU time: a bound for the case that this process cannot stop it any more."""
+        bounds = int(self.spent_seconds + seconds) + 5, resource.RLIM_INFINITY
+        with contextlib.suppress(OSError, ValueError):
+            resource.prlimit(self.process.pid, resource.RLIMIT_CPU, bounds)
+
+    def close(self) -> None:
+        self.channel.close()
+        self.process.kill()
+        self.process.wait()
+        self._remove_directory()
+
+    def _remove_directory(self) -> None:
+        shutil.rmtree(self._directory, ignore_errors=True)  # the child removed it, if it could
+
+
+class Unwinder:
+    """Unwinds samples; use as a context manager, in one thread: when that thread ends, the kernel kills the child.
+
+    `open_mapping` is given a PID and START-END of a mapping, a name in /proc/PID/map_files. It returns a descriptor of
+    the file that is mapped there, open for reading, which is closed here, or None where it cannot.
+
+    Raises NotAvailableError where libdw is missing or the machine is not x86_64.
+    """
+
+    def __init__(self, open_mapping: Callable[[int, str], int | None]) -> None:
+        if platform.machine() != "x86_64":
+            raise NotAvailableError(f"stacks are unwound on x86_64 only, and this is {platform.machine()}")
+        Libraries()
+        self.counters = Counters()
+        self._open_mapping = open_mapping
+        self._child: _Child | None = None
+        self._layouts: dict[int, tuple[bytes, CodeLayout]] = {}
+        self._suspicions: Counter[bytes] = Counter()
+
+    def __enter__(self) -> Unwinder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the child; may be called twice."""
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._child is not None:
+            self._child.close()
+            self._child = None
+
+    @property
+    def child_pid(self) -> int | None:
+        """The process that unwinds; None while there is none."""
+        return self._child.process.pid if self._child else None
+
+    @property
+    def confinement(self) -> frozenset[str]:
+        """What the child has given up (see confinement.confine); empty while there is none."""
+        return self._child.held if self._child else frozenset()
+
+    def unwind(self, pid: int, maps: bytes, samples: Sequence[Sample]) -> list[Stack]:
+        """The stacks of one process's samples, in their order.
+
+        `maps`: contents of /proc/PID/maps, read when the samples were taken or soon after. Never raises for what the
+        target did; what could not be unwound has no frames, and a problem. Bounded time: 10 s and 20 ms a sample.
+        """
+        started = time.monotonic()
+        layout = self._layout(pid, maps)
+        batch = _Batch(pid, layout, samples, started + _SECONDS_PER_BATCH + _SECONDS_PER_SAMPLE * len(samples))
+        try:
+            self._run(batch)
+        finally:
+            os.close(batch.descriptor)
+        stacks = batch.stacks()
+        self.counters.stacks += len(stacks)
+        self.counters.complete += sum(stack.is_complete for stack in stacks)
+        self.counters.failures += sum(not stack.frames for stack in stacks)
+        self.counters.seconds += time.monotonic() - started
+        return stacks
+
+    def _layout(self, pid: int, maps: bytes) -> CodeLayout:
+        known = self._layouts.get(pid)
+        if known is not None and known[0] == maps:
+            return known[1]
+        layout = parse_layout(maps)
+        if len(self._layouts) >= _MAX_SPACES:
+            self._layouts.pop(next(iter(self._layouts)))
+        self._layouts[pid] = maps, layout
+        return layout
+
+    def _run(self, batch: _Batch) -> None:
+        """Children one after the other, until each sample has its stack or a problem."""
+        restarts = 0
+        while batch.next_index < len(batch.sent):
+            if time.monotonic() >= batch.deadline:
+                return batch.fail_rest("no time was left to unwind it")
+            try:
+                if self._child is None:
+                    self._child = _Child()
+                self._converse(self._child, batch)
+            except _StoppedError as reason:
+                self._stop()
+                self.counters.restarts += 1
+                restarts += 1
+                if batch.suspect is not None:
+                    self._suspicions[batch.suspect.identity] += 1
+                batch.fail_next(str(reason))
+                if restarts > _MAX_RESTARTS:
+                    return batch.fail_rest("the unwinder was stopped too often")
+        return None
+
+    def _converse(self, child: _Child, batch: _Batch) -> None:
+        """One child and what is left of the batch; raises _StoppedError."""
+        started = time.monotonic()
+        batch.suspect = None
+        number = self._tell_space(child, batch)
+        child.renew_cpu_time(batch.deadline - started)
+        child.send(message.BATCH_IS.pack(message.BATCH, number, batch.next_index), batch.descriptor)
+        deadline = started + _SECONDS_PER_STACK
+        while True:
+            try:
+                data = child.receive(min(deadline, batch.deadline))
+            except TimeoutError:
+                raise _StoppedError(f"the unwinder was stopped after {_SECONDS_PER_STACK:g} s") from None
+            if time.monotonic() > min(deadline, batch.deadline):  # it talks, and does not come to an end
+                raise _StoppedError(f"the unwinder was stopped after {_SECONDS_PER_STACK:g} s")
+            try:
+                if data[:1] == message.STACK_IS:
+                    batch.accept(data, child.places)
+                    deadline = time.monotonic() + _SECONDS_PER_STACK
+                elif data[:1] == message.DONE:
+                    if batch.next_index != len(batch.sent):
+                        raise ValueError("it left samples out")
+                    child.spent_seconds += time.monotonic() - started
+                    return
+                else:
+                    self._answer(child, batch, data)
+            except (ValueError, LookupError, struct.error) as problem:
+                raise _StoppedError(f"the unwinder answered nonsense ({type(problem).__name__})") from None
+
+    def _tell_space(self, child: _Child, batch: _Batch) -> int:
+        """The child's number for this process's modules: what it has read of them stays read."""
+        modules = batch.layout.modules[:_MAX_MODULES]
+        key = (batch.pid, modules)
+        if key in child.spaces:
+            child.spaces.move_to_end(key)
+            return child.spaces[key]
+        if len(child.spaces) >= _MAX_SPACES:
+            _, oldest = child.spaces.popitem(last=False)
+            del child.modules[oldest]
+            child.send(message.HEADER.pack(message.FORGET, oldest))
+        child.next_space += 1
+        number = child.spaces[key] = child.next_space
+        child.modules[number] = batch.pid, modules
+        ranges = b"".join(message.RANGE.pack(module.start, module.end) for module in modules)
+        child.send(message.HEADER.pack(message.SPACE, number) + ranges)
+        return number
+
+    def _answer(self, child: _Child, batch: _Batch, data: bytes) -> None:
+        """Everything that the child says but stacks."""
+        kind, number = message.HEADER.unpack_from(data)
+        modules = batch.layout.modules
+        if kind == message.PLACE_IS:
+            child.places_bytes += len(data) + 200
+            if child.places_bytes > _MAX_PLACES_BYTES:
+                raise ValueError("too much")
+            child.places[number] = _parse_place(data, batch.layout)
+        elif kind == message.WORKING:
+            batch.suspect = modules[number]
+        elif kind in {message.NEED_ELF, message.NEED_DEBUG}:
+            batch.suspect = module = modules[number]
+            descriptor = None
+            if self._suspicions[module.identity] < _SUSPICIONS:
+                if kind == message.NEED_DEBUG:
+                    descriptor = open_debug_file(data[message.HEADER.size :])
+                elif module.path == VDSO:
+                    descriptor = open_vdso()
+                elif module.mapping is not None:
+                    descriptor = self._open_mapping(batch.pid, module.mapping)
+            try:
+                child.send(message.FILE, descriptor)
+            finally:
+                if descriptor is not None:
+                    os.close(descriptor)
+        else:
+            raise ValueError("unknown kind")
+
+
+class _Batch:
+    """The samples of one call, what of them is done, and what the child is at."""
+
+    def __init__(self, pid: int, layout: CodeLayout, samples: Sequence[Sample], deadline: float) -> None:
+        self.pid, self.layout, self.deadline = pid, layout, deadline
+        self.samples = samples
+        self.sent: list[int] = []
+        """Indices of the samples that the child gets."""
+        self.next_index = 0
+        """Into `sent`: the first one that has no answer yet."""
+        self.suspect: Module | None = None
+        self._stacks: list[Stack | None] = [None] * len(samples)
+        self.descriptor = os.memfd_create("threadinfo-samples", os.MFD_CLOEXEC)
+        parts = []
+        for index, sample in enumerate(samples):
+            if (problem := _why_not(sample)) is not None:
+                self._stacks[index] = Stack((), False, problem)
+                continue
+            self.sent.append(index)
+            parts += [message.SAMPLE.pack(len(sample.stack)), sample.registers, sample.stack]
+        with open(self.descriptor, "wb", closefd=False) as file:
+            file.writelines(parts)
+
+    def fail_next(self, problem: str) -> None:
+        """The sample that the child did not survive has no stack."""
+        if self.next_index < len(self.sent):
+            where = f", in {self.suspect.path}" if self.suspect is not None else ""
+            self._stacks[self.sent[self.next_index]] = Stack((), False, problem + where)
+            self.next_index += 1
+
+    def fail_rest(self, problem: str) -> None:
+        """None of the others is tried."""
+        self.suspect = None
+        while self.next_index < len(self.sent):
+            self.fail_next(problem)
+
+    def stacks(self) -> list[Stack]:
+        """In the order of the samples."""
+        return [stack for stack in self._stacks if stack is not None]
+
+    def accept(self, data: bytes, places: dict[int, _Place]) -> None:
+        """A stack from the child; raises ValueError and its like for one that cannot be."""
+        _, index, end, count = message.STACK.unpack_from(data)
+        if index != self.next_index or index >= len(self.sent):
+            raise ValueError("not the next one")
+        frames_end = message.STACK.size + count * message.FRAME.size
+        if count > message.MAX_FRAMES or frames_end > len(data):
+            raise ValueError("too many frames")
+        raw = list(message.FRAME.iter_unpack(data[message.STACK.size : frames_end]))
+        words = data[frames_end : frames_end + 200].decode("utf-8", "backslashreplace")
+        sample = self.samples[self.sent[index]]
+        self._stacks[self.sent[index]] = _stack(
+            sample, raw, [places[frame[2]] for frame in raw], end, words, self.layout
+        )
+        self.next_index += 1
+
+
+def _why_not(sample: Sample) -> str | None:
+    """Why a sample cannot be unwound; None where it can."""
+    if len(sample.registers) != message.REGISTERS_BYTES:
+        return f"registers of {len(sample.registers)} bytes, where {message.REGISTERS_BYTES} were expected"
+    if int.from_bytes(sample.registers[_CODE_SEGMENT_AT : _CODE_SEGMENT_AT + 8], "little") == _CODE_SEGMENT_32:
+        return "32-bit code, which is not unwound"
+    return None
+
+
+def _parse_place(data: bytes, layout: CodeLayout) -> _Place:
+    _, _, index, flags, in_module, offset, function_bytes, source_bytes = message.PLACE.unpack_from(data)
+    at = message.PLACE.size
+    if max(function_bytes, source_bytes) > message.MAX_NAME_BYTES or len(data) != at + function_bytes + source_bytes:
+        raise ValueError("wrong lengths")
+    if not -1 <= index < len(layout.modules):
+        raise ValueError("no such module")
+    module = layout.modules[index].path if index >= 0 else ""
+    function = source = None
+    if flags & message.HAS_FUNCTION:
+        function = data[at : at + function_bytes].decode("utf-8", "backslashreplace")
+    if source_bytes:
+        source = data[at + function_bytes :].decode("utf-8", "backslashreplace")
+    is_library = is_library_file(module)
+    if not layout.has_library and function is not None:
+        is_library = is_library_function(function)
+    return _Place(
+        function,
+        offset if function is not None else None,
+        module,
+        in_module,
+        source,
+        bool(flags & message.IS_SIGNAL_FRAME),
+        is_library,
+        flags,
+    )
+
+
+def _stack(
+    sample: Sample, raw: list[tuple[int, int, int]], places: list[_Place], end: int, words: str, layout: CodeLayout
+) -> Stack:
+    """The child's numbers to a Stack: cut where they are no code, and with the problem in words."""
+    base = int.from_bytes(sample.registers[_STACK_POINTER_AT : _STACK_POINTER_AT + 8], "little")
+    frames: list[Frame] = []
+    problem = None
+    for depth, ((address, _, _), place) in enumerate(zip(raw, places, strict=True)):
+        if depth and not layout.is_code(address - 1) and not layout.is_code(address):
+            problem = f"{address:#x}, where it goes on, is no code"
+            if not places[depth - 1].flags & message.HAS_UNWIND_TABLE:  # it was found by a guess
+                problem = _problem(sample, places[:depth], end, words)
+            break
+        caller = raw[depth + 1] if depth + 1 < len(raw) else None
+        slot = None
+        if caller is not None and caller[1] and not place.is_signal_frame:
+            slot = caller[1] - 8  # the caller's stack pointer is the callee's canonical frame address
+            at = slot - base
+            if not 0 <= at <= len(sample.stack) - 8 or sample.stack[at : at + 8] != caller[0].to_bytes(8, "little"):
+                slot = None
+        frames.append(Frame(address, slot, *place[:7]))
+    if problem is None:
+        problem = _problem(sample, places, end, words)
+    guessed = next((place for place in places[: len(frames) - 1] if not place.flags & message.HAS_UNWIND_TABLE), None)
+    if guessed is not None:
+        doubt = f"{_where(guessed)} has no unwind table: its callers, by frame pointers, may be incomplete"
+        problem = f"{doubt}; {problem}" if problem is not None else doubt
+    return Stack(tuple(frames), problem is None, problem)
+
+
+def _problem(sample: Sample, places: list[_Place], end: int, words: str) -> str | None:
+    """Why a stack ended as it did, in words; None where it is complete."""
+    if end == message.END_TOO_DEEP:
+        return f"it has {message.MAX_FRAMES} frames or more"
+    if not places:
+        return f"it cannot be unwound: {words}"
+    last = places[-1]
+    if last.flags & message.HAS_NO_CALLER:
+        return None
+    if not last.module:
+        return "it goes through memory that is no file's, such as code made at run time"
+    if not last.flags & message.HAS_ELF:
+        return f"{last.module} cannot be read"
+    if not last.flags & message.HAS_UNWIND_TABLE:
+        return f"{_where(last)} has no unwind table"
+    if end == message.END_OF_COPY:
+        return f"it goes on outside the {len(sample.stack)} bytes that were copied"
+    if end == message.END_OF_FRAMES:
+        return "its last return address is 0, and no unwind table says that a thread starts there"
+    return f"it cannot be unwound further: {words}"
+
+
+def _where(place: _Place) -> str:
+    return f"{place.function or hex(place.in_module)} in {place.module or 'memory that is no file'}"
+
+
+def open_debug_file(build_id: bytes) -> int | None:
+    """The host's separate debug file of a build-id, open for reading; None where there is none, or it is not root's."""
+    if not 2 <= len(build_id) <= 64:
+        return None
+    path = _BUILD_IDS / build_id[:1].hex() / f"{build_id[1:].hex()}.debug"
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return None
+    status = os.fstat(descriptor)
+    if stat.S_ISREG(status.st_mode) and status.st_uid == 0:
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
+def open_vdso() -> int | None:
+    """The kernel's vdso as a file: this process's own, which is every 64-bit process's; None where it has none."""
+    maps = Path("/proc/self/maps").read_bytes()
+    for module in parse_layout(maps).modules:
+        if module.path == VDSO:
+            descriptor = os.memfd_create("threadinfo-vdso", os.MFD_CLOEXEC)
+            os.write(descriptor, ctypes.string_at(module.start, module.end - module.start))
+            return descriptor
+    return None
