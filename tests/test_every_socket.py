@@ -144,9 +144,7 @@ def test_every_socket_case_is_told_for_what_it_is(
 
 
 @pytest.mark.parametrize("who", ["root", "owner"])
-def test_inference_names_the_library_with_its_evidence(
-    who: str, start: Start, threadinfo: Run, tmp_path: Path
-) -> None:
+def test_inference_names_the_library_with_its_evidence(who: str, start: Start, threadinfo: Run, tmp_path: Path) -> None:
     if os.geteuid():
         pytest.skip("not root: most of these sockets can be made by root alone")
     library = build(tmp_path, "libwebsockets.so.19")

@@ -41,7 +41,7 @@ DEFAULT_PORTS = {5000: "web server", 5001: "websocket server", 5002: "websocket 
 FORMATS = ("text", "json")
 _DEFAULT_COMMAND = "report"
 _LONGEST_TRACE_SECONDS = 86_400
-_WATCHED = ("descriptors", "scheduling")
+_WATCHED = ("descriptors", "sockets", "scheduling")
 _LARGEST_REPORT_BYTES = 1 << 30
 _LARGEST_PORTS_FILE = 1 << 20
 _FORMAT_SECONDS = 0.015  # of every tick of a stream
@@ -90,7 +90,7 @@ def _port_role(text: str) -> tuple[int, str]:
     number, equals, role = text.partition("=")
     digits = number.strip()
     if not (equals and digits.isdecimal() and len(digits) <= 5 and 0 < int(digits) < 1 << 16 and role.strip()):
-        raise click.BadParameter(f"{text[:80]!r} is not PORT=ROLE, for example 5000=\"web server\"")
+        raise click.BadParameter(f'{text[:80]!r} is not PORT=ROLE, for example 5000="web server"')
     return int(digits), role.strip()
 
 
@@ -159,7 +159,7 @@ def _complete_target(_ctx: click.Context, _argument: click.Parameter, incomplete
     help="As root: watch for so long, and add what threads and descriptors did.",
 )
 @click.option(
-    "--only", metavar="WHAT", callback=_read_only, help="Of a trace: descriptors, scheduling; default both."
+    "--only", metavar="WHAT", callback=_read_only, help="Of a trace: descriptors, sockets, scheduling; default all."
 )
 def report_command(
     targets: tuple[str, ...],
@@ -240,7 +240,7 @@ def _read_threshold(_ctx: click.Context, _option: click.Parameter, text: str) ->
 @cli.command("trace")
 @click.argument("targets", nargs=-1, required=True, metavar="TARGET...", shell_complete=_complete_target)
 @click.option(
-    "--only", metavar="WHAT", callback=_read_only, help="descriptors, scheduling, or both with a comma; default both."
+    "--only", metavar="WHAT", callback=_read_only, help="descriptors, sockets, scheduling, with commas; default all."
 )
 @click.option(
     "--duration",
@@ -255,6 +255,7 @@ def _read_threshold(_ctx: click.Context, _option: click.Parameter, text: str) ->
 @click.option("--thread", "threads", multiple=True, metavar="NAME", help="Only what a thread did: its name or number.")
 @click.option("--path", metavar="PATTERN", help="Only paths or addresses that match, for example '/var/log/*'.")
 @click.option("--failures", is_flag=True, help="Only calls that failed.")
+@click.option("--stacks", is_flag=True, help="With each call where in the program it was made.")
 @click.option("--format", "output_format", type=click.Choice(FORMATS), default="text", show_default=True)
 def trace_command(
     targets: tuple[str, ...],
@@ -265,6 +266,7 @@ def trace_command(
     threads: tuple[str, ...],
     path: str | None,
     failures: bool,
+    stacks: bool,
     output_format: str,
 ) -> None:
     """As root: print what happens to descriptors, and waits for a CPU, as they happen."""
@@ -278,7 +280,10 @@ def trace_command(
     has_filter = bool(kinds or threads or path or failures)
     options = StreamOptions(
         threshold_ns=threshold if "scheduling" in only and not has_filter else None,
-        with_descriptors="descriptors" in only,
+        with_descriptors=bool(only & {"descriptors", "sockets"}),
+        with_sockets="sockets" in only,
+        only_sockets="descriptors" not in only,
+        with_stacks=stacks,
         kinds=frozenset(kinds),
         threads=frozenset(threads),
         path=path,
@@ -286,6 +291,8 @@ def trace_command(
     )
     sys.stdout.flush()
     with open_stream(root, pids, options) as stream:
+        if stacks and (stackless := stream.stack_problem()):
+            _print_error(stackless)
         interrupted = _print_stream(stream, duration, output_format)
     for problem in missing:
         _print_error(problem)

@@ -201,9 +201,7 @@ def _watched(descriptors: Sequence[Descriptor]) -> dict[int, list[int]]:
 def _with_inference(descriptor: Descriptor, inference: Inference | None) -> Descriptor:
     if inference is None or descriptor.socket is None:
         return descriptor
-    return msgspec.structs.replace(
-        descriptor, socket=msgspec.structs.replace(descriptor.socket, inference=inference)
-    )
+    return msgspec.structs.replace(descriptor, socket=msgspec.structs.replace(descriptor.socket, inference=inference))
 
 
 def parse_mapped_names(text: str) -> frozenset[str]:

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from threadinfo import netlink_names
 from threadinfo.model import Details, Gap, Socket
-from threadinfo.proc import netlink_names, socket_tables
+from threadinfo.proc import socket_tables
 from threadinfo.proc.reader import ProcDeniedError, ProcDirectory, ProcError, ProcGoneError
 from threadinfo.proc.socket_tables import SocketEntry
 
