@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "trace": {"model", "errors", "netlink_names"},
     "socket_story": {"model"},
     "merge": {"model", "socket_story"},
-    "render": {"model", "errors"},
+    "render": {"model", "errors", "socket_story"},
     "output": {"errors"},
     "target": {"errors", "proc"},
     "collect": {"errors", "model", "proc"},

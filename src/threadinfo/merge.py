@@ -156,7 +156,7 @@ def _stack_gaps(stacks: StackCounts | None) -> list[Gap]:
         return []
     count = sum(stacks.problems.values())
     problem, most = next(iter(stacks.problems.items()))
-    words = f"{count} of {stacks.unwound_count} stacks end early, {most} of them because {problem}"
+    words = f"{count} of {stacks.unwound_count} stacks end early; {most}: {problem}"
     return [Gap("call sites", words, None)]
 
 

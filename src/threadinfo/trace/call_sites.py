@@ -106,6 +106,7 @@ class CallSites:
         self._stack_of = np.full(MOST_NUMBERS, -1, np.int32)
         self._work: queue.SimpleQueue[Sequence[CopiedStacks] | None] = queue.SimpleQueue()
         self._done_count = 0
+        self._problems: Counter[str] = Counter()
         self._is_closed = False
         self._unwind_ns = 0
         self.copied_count = 0
@@ -161,7 +162,7 @@ class CallSites:
 
     def problems(self) -> dict[str, int]:
         """Why stacks end early, and how many do, most first; what comes after the tenth is left out."""
-        counts = Counter(stack.problem for stack in self._stacks if stack.problem)
+        counts = self._problems.copy()
         if self.problem is not None:
             counts[f"unwinding ended: {self.problem!r}"] += 1
         return dict(counts.most_common(_SHOWN_PROBLEMS))
@@ -240,6 +241,8 @@ class CallSites:
             self.complete_count += stack.is_complete
             self._stacks.append(stack)
             self._stack_of[min(number, MOST_NUMBERS - 1)] = len(self._stacks) - 1
+            if stack.problem and (copies.is_long or not stack.frames):  # a short one is meant to end early
+                self._problems[stack.problem] += 1
             self._learn(image, begin, length, stack, is_long=copies.is_long)
         for way, place in zip(image.walk(copies).tolist(), range(-len(stacks), 0), strict=True):
             image.stacks[way] = len(self._stacks) + place
