@@ -400,6 +400,8 @@ class DescriptorTrace(msgspec.Struct, frozen=True, kw_only=True):
     """Most first."""
     by_path: tuple[PathChurn, ...] = ()
     """Most opened first, at most 20."""
+    by_path_omitted_count: int = 0
+    """Openings of paths that came after 16,384 others, and are in no place of the list."""
     leak_suspects: tuple[LeakSuspect, ...] = ()
     """The fastest first."""
     seconds_to_limit: float | None = None

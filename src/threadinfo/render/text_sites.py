@@ -27,7 +27,10 @@ def render_sites(trace: DescriptorTrace, *, verbose: bool) -> list[str]:
 
 def _paths(trace: DescriptorTrace) -> list[str]:
     most = trace.by_path[:_PATHS]
-    return ["", "Opened most:", *(f"  {one.opened_count:>8} {format_text(one.path)}" for one in most)] if most else []
+    lines = [f"  {one.opened_count:>8} {format_text(one.path)}" for one in most]
+    if trace.by_path_omitted_count:
+        lines.append(f"  {trace.by_path_omitted_count:>8} of paths that came after 16,384 others")
+    return ["", "Opened most:", *lines] if lines else []
 
 
 def _limit(trace: DescriptorTrace, frames: int) -> list[str]:

@@ -364,6 +364,7 @@ class DescriptorTracer:
             by_path=tuple(
                 PathChurn(path, count) for path, count in self._added_up[pid].paths.most_common(_SHOWN_PATHS)
             ),
+            by_path_omitted_count=self._added_up[pid].paths.uncounted,
         )
         if (sites := self._added_up[pid].sites) is not None and self.sites:
             fds: dict[int, list[int]] = {}
