@@ -10,6 +10,7 @@ from __future__ import annotations
 import array
 import contextlib
 import ctypes
+import fcntl
 import os
 import platform
 import resource
@@ -386,7 +387,7 @@ class Unwinder:
         elif kind in {message.NEED_ELF, message.NEED_DEBUG}:
             batch.suspect = module = modules[number]
             descriptor = None
-            if self._suspicions[module.identity] < _SUSPICIONS:
+            if self._suspicions[module.identity] < (1 if kind == message.NEED_DEBUG else _SUSPICIONS):
                 if kind == message.NEED_DEBUG:
                     descriptor = open_debug_file(data[message.HEADER.size :])
                 elif module.path == VDSO:
@@ -414,7 +415,7 @@ class _Batch:
         """Into `sent`: the first one that has no answer yet."""
         self.suspect: Module | None = None
         self._stacks: list[Stack | None] = [None] * len(samples)
-        self.descriptor = os.memfd_create("threadinfo-samples", os.MFD_CLOEXEC)
+        self.descriptor = os.memfd_create("threadinfo-samples", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         parts = []
         for index, sample in enumerate(samples):
             if (problem := _why_not(sample)) is not None:
@@ -424,6 +425,8 @@ class _Batch:
             parts += [message.SAMPLE.pack(len(sample.stack)), sample.registers, sample.stack]
         with open(self.descriptor, "wb", closefd=False) as file:
             file.writelines(parts)
+        # The next child gets it too, whatever the one before it was made to do.
+        fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
 
     def fail_next(self, problem: str) -> None:
         """The sample that the child did not survive has no stack."""
