@@ -61,6 +61,8 @@ class _Child:
         self.stack: memoryview = memoryview(b"")
         self.stack_pointer = 0
         self.frames: list[tuple[int, int, int]] = []
+        self.reads: dict[int, int] = {}
+        """Of the frame that is being unwound: addresses in the stack by what they hold. Only elfutils before 0.188."""
         self.was_signal_frame = False
         self.is_outside_copy = False
         self.program_counter, self.register = ctypes.c_uint64(), ctypes.c_uint64()
@@ -96,7 +98,9 @@ class _Child:
     def _read_memory(self, _dwfl: int, address: int, result: Any, _argument: int) -> bool:
         offset = address - self.stack_pointer
         if 0 <= offset <= len(self.stack) - 8:
-            (result[0],) = _WORD.unpack_from(self.stack, offset)
+            (result[0],) = (value,) = _WORD.unpack_from(self.stack, offset)
+            if not self.libraries.has_frame_registers:
+                self.reads[value] = address
             return True
         self.is_outside_copy = True
         return False
@@ -128,6 +132,9 @@ class _Child:
             state, libdw.STACK_POINTER, ctypes.byref(self.register)
         ):
             sp = self.register.value
+        elif pc in self.reads:
+            sp = self.reads[pc] + 8  # where a return address was read, the caller's stack began above it
+        self.reads.clear()
         # A return address may be the first of another function, where the call was the caller's last instruction.
         is_exact = not self.frames or self.was_signal_frame
         key = 2 * pc + is_exact

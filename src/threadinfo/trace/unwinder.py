@@ -132,11 +132,10 @@ class _StoppedError(Exception):
 
 
 class _Child:
-    """A running child and what it has been told. Raises _StoppedError when it does not start."""
+    """A running child and what it has been told. Raises _StoppedError or OSError when it does not start."""
 
     def __init__(self) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.channel = ours
+        self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.spaces: OrderedDict[object, int] = OrderedDict()
         self.modules: dict[int, tuple[int, Sequence[Module]]] = {}
         self.next_space = 0
@@ -158,6 +157,10 @@ class _Child:
                 env={},
                 start_new_session=True,  # an interrupt from the terminal is its parent's to answer
             )
+        except OSError:
+            self.channel.close()
+            self._remove_directory()
+            raise
         finally:
             theirs.close()
         try:
@@ -227,6 +230,14 @@ class _Child:
 
     def _remove_directory(self) -> None:
         shutil.rmtree(self._directory, ignore_errors=True)  # the child removed it, if it could
+
+
+def _start_child() -> _Child:
+    """A child that is ready; raises _StoppedError where there cannot be one."""
+    try:
+        return _Child()
+    except OSError as problem:
+        raise _StoppedError(f"the unwinder cannot be started ({problem.strerror})") from None
 
 
 class Unwinder:
@@ -313,7 +324,7 @@ class Unwinder:
                 return batch.fail_rest("no time was left to unwind it")
             try:
                 if self._child is None:
-                    self._child = _Child()
+                    self._child = _start_child()
                 self._converse(self._child, batch)
             except _StoppedError as reason:
                 self._stop()
