@@ -21,6 +21,8 @@ import pytest
 
 from tests.conftest import ROOT, WORKLOADS, Start
 from tests.stack_samples import open_mapping, read_maps, take_sample
+from threadinfo.errors import NotAvailableError
+from threadinfo.trace import unwind_messages as wire
 from threadinfo.trace import unwinder as module
 from threadinfo.trace.code_layout import parse_layout
 from threadinfo.trace.unwinder import Sample, Stack, Unwinder
@@ -358,6 +360,55 @@ def test_child_that_dies_or_hangs_is_replaced_and_the_file_dropped_the_second_ti
         assert striking.counters.restarts == opened == 2
     assert [stack.problem for stack in stacks[:2]] == [problem + library.path] * 2
     assert [functions(stack)[:2] for stack in stacks[2:]] == [["syscall", "stop_here"]] * 3
+
+
+def test_library_that_is_cut_short_while_it_is_read_costs_one_stack(
+    start: Start, program: Path, tmp_path: Path
+) -> None:
+    target, copy = Stopped(start(program, "sites")), tmp_path / "copy.so"
+    shutil.copy(program.parent / "libstack.so", copy)
+    with hostile(target, copy) as unwinder:
+        assert target.unwind(unwinder).is_complete
+        os.truncate(copy, 0)
+        target.go_on()
+        first, second = target.unwind(unwinder), target.unwind(unwinder)
+    library = program.parent / "libstack.so"
+    assert first == Stack((), False, f"the unwinder crashed (SIGBUS), in {library}")
+    assert second.problem == f"{library} cannot be read"
+
+
+def test_error_of_the_child_itself_is_told() -> None:
+    child = module._Child()
+    child.send(wire.HEADER.pack(wire.FORGET, 99))
+    with pytest.raises(module._StoppedError, match=r"^the unwinder failed \(KeyError: 99\)$"):
+        child.receive(time.monotonic() + 5)
+    child.close()
+
+
+def test_child_that_cannot_start_is_a_problem_of_each_stack(
+    start: Start, program: Path, unwinder: Unwinder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = Stopped(start(program, "wrapper"))
+    monkeypatch.setattr(sys, "executable", "/nowhere/python3")
+    stacks = unwinder.unwind(target.pid, read_maps(target.pid), [target.sample()] * 10)
+    assert stacks[0] == Stack((), False, "the unwinder cannot be started (No such file or directory)")
+    assert [stack.frames for stack in stacks] == [()] * 10
+    assert (unwinder.counters.failures, unwinder.counters.restarts) == (10, 6)
+
+
+def test_unwinder_where_it_cannot_be_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("platform.machine", lambda: "aarch64")
+        with pytest.raises(NotAvailableError, match="aarch64"):
+            Unwinder(open_mapping)
+
+    def not_there(name: str) -> None:
+        raise OSError(name)
+
+    monkeypatch.setattr("ctypes.CDLL", not_there)
+    with pytest.raises(NotAvailableError) as caught:
+        Unwinder(open_mapping)
+    assert "libdw1" in (caught.value.remedy or "")
 
 
 def test_child_that_talks_nonsense_is_not_believed(

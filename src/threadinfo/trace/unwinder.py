@@ -143,14 +143,17 @@ class _Child:
         self.places_bytes = 0
         self.spent_seconds = 0.0
         self.held: frozenset[str] = frozenset()
+        self._memory = os.memfd_create("threadinfo-suspect", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.write(self._memory, message.SUSPECT.pack(-1))
+        fcntl.fcntl(self._memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
         self._directory = tempfile.mkdtemp(prefix="threadinfo-")
         source = str(Path(__file__).resolve().parents[2])
         program = f"import sys; sys.path.append({source!r}); from threadinfo.trace.unwind_child import main; main()"
         options = ["-I", "-S", *(["-B"] if sys.dont_write_bytecode else [])]
         try:
             self.process = subprocess.Popen(  # noqa: S603 - our own interpreter
-                [sys.executable, *options, "-c", program, str(theirs.fileno()), self._directory],
-                pass_fds=[theirs.fileno()],
+                [sys.executable, *options, "-c", program, str(theirs.fileno()), str(self._memory), self._directory],
+                pass_fds=[theirs.fileno(), self._memory],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -159,6 +162,7 @@ class _Child:
             )
         except OSError:
             self.channel.close()
+            os.close(self._memory)
             self._remove_directory()
             raise
         finally:
@@ -216,6 +220,11 @@ class _Child:
         except OSError:
             raise _StoppedError(self._why_it_ended()) from None
 
+    def suspect(self, modules: Sequence[Module]) -> Module | None:
+        """The module that it looked into last."""
+        (index,) = message.SUSPECT.unpack(os.pread(self._memory, message.SUSPECT.size, 0))
+        return modules[index] if 0 <= index < len(modules) else None
+
     def renew_cpu_time(self, seconds: float) -> None:
         """Allows that much more CPU time: a bound for the case that this process cannot stop it any more."""
         bounds = int(self.spent_seconds + seconds) + 5, resource.RLIM_INFINITY
@@ -224,6 +233,7 @@ class _Child:
 
     def close(self) -> None:
         self.channel.close()
+        os.close(self._memory)
         self.process.kill()
         self.process.wait()
         self._remove_directory()
@@ -327,12 +337,13 @@ class Unwinder:
                     self._child = _start_child()
                 self._converse(self._child, batch)
             except _StoppedError as reason:
+                suspect = self._child.suspect(batch.layout.modules) if self._child is not None else None
                 self._stop()
                 self.counters.restarts += 1
                 restarts += 1
-                if batch.suspect is not None:
-                    self._suspicions[batch.suspect.identity] += 1
-                batch.fail_next(str(reason))
+                if suspect is not None:
+                    self._suspicions[suspect.identity] += 1
+                batch.fail_next(f"{reason}, in {suspect.path}" if suspect is not None else str(reason))
                 if restarts > _MAX_RESTARTS:
                     return batch.fail_rest("the unwinder was stopped too often")
         return None
@@ -340,7 +351,6 @@ class Unwinder:
     def _converse(self, child: _Child, batch: _Batch) -> None:
         """One child and what is left of the batch; raises _StoppedError."""
         started = time.monotonic()
-        batch.suspect = None
         number = self._tell_space(child, batch)
         child.renew_cpu_time(batch.deadline - started)
         child.send(message.BATCH_IS.pack(message.BATCH, number, batch.next_index), batch.descriptor)
@@ -393,10 +403,8 @@ class Unwinder:
             if child.places_bytes > _MAX_PLACES_BYTES:
                 raise ValueError("too much")
             child.places[number] = _parse_place(data, batch.layout)
-        elif kind == message.WORKING:
-            batch.suspect = modules[number]
         elif kind in {message.NEED_ELF, message.NEED_DEBUG}:
-            batch.suspect = module = modules[number]
+            module = modules[number]
             descriptor = None
             if self._suspicions[module.identity] < (1 if kind == message.NEED_DEBUG else _SUSPICIONS):
                 if kind == message.NEED_DEBUG:
@@ -415,7 +423,7 @@ class Unwinder:
 
 
 class _Batch:
-    """The samples of one call, what of them is done, and what the child is at."""
+    """The samples of one call, and what of them is done."""
 
     def __init__(self, pid: int, layout: CodeLayout, samples: Sequence[Sample], deadline: float) -> None:
         self.pid, self.layout, self.deadline = pid, layout, deadline
@@ -424,7 +432,6 @@ class _Batch:
         """Indices of the samples that the child gets."""
         self.next_index = 0
         """Into `sent`: the first one that has no answer yet."""
-        self.suspect: Module | None = None
         self._stacks: list[Stack | None] = [None] * len(samples)
         self.descriptor = os.memfd_create("threadinfo-samples", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         parts = []
@@ -442,13 +449,11 @@ class _Batch:
     def fail_next(self, problem: str) -> None:
         """The sample that the child did not survive has no stack."""
         if self.next_index < len(self.sent):
-            where = f", in {self.suspect.path}" if self.suspect is not None else ""
-            self._stacks[self.sent[self.next_index]] = Stack((), False, problem + where)
+            self._stacks[self.sent[self.next_index]] = Stack((), False, problem)
             self.next_index += 1
 
     def fail_rest(self, problem: str) -> None:
         """None of the others is tried."""
-        self.suspect = None
         while self.next_index < len(self.sent):
             self.fail_next(problem)
 
