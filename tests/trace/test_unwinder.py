@@ -541,6 +541,43 @@ def test_child_ends_with_the_unwinder(start: Start, program: Path) -> None:
 # Batches.
 
 
+def test_unwinder_goes_on_after_an_interrupt(start: Start, program: Path) -> None:
+    interruptions = iter([KeyboardInterrupt])
+
+    def open_or_interrupt(pid: int, mapping: str) -> int | None:
+        for interruption in interruptions:
+            raise interruption
+        return open_mapping(pid, mapping)
+
+    target = Stopped(start(program, "wrapper"))
+    with Unwinder(open_or_interrupt) as unwinder:
+        with pytest.raises(KeyboardInterrupt):
+            target.unwind(unwinder)
+        assert target.unwind(unwinder).is_complete
+        assert unwinder.counters.restarts == 0
+
+
+def test_child_that_remembers_much_is_replaced_between_batches(
+    start: Start, program: Path, unwinder: Unwinder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = Stopped(start(program, "wrapper"))
+    assert target.unwind(unwinder).is_complete
+    pid = unwinder.child_pid
+    monkeypatch.setattr(module, "_MAX_PLACES_BYTES", 5000)
+    assert target.unwind(unwinder).is_complete
+    assert unwinder.child_pid != pid
+    assert unwinder.counters.restarts == 0
+
+
+def test_processes_beyond_what_is_remembered_are_unwound_too(
+    start: Start, program: Path, unwinder: Unwinder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_MAX_SPACES", 2)
+    targets = [Stopped(start(program, "wrapper")) for _ in range(3)]
+    assert all(target.unwind(unwinder).is_complete for target in targets * 2)
+    assert unwinder.counters.restarts == 0
+
+
 def test_batch_of_500_keeps_its_order_and_reads_no_file_again(start: Start, program: Path) -> None:
     opened = []
 

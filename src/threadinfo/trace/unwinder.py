@@ -137,7 +137,6 @@ class _Child:
     def __init__(self) -> None:
         self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.spaces: OrderedDict[object, int] = OrderedDict()
-        self.modules: dict[int, tuple[int, Sequence[Module]]] = {}
         self.next_space = 0
         self.places: dict[int, _Place] = {}
         self.places_bytes = 0
@@ -303,10 +302,15 @@ class Unwinder:
         target did; what could not be unwound has no frames, and a problem. Bounded time: 10 s and 20 ms a sample.
         """
         started = time.monotonic()
+        if self._child is not None and self._child.places_bytes > _MAX_PLACES_BYTES // 2:
+            self._stop()  # a new one begins with nothing remembered
         layout = self._layout(pid, maps)
         batch = _Batch(pid, layout, samples, started + _SECONDS_PER_BATCH + _SECONDS_PER_SAMPLE * len(samples))
         try:
             self._run(batch)
+        except BaseException:  # an interrupt, or `open_mapping` failed: the child is in the middle of something
+            self._stop()
+            raise
         finally:
             os.close(batch.descriptor)
         stacks = batch.stacks()
@@ -385,11 +389,9 @@ class Unwinder:
             return child.spaces[key]
         if len(child.spaces) >= _MAX_SPACES:
             _, oldest = child.spaces.popitem(last=False)
-            del child.modules[oldest]
             child.send(message.HEADER.pack(message.FORGET, oldest))
         child.next_space += 1
         number = child.spaces[key] = child.next_space
-        child.modules[number] = batch.pid, modules
         ranges = b"".join(message.RANGE.pack(module.start, module.end) for module in modules)
         child.send(message.HEADER.pack(message.SPACE, number) + ranges)
         return number
