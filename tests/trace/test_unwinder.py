@@ -562,8 +562,9 @@ def test_child_that_remembers_much_is_replaced_between_batches(
 ) -> None:
     target = Stopped(start(program, "wrapper"))
     assert target.unwind(unwinder).is_complete
-    pid = unwinder.child_pid
-    monkeypatch.setattr(module, "_MAX_PLACES_BYTES", 5000)
+    pid, child = unwinder.child_pid, unwinder._child
+    assert child is not None
+    monkeypatch.setattr(module, "_MAX_PLACES_BYTES", child.places_bytes + 100)
     assert target.unwind(unwinder).is_complete
     assert unwinder.child_pid != pid
     assert unwinder.counters.restarts == 0
