@@ -212,16 +212,10 @@ def test_library_that_was_replaced_meanwhile_is_read_as_it_was(
 
 
 def test_name_of_a_c_plus_plus_function_is_readable(start: Start, tmp_path: Path, unwinder: Unwinder) -> None:
-    source = tmp_path / "named.cpp"
-    source.write_text(
-        "#include <cstdio>\n#include <csignal>\n"
-        "namespace space { struct Thing { __attribute__((noinline)) int stop(long) {"
-        ' puts("ready"); puts("0x1"); fflush(stdout); raise(SIGSTOP); return 1; } }; }\n'
-        "int main() { space::Thing thing; return thing.stop(1) + 1; }\n"
-    )
-    subprocess.run(["g++", "-O2", "-o", tmp_path / "named", source], check=True)
-    stack = Stopped(start(tmp_path / "named")).unwind(unwinder)
-    assert "space::Thing::stop(long)" in [(name or "").partition(" [")[0] for name in functions(stack)]
+    name = "_ZN5space5Thing4stopEl"
+    program = build(tmp_path, f"-Dexported_recursion={name}", library_options=(f"-Dexported_recursion={name}",))
+    stack = Stopped(start(program, "recursion")).unwind(unwinder)
+    assert functions(stack)[2:22] == ["space::Thing::stop(long)"] * 20
 
 
 # What a stack does not say, and says so.
