@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import stat
 from pathlib import Path
 
+from threadinfo.proc.reader import ProcDirectory, ProcError
 from threadinfo.trace.unwinder import Sample
 
 _GETREGS, _DETACH, _SEIZE, _INTERRUPT = 12, 17, 0x4206, 0x4207
@@ -41,10 +41,9 @@ def read_maps(pid: int) -> bytes:
 
 
 def open_mapping(pid: int, mapping: str) -> int | None:
-    """The file of a mapping: a regular one, and only that."""
+    """The file of a mapping, as `Unwinder` wants it."""
     try:
-        descriptor = os.open(f"/proc/{pid}/map_files/{mapping}", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
+        with ProcDirectory(f"/proc/{pid}") as process:
+            return process.mapped_file(mapping)
+    except ProcError:
         return None
-    assert stat.S_ISREG(os.fstat(descriptor).st_mode)
-    return descriptor

@@ -21,6 +21,8 @@ import pytest
 
 from tests.conftest import ROOT, WORKLOADS, Start
 from tests.stack_samples import open_mapping, read_maps, take_sample
+from threadinfo.errors import NotAvailableError
+from threadinfo.trace import unwind_messages as wire
 from threadinfo.trace import unwinder as module
 from threadinfo.trace.code_layout import parse_layout
 from threadinfo.trace.unwinder import Sample, Stack, Unwinder
@@ -210,16 +212,10 @@ def test_library_that_was_replaced_meanwhile_is_read_as_it_was(
 
 
 def test_name_of_a_c_plus_plus_function_is_readable(start: Start, tmp_path: Path, unwinder: Unwinder) -> None:
-    source = tmp_path / "named.cpp"
-    source.write_text(
-        "#include <cstdio>\n#include <csignal>\n"
-        "namespace space { struct Thing { __attribute__((noinline)) int stop(long) {"
-        ' puts("ready"); puts("0x1"); fflush(stdout); raise(SIGSTOP); return 1; } }; }\n'
-        "int main() { space::Thing thing; return thing.stop(1) + 1; }\n"
-    )
-    subprocess.run(["g++", "-O2", "-o", tmp_path / "named", source], check=True)
-    stack = Stopped(start(tmp_path / "named")).unwind(unwinder)
-    assert "space::Thing::stop(long)" in [(name or "").partition(" [")[0] for name in functions(stack)]
+    name = "_ZN5space5Thing4stopEl"
+    program = build(tmp_path, f"-Dexported_recursion={name}", library_options=(f"-Dexported_recursion={name}",))
+    stack = Stopped(start(program, "recursion")).unwind(unwinder)
+    assert functions(stack)[2:22] == ["space::Thing::stop(long)"] * 20
 
 
 # What a stack does not say, and says so.
@@ -360,6 +356,55 @@ def test_child_that_dies_or_hangs_is_replaced_and_the_file_dropped_the_second_ti
     assert [functions(stack)[:2] for stack in stacks[2:]] == [["syscall", "stop_here"]] * 3
 
 
+def test_library_that_is_cut_short_while_it_is_read_costs_one_stack(
+    start: Start, program: Path, tmp_path: Path
+) -> None:
+    target, copy = Stopped(start(program, "sites")), tmp_path / "copy.so"
+    shutil.copy(program.parent / "libstack.so", copy)
+    with hostile(target, copy) as unwinder:
+        assert target.unwind(unwinder).is_complete
+        os.truncate(copy, 0)
+        target.go_on()
+        first, second = target.unwind(unwinder), target.unwind(unwinder)
+    library = program.parent / "libstack.so"
+    assert first == Stack((), False, f"the unwinder crashed (SIGBUS), in {library}")
+    assert second.problem == f"{library} cannot be read"
+
+
+def test_error_of_the_child_itself_is_told() -> None:
+    child = module._Child()
+    child.send(wire.HEADER.pack(wire.FORGET, 99))
+    with pytest.raises(module._StoppedError, match=r"^the unwinder failed \(KeyError: 99\)$"):
+        child.receive(time.monotonic() + 5)
+    child.close()
+
+
+def test_child_that_cannot_start_is_a_problem_of_each_stack(
+    start: Start, program: Path, unwinder: Unwinder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = Stopped(start(program, "wrapper"))
+    monkeypatch.setattr(sys, "executable", "/nowhere/python3")
+    stacks = unwinder.unwind(target.pid, read_maps(target.pid), [target.sample()] * 10)
+    assert stacks[0] == Stack((), False, "the unwinder cannot be started (No such file or directory)")
+    assert [stack.frames for stack in stacks] == [()] * 10
+    assert (unwinder.counters.failures, unwinder.counters.restarts) == (10, 6)
+
+
+def test_unwinder_where_it_cannot_be_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("platform.machine", lambda: "aarch64")
+        with pytest.raises(NotAvailableError, match="aarch64"):
+            Unwinder(open_mapping)
+
+    def not_there(name: str) -> None:
+        raise OSError(name)
+
+    monkeypatch.setattr("ctypes.CDLL", not_there)
+    with pytest.raises(NotAvailableError) as caught:
+        Unwinder(open_mapping)
+    assert "libdw1" in (caught.value.remedy or "")
+
+
 def test_child_that_talks_nonsense_is_not_believed(
     start: Start, program: Path, unwinder: Unwinder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -488,6 +533,44 @@ def test_child_ends_with_the_unwinder(start: Start, program: Path) -> None:
 
 
 # Batches.
+
+
+def test_unwinder_goes_on_after_an_interrupt(start: Start, program: Path) -> None:
+    interruptions = iter([KeyboardInterrupt])
+
+    def open_or_interrupt(pid: int, mapping: str) -> int | None:
+        for interruption in interruptions:
+            raise interruption
+        return open_mapping(pid, mapping)
+
+    target = Stopped(start(program, "wrapper"))
+    with Unwinder(open_or_interrupt) as unwinder:
+        with pytest.raises(KeyboardInterrupt):
+            target.unwind(unwinder)
+        assert target.unwind(unwinder).is_complete
+        assert unwinder.counters.restarts == 0
+
+
+def test_child_that_remembers_much_is_replaced_between_batches(
+    start: Start, program: Path, unwinder: Unwinder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = Stopped(start(program, "wrapper"))
+    assert target.unwind(unwinder).is_complete
+    pid, child = unwinder.child_pid, unwinder._child
+    assert child is not None
+    monkeypatch.setattr(module, "_MAX_PLACES_BYTES", child.places_bytes + 100)
+    assert target.unwind(unwinder).is_complete
+    assert unwinder.child_pid != pid
+    assert unwinder.counters.restarts == 0
+
+
+def test_processes_beyond_what_is_remembered_are_unwound_too(
+    start: Start, program: Path, unwinder: Unwinder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_MAX_SPACES", 2)
+    targets = [Stopped(start(program, "wrapper")) for _ in range(3)]
+    assert all(target.unwind(unwinder).is_complete for target in targets * 2)
+    assert unwinder.counters.restarts == 0
 
 
 def test_batch_of_500_keeps_its_order_and_reads_no_file_again(start: Start, program: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import mmap
 import os
 import re
 import struct
@@ -37,8 +38,8 @@ class _Space:
 
     def __init__(self, child: _Child, number: int, ranges: bytes) -> None:
         self.number = number
-        self.places: dict[int, tuple[int, bool]] = {}
-        """By 2 * program counter + exact: id, whether it is the return from a signal handler."""
+        self.places: dict[int, tuple[int, bool, int]] = {}
+        """By 2 * program counter + exact: id, whether it is the return from a signal handler, index of the module."""
         dw = child.libraries.dw
         self.dwfl = dw.dwfl_begin(ctypes.byref(child.module_callbacks))
         for index, (start, end) in enumerate(message.RANGE.iter_unpack(ranges)):
@@ -50,8 +51,8 @@ class _Space:
 class _Child:
     """The libraries, the socket, and the sample that is being unwound."""
 
-    def __init__(self, channel: socket) -> None:
-        self.channel = channel
+    def __init__(self, channel: socket, suspect: mmap.mmap) -> None:
+        self.channel, self.suspect = channel, suspect
         self.libraries = libdw.Libraries()
         self.demangler = libdw.Demangler()
         self.spaces: dict[int, _Space] = {}
@@ -61,6 +62,8 @@ class _Child:
         self.stack: memoryview = memoryview(b"")
         self.stack_pointer = 0
         self.frames: list[tuple[int, int, int]] = []
+        self.reads: dict[int, int] = {}
+        """Of the frame that is being unwound: addresses in the stack by what they hold. Only elfutils before 0.188."""
         self.was_signal_frame = False
         self.is_outside_copy = False
         self.program_counter, self.register = ctypes.c_uint64(), ctypes.c_uint64()
@@ -96,7 +99,9 @@ class _Child:
     def _read_memory(self, _dwfl: int, address: int, result: Any, _argument: int) -> bool:
         offset = address - self.stack_pointer
         if 0 <= offset <= len(self.stack) - 8:
-            (result[0],) = _WORD.unpack_from(self.stack, offset)
+            (result[0],) = (value,) = _WORD.unpack_from(self.stack, offset)
+            if not self.libraries.has_frame_registers:
+                self.reads[value] = address
             return True
         self.is_outside_copy = True
         return False
@@ -128,27 +133,31 @@ class _Child:
             state, libdw.STACK_POINTER, ctypes.byref(self.register)
         ):
             sp = self.register.value
+        elif pc in self.reads:
+            sp = self.reads[pc] + 8  # where a return address was read, the caller's stack began above it
+        self.reads.clear()
         # A return address may be the first of another function, where the call was the caller's last instruction.
         is_exact = not self.frames or self.was_signal_frame
         key = 2 * pc + is_exact
         place = self.space.places.get(key)
         if place is None:
             place = self.space.places[key] = self._look_up(pc, pc if is_exact else pc - 1)
-        identifier, self.was_signal_frame = place
+        identifier, self.was_signal_frame, index = place
+        message.SUSPECT.pack_into(self.suspect, 0, index)  # libdw goes on in it when this returns
         self.frames.append((pc, sp, identifier))
         return libdw.CALLBACK_ABORT if len(self.frames) == message.MAX_FRAMES else libdw.CALLBACK_OK
 
     # What an address is.
 
-    def _look_up(self, pc: int, address: int) -> tuple[int, bool]:
-        """Tells the parent what is at an address; returns its id and whether it is a signal handler's return."""
+    def _look_up(self, pc: int, address: int) -> tuple[int, bool, int]:
+        """Tells the parent what is at an address; returns what `_Space.places` keeps."""
         self.place_count += 1
         dw, identifier = self.libraries.dw, self.place_count
         index, flags, in_file, offset, function, source = -1, 0, pc, 0, b"", b""
         if module := dw.dwfl_addrmodule(self.space.dwfl, address):
             start, bias = ctypes.c_uint64(), ctypes.c_uint64()
             index = int(dw.dwfl_module_info(module, None, ctypes.byref(start), None, None, None, None, None))
-            self.channel.send(message.HEADER.pack(message.WORKING, index))
+            message.SUSPECT.pack_into(self.suspect, 0, index)
             in_file = pc - start.value
             if dw.dwfl_module_getelf(module, ctypes.byref(bias)):
                 flags = message.HAS_ELF
@@ -169,7 +178,7 @@ class _Child:
             + function
             + source
         )
-        return identifier, bool(flags & message.IS_SIGNAL_FRAME)
+        return identifier, bool(flags & message.IS_SIGNAL_FRAME), index
 
     def _frame_description(self, module: int, address: int) -> tuple[int, int] | None:
         """Where the function starts, and the flags that the unwind table has for it; None: it is not in the table."""
@@ -277,6 +286,7 @@ class _Child:
         self.channel.send(message.HEADER.pack(message.DONE, index))
 
     def _unwind(self, index: int) -> None:
+        message.SUSPECT.pack_into(self.suspect, 0, -1)
         self.stack_pointer = self.registers[_AT_RSP]
         self.frames, self.was_signal_frame, self.is_outside_copy = [], False, False
         result = self.libraries.dw.dwfl_getthread_frames(self.space.dwfl, _TID, self.on_frame, None)
@@ -298,9 +308,9 @@ _free.argtypes = [ctypes.c_void_p]
 
 
 def main() -> None:
-    """Arguments: the descriptor of the socket, and an empty directory to be removed."""
-    child = _Child(socket(fileno=int(sys.argv[1])))
-    held = confine(sys.argv[2])
+    """Arguments: descriptors of the socket and of the common memory, and an empty directory to be removed."""
+    child = _Child(socket(fileno=int(sys.argv[1])), mmap.mmap(int(sys.argv[2]), message.SUSPECT.size))
+    held = confine(sys.argv[3])
     gc.disable()
     sys.unraisablehook = lambda error: child.fail(error.exc_value)  # a callback's; libdw would go on with no answer
     child.channel.send(message.READY + " ".join(sorted(held)).encode())

@@ -8,14 +8,14 @@
 | BATCH | parent | number of the space, index of the first sample; with a descriptor of the samples |
 | NEED_ELF | child | index of the module; answered by FILE, with a descriptor or without one |
 | NEED_DEBUG | child | index of the module, its build-id; answered likewise |
-| WORKING | child | index of the module that it looks into: the suspect, should it never be heard of again |
 | PLACE | child | what an address is, said once (see `PLACE`) |
 | STACK | child | index of the sample, how it ended, then its frames (see `STACK`, `FRAME`, `END_*`) |
 | DONE | child | the batch is finished |
 | FAILED | child | an error of ours, in words; it ends |
 
-Samples lie one after the other in a memfd: SAMPLE, the registers, the stack. The child is not trusted: its parent
-checks every number and length.
+Samples lie one after the other in a memfd: SAMPLE, the registers, the stack. In memory that both have, the child writes
+the index of the module that it looks into (SUSPECT): whom to suspect, should it never be heard of again. The child is
+not trusted: its parent checks every number and length.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from __future__ import annotations
 import struct
 
 READY, SPACE, FORGET, BATCH, FILE = b"R", b"M", b"X", b"B", b"F"
-NEED_ELF, NEED_DEBUG, WORKING, PLACE_IS, STACK_IS, DONE, FAILED = b"E", b"G", b"W", b"P", b"S", b"D", b"!"
+NEED_ELF, NEED_DEBUG, PLACE_IS, STACK_IS, DONE, FAILED = b"E", b"G", b"P", b"S", b"D", b"!"
 
 MAX_MESSAGE_BYTES = 1 << 16
 MAX_NAME_BYTES = 4096
@@ -33,6 +33,9 @@ MAX_FRAMES = 512
 REGISTERS_BYTES = 168  # struct pt_regs of x86_64 (arch/x86/include/asm/ptrace.h)
 SAMPLE = struct.Struct("=I")
 """Bytes of stack; the registers and the stack follow."""
+
+SUSPECT = struct.Struct("=i")
+"""Index of a module; -1: none."""
 
 HEADER = struct.Struct("=cI")
 """Kind, and a number."""

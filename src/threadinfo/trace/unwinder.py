@@ -10,6 +10,7 @@ from __future__ import annotations
 import array
 import contextlib
 import ctypes
+import fcntl
 import os
 import platform
 import resource
@@ -27,7 +28,6 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
 
 import msgspec
 
@@ -37,11 +37,12 @@ from threadinfo.trace.code_layout import (
     VDSO,
     CodeLayout,
     Module,
-    is_library_file,
-    is_library_function,
     parse_layout,
 )
 from threadinfo.trace.libdw import Libraries
+from threadinfo.trace.stack_frames import Frame, Place, Sample, Stack, make_stack, parse_place, why_not
+
+__all__ = ["Counters", "Frame", "Sample", "Stack", "Unwinder"]
 
 _SECONDS_PER_STACK = 2.0
 """The longest that one stack may take, its files' first reading included."""
@@ -52,52 +53,7 @@ _SUSPICIONS = 2  # until a file is not given to the child any more
 _MAX_SPACES = 16
 _MAX_MODULES = 4000  # what a message holds
 _MAX_PLACES_BYTES = 64 << 20
-_CODE_SEGMENT_AT, _STACK_POINTER_AT, _CODE_SEGMENT_32 = 17 * 8, 19 * 8, 0x23
 _BUILD_IDS = Path("/usr/lib/debug/.build-id")
-
-
-class Sample(NamedTuple):
-    """A thread's registers and the top of its stack at one moment."""
-
-    tid: int
-    registers: bytes
-    """struct pt_regs of x86_64: 168 bytes."""
-    stack: bytes
-    """What lay in memory from the stack pointer upwards; 8 KiB are enough for most stacks."""
-
-
-class Frame(NamedTuple):
-    """One function on a stack."""
-
-    address: int
-    """Where it goes on: the program counter of the innermost, a return address of the others."""
-    slot: int | None
-    """Address of the stack slot that holds the return address into the caller; None: not known, or no such slot."""
-    function: str | None
-    """Demangled; None where no symbol is sure to hold the address."""
-    offset: int | None
-    """Of the address from the function's beginning; None without a function."""
-    module: str
-    """Path as in maps; empty: in memory that is no file's (JIT)."""
-    module_offset: int
-    """The address as the ELF file has it, as addr2line wants it; the address itself where there is no file."""
-    source: str | None
-    """FILE:LINE of the call, where the file, or its debug file on the host, has line numbers."""
-    is_signal_frame: bool
-    """The kernel's return from a signal handler; the next frame was interrupted, and called nothing."""
-    is_library_code: bool
-    """Code of a C library, its loader or the vdso; in a static program told by the function's name."""
-
-
-class Stack(NamedTuple):
-    """A sample unwound."""
-
-    frames: tuple[Frame, ...]
-    """Innermost first."""
-    is_complete: bool
-    """It ends where the thread starts: the unwind table says that the last frame has no caller."""
-    problem: str | None
-    """Why it stops before that, or what is doubtful; None for a complete one."""
 
 
 class Counters(msgspec.Struct):
@@ -113,50 +69,43 @@ class Counters(msgspec.Struct):
     """Spent in `unwind`, waiting for the child included."""
 
 
-class _Place(NamedTuple):
-    """What the child said of an address: the parts of a Frame that do not depend on the stack."""
-
-    function: str | None
-    offset: int | None
-    module: str
-    in_module: int
-    source: str | None
-    is_signal_frame: bool
-    is_library_code: bool
-    flags: int
-
-
 class _StoppedError(Exception):
     """The child crashed, hung or talked nonsense: the reason, in words."""
 
 
 class _Child:
-    """A running child and what it has been told. Raises _StoppedError when it does not start."""
+    """A running child and what it has been told. Raises _StoppedError or OSError when it does not start."""
 
     def __init__(self) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.channel = ours
+        self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.spaces: OrderedDict[object, int] = OrderedDict()
-        self.modules: dict[int, tuple[int, Sequence[Module]]] = {}
         self.next_space = 0
-        self.places: dict[int, _Place] = {}
+        self.places: dict[int, Place] = {}
         self.places_bytes = 0
         self.spent_seconds = 0.0
         self.held: frozenset[str] = frozenset()
+        self._memory = os.memfd_create("threadinfo-suspect", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.write(self._memory, message.SUSPECT.pack(-1))
+        fcntl.fcntl(self._memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
         self._directory = tempfile.mkdtemp(prefix="threadinfo-")
         source = str(Path(__file__).resolve().parents[2])
         program = f"import sys; sys.path.append({source!r}); from threadinfo.trace.unwind_child import main; main()"
         options = ["-I", "-S", *(["-B"] if sys.dont_write_bytecode else [])]
         try:
             self.process = subprocess.Popen(  # noqa: S603 - our own interpreter
-                [sys.executable, *options, "-c", program, str(theirs.fileno()), self._directory],
-                pass_fds=[theirs.fileno()],
+                [sys.executable, *options, "-c", program, str(theirs.fileno()), str(self._memory), self._directory],
+                pass_fds=[theirs.fileno(), self._memory],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 env={},
                 start_new_session=True,  # an interrupt from the terminal is its parent's to answer
             )
+        except OSError:
+            self.channel.close()
+            os.close(self._memory)
+            self._remove_directory()
+            raise
         finally:
             theirs.close()
         try:
@@ -212,6 +161,11 @@ class _Child:
         except OSError:
             raise _StoppedError(self._why_it_ended()) from None
 
+    def suspect(self, modules: Sequence[Module]) -> Module | None:
+        """The module that it looked into last."""
+        (index,) = message.SUSPECT.unpack(os.pread(self._memory, message.SUSPECT.size, 0))
+        return modules[index] if 0 <= index < len(modules) else None
+
     def renew_cpu_time(self, seconds: float) -> None:
         """Allows that much more CPU time: a bound for the case that this process cannot stop it any more."""
         bounds = int(self.spent_seconds + seconds) + 5, resource.RLIM_INFINITY
@@ -220,12 +174,21 @@ class _Child:
 
     def close(self) -> None:
         self.channel.close()
+        os.close(self._memory)
         self.process.kill()
         self.process.wait()
         self._remove_directory()
 
     def _remove_directory(self) -> None:
         shutil.rmtree(self._directory, ignore_errors=True)  # the child removed it, if it could
+
+
+def _start_child() -> _Child:
+    """A child that is ready; raises _StoppedError where there cannot be one."""
+    try:
+        return _Child()
+    except OSError as problem:
+        raise _StoppedError(f"the unwinder cannot be started ({problem.strerror})") from None
 
 
 class Unwinder:
@@ -281,10 +244,15 @@ class Unwinder:
         target did; what could not be unwound has no frames, and a problem. Bounded time: 10 s and 20 ms a sample.
         """
         started = time.monotonic()
+        if self._child is not None and self._child.places_bytes > _MAX_PLACES_BYTES // 2:
+            self._stop()  # a new one begins with nothing remembered
         layout = self._layout(pid, maps)
         batch = _Batch(pid, layout, samples, started + _SECONDS_PER_BATCH + _SECONDS_PER_SAMPLE * len(samples))
         try:
             self._run(batch)
+        except BaseException:  # an interrupt, or `open_mapping` failed: the child is in the middle of something
+            self._stop()
+            raise
         finally:
             os.close(batch.descriptor)
         stacks = batch.stacks()
@@ -312,15 +280,16 @@ class Unwinder:
                 return batch.fail_rest("no time was left to unwind it")
             try:
                 if self._child is None:
-                    self._child = _Child()
+                    self._child = _start_child()
                 self._converse(self._child, batch)
             except _StoppedError as reason:
+                suspect = self._child.suspect(batch.layout.modules) if self._child is not None else None
                 self._stop()
                 self.counters.restarts += 1
                 restarts += 1
-                if batch.suspect is not None:
-                    self._suspicions[batch.suspect.identity] += 1
-                batch.fail_next(str(reason))
+                if suspect is not None:
+                    self._suspicions[suspect.identity] += 1
+                batch.fail_next(f"{reason}, in {suspect.path}" if suspect is not None else str(reason))
                 if restarts > _MAX_RESTARTS:
                     return batch.fail_rest("the unwinder was stopped too often")
         return None
@@ -328,7 +297,6 @@ class Unwinder:
     def _converse(self, child: _Child, batch: _Batch) -> None:
         """One child and what is left of the batch; raises _StoppedError."""
         started = time.monotonic()
-        batch.suspect = None
         number = self._tell_space(child, batch)
         child.renew_cpu_time(batch.deadline - started)
         child.send(message.BATCH_IS.pack(message.BATCH, number, batch.next_index), batch.descriptor)
@@ -363,11 +331,9 @@ class Unwinder:
             return child.spaces[key]
         if len(child.spaces) >= _MAX_SPACES:
             _, oldest = child.spaces.popitem(last=False)
-            del child.modules[oldest]
             child.send(message.HEADER.pack(message.FORGET, oldest))
         child.next_space += 1
         number = child.spaces[key] = child.next_space
-        child.modules[number] = batch.pid, modules
         ranges = b"".join(message.RANGE.pack(module.start, module.end) for module in modules)
         child.send(message.HEADER.pack(message.SPACE, number) + ranges)
         return number
@@ -380,13 +346,11 @@ class Unwinder:
             child.places_bytes += len(data) + 200
             if child.places_bytes > _MAX_PLACES_BYTES:
                 raise ValueError("too much")
-            child.places[number] = _parse_place(data, batch.layout)
-        elif kind == message.WORKING:
-            batch.suspect = modules[number]
+            child.places[number] = parse_place(data, batch.layout)
         elif kind in {message.NEED_ELF, message.NEED_DEBUG}:
-            batch.suspect = module = modules[number]
+            module = modules[number]
             descriptor = None
-            if self._suspicions[module.identity] < _SUSPICIONS:
+            if self._suspicions[module.identity] < (1 if kind == message.NEED_DEBUG else _SUSPICIONS):
                 if kind == message.NEED_DEBUG:
                     descriptor = open_debug_file(data[message.HEADER.size :])
                 elif module.path == VDSO:
@@ -403,7 +367,7 @@ class Unwinder:
 
 
 class _Batch:
-    """The samples of one call, what of them is done, and what the child is at."""
+    """The samples of one call, and what of them is done."""
 
     def __init__(self, pid: int, layout: CodeLayout, samples: Sequence[Sample], deadline: float) -> None:
         self.pid, self.layout, self.deadline = pid, layout, deadline
@@ -412,29 +376,28 @@ class _Batch:
         """Indices of the samples that the child gets."""
         self.next_index = 0
         """Into `sent`: the first one that has no answer yet."""
-        self.suspect: Module | None = None
         self._stacks: list[Stack | None] = [None] * len(samples)
-        self.descriptor = os.memfd_create("threadinfo-samples", os.MFD_CLOEXEC)
+        self.descriptor = os.memfd_create("threadinfo-samples", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         parts = []
         for index, sample in enumerate(samples):
-            if (problem := _why_not(sample)) is not None:
+            if (problem := why_not(sample)) is not None:
                 self._stacks[index] = Stack((), False, problem)
                 continue
             self.sent.append(index)
             parts += [message.SAMPLE.pack(len(sample.stack)), sample.registers, sample.stack]
         with open(self.descriptor, "wb", closefd=False) as file:
             file.writelines(parts)
+        # The next child gets it too, whatever the one before it was made to do.
+        fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
 
     def fail_next(self, problem: str) -> None:
         """The sample that the child did not survive has no stack."""
         if self.next_index < len(self.sent):
-            where = f", in {self.suspect.path}" if self.suspect is not None else ""
-            self._stacks[self.sent[self.next_index]] = Stack((), False, problem + where)
+            self._stacks[self.sent[self.next_index]] = Stack((), False, problem)
             self.next_index += 1
 
     def fail_rest(self, problem: str) -> None:
         """None of the others is tried."""
-        self.suspect = None
         while self.next_index < len(self.sent):
             self.fail_next(problem)
 
@@ -442,7 +405,7 @@ class _Batch:
         """In the order of the samples."""
         return [stack for stack in self._stacks if stack is not None]
 
-    def accept(self, data: bytes, places: dict[int, _Place]) -> None:
+    def accept(self, data: bytes, places: dict[int, Place]) -> None:
         """A stack from the child; raises ValueError and its like for one that cannot be."""
         _, index, end, count = message.STACK.unpack_from(data)
         if index != self.next_index or index >= len(self.sent):
@@ -453,103 +416,10 @@ class _Batch:
         raw = list(message.FRAME.iter_unpack(data[message.STACK.size : frames_end]))
         words = data[frames_end : frames_end + 200].decode("utf-8", "backslashreplace")
         sample = self.samples[self.sent[index]]
-        self._stacks[self.sent[index]] = _stack(
+        self._stacks[self.sent[index]] = make_stack(
             sample, raw, [places[frame[2]] for frame in raw], end, words, self.layout
         )
         self.next_index += 1
-
-
-def _why_not(sample: Sample) -> str | None:
-    """Why a sample cannot be unwound; None where it can."""
-    if len(sample.registers) != message.REGISTERS_BYTES:
-        return f"registers of {len(sample.registers)} bytes, where {message.REGISTERS_BYTES} were expected"
-    if int.from_bytes(sample.registers[_CODE_SEGMENT_AT : _CODE_SEGMENT_AT + 8], "little") == _CODE_SEGMENT_32:
-        return "32-bit code, which is not unwound"
-    return None
-
-
-def _parse_place(data: bytes, layout: CodeLayout) -> _Place:
-    _, _, index, flags, in_module, offset, function_bytes, source_bytes = message.PLACE.unpack_from(data)
-    at = message.PLACE.size
-    if max(function_bytes, source_bytes) > message.MAX_NAME_BYTES or len(data) != at + function_bytes + source_bytes:
-        raise ValueError("wrong lengths")
-    if not -1 <= index < len(layout.modules):
-        raise ValueError("no such module")
-    module = layout.modules[index].path if index >= 0 else ""
-    function = source = None
-    if flags & message.HAS_FUNCTION:
-        function = data[at : at + function_bytes].decode("utf-8", "backslashreplace")
-    if source_bytes:
-        source = data[at + function_bytes :].decode("utf-8", "backslashreplace")
-    is_library = is_library_file(module)
-    if not layout.has_library and function is not None:
-        is_library = is_library_function(function)
-    return _Place(
-        function,
-        offset if function is not None else None,
-        module,
-        in_module,
-        source,
-        bool(flags & message.IS_SIGNAL_FRAME),
-        is_library,
-        flags,
-    )
-
-
-def _stack(
-    sample: Sample, raw: list[tuple[int, int, int]], places: list[_Place], end: int, words: str, layout: CodeLayout
-) -> Stack:
-    """The child's numbers to a Stack: cut where they are no code, and with the problem in words."""
-    base = int.from_bytes(sample.registers[_STACK_POINTER_AT : _STACK_POINTER_AT + 8], "little")
-    frames: list[Frame] = []
-    problem = None
-    for depth, ((address, _, _), place) in enumerate(zip(raw, places, strict=True)):
-        if depth and not layout.is_code(address - 1) and not layout.is_code(address):
-            problem = f"{address:#x}, where it goes on, is no code"
-            if not places[depth - 1].flags & message.HAS_UNWIND_TABLE:  # it was found by a guess
-                problem = _problem(sample, places[:depth], end, words)
-            break
-        caller = raw[depth + 1] if depth + 1 < len(raw) else None
-        slot = None
-        if caller is not None and caller[1] and not place.is_signal_frame:
-            slot = caller[1] - 8  # the caller's stack pointer is the callee's canonical frame address
-            at = slot - base
-            if not 0 <= at <= len(sample.stack) - 8 or sample.stack[at : at + 8] != caller[0].to_bytes(8, "little"):
-                slot = None
-        frames.append(Frame(address, slot, *place[:7]))
-    if problem is None:
-        problem = _problem(sample, places, end, words)
-    guessed = next((place for place in places[: len(frames) - 1] if not place.flags & message.HAS_UNWIND_TABLE), None)
-    if guessed is not None:
-        doubt = f"{_where(guessed)} has no unwind table: its callers, by frame pointers, may be incomplete"
-        problem = f"{doubt}; {problem}" if problem is not None else doubt
-    return Stack(tuple(frames), problem is None, problem)
-
-
-def _problem(sample: Sample, places: list[_Place], end: int, words: str) -> str | None:
-    """Why a stack ended as it did, in words; None where it is complete."""
-    if end == message.END_TOO_DEEP:
-        return f"it has {message.MAX_FRAMES} frames or more"
-    if not places:
-        return f"it cannot be unwound: {words}"
-    last = places[-1]
-    if last.flags & message.HAS_NO_CALLER:
-        return None
-    if not last.module:
-        return "it goes through memory that is no file's, such as code made at run time"
-    if not last.flags & message.HAS_ELF:
-        return f"{last.module} cannot be read"
-    if not last.flags & message.HAS_UNWIND_TABLE:
-        return f"{_where(last)} has no unwind table"
-    if end == message.END_OF_COPY:
-        return f"it goes on outside the {len(sample.stack)} bytes that were copied"
-    if end == message.END_OF_FRAMES:
-        return "its last return address is 0, and no unwind table says that a thread starts there"
-    return f"it cannot be unwound further: {words}"
-
-
-def _where(place: _Place) -> str:
-    return f"{place.function or hex(place.in_module)} in {place.module or 'memory that is no file'}"
 
 
 def open_debug_file(build_id: bytes) -> int | None:
