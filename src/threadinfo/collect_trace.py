@@ -62,7 +62,7 @@ class TargetReader:
     def open_mapping(self, pid: int, addresses: str) -> int | None:
         """Opens what a target has mapped at "START-END", whatever its name leads to now; the caller closes it."""
         try:
-            return self._held[pid].file_descriptor(f"map_files/{addresses}")
+            return self._held[pid].mapped_file(addresses)
         except (KeyError, ProcError):
             return None
 

@@ -33,6 +33,7 @@ MOST_NUMBERS = 1 << 18
 """Of copied stacks; after that none is copied."""
 _FIRST_ALLOWANCE, _MOST_WAITING = 16_384, 8_192
 _TRICKLE = 8
+_CLOSE_SECONDS = 15.0
 _SHOWN_PROBLEMS = 10
 _WARMED_FILES = 8
 _BATCH = 64
@@ -150,10 +151,10 @@ class CallSites:
         self._is_closed = True
 
     def close(self) -> None:
-        """Ends the thread, now."""
+        """Ends the thread. One that a file of the target's holds up, on a file system that does not answer, is left."""
         self._is_closed = True
         self._work.put(None)
-        self._thread.join()
+        self._thread.join(_CLOSE_SECONDS)
 
     def stack(self, number: int) -> Stack | None:
         """What is known of a number by now."""
