@@ -6,6 +6,7 @@ import json
 import subprocess
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,8 @@ from threadinfo.render.json import parse_json
 from threadinfo.render.text import render_text
 
 pytestmark = pytest.mark.usefixtures("bpf")
+
+NEEDED_TO_LINK = {".dynsym", ".gnu.hash"}
 
 PLACES = {
     ("two_in_one",): 101 + 103,
@@ -131,3 +134,25 @@ def test_text_report_names_the_leak_and_those_that_failed(leaks: Traced) -> None
     assert suspects.splitlines()[1].startswith("leaks_one_in_seven+")
     assert "13 calls failed (EMFILE)" in text
     assert max(map(len, suspects.partition("\n=== Call Sites")[0].splitlines())) <= 80
+
+
+def test_library_whose_tables_are_damaged_costs_its_own_stacks_only(tmp_path: Path) -> None:
+    library = tmp_path / "libdeep.so"
+    flags = ["-O2", "-fPIC", "-shared", "-fomit-frame-pointer", "-s"]
+    subprocess.run(["cc", *flags, "-o", library, WORKLOADS / "call_sites_library.c"], check=True)
+    sections = subprocess.run(["readelf", "-SW", library], capture_output=True, text=True, check=True).stdout
+    data = bytearray(library.read_bytes())
+    for line in sections.splitlines():
+        words = line.replace("[", " ").replace("]", " ").split()
+        if len(words) > 5 and words[1] in {".eh_frame", ".eh_frame_hdr", ".dynsym", ".gnu.hash"} - NEEDED_TO_LINK:
+            start, size = int(words[4], 16), int(words[5], 16)
+            data[start : start + size] = bytes(0xFF - index % 7 for index in range(size))
+    program = build("call_sites", tmp_path, "-O1", "-pthread", "-DWITH_LIBRARY", "-Wl,--no-as-needed", str(library))
+    library.write_bytes(data)
+    arguments = ["PID", "--trace", "60", "--only", "descriptors", "--format", "json"]
+    traced = trace([str(program)], arguments, output=tmp_path / "report.json")
+    sites = churn(traced)["by_call_site"]
+    assert {place: opened_at(sites, place) for place in PLACES} == PLACES
+    assert not any("library_open" in site["stack"][0] for site in sites if site["opened_count"] == 137)
+    (gap,) = [gap for gap in traced.report()["gaps"] if gap["section"] == "call sites"]
+    assert "libdeep.so" in gap["cause"]

@@ -242,7 +242,7 @@ class CallSites:
             self.complete_count += stack.is_complete
             self._stacks.append(stack)
             self._stack_of[min(number, MOST_NUMBERS - 1)] = len(self._stacks) - 1
-            if stack.problem and (copies.is_long or not stack.frames):  # a short one is meant to end early
+            if stack.problem and (copies.is_long or not stack.is_cut):  # a short one is meant to end early
                 self._problems[stack.problem] += 1
             self._learn(image, begin, length, stack, is_long=copies.is_long)
         for way, place in zip(image.walk(copies).tolist(), range(-len(stacks), 0), strict=True):
@@ -271,11 +271,11 @@ class CallSites:
             if is_last and stack.is_complete:
                 flags |= IS_END | IS_OUTERMOST
             elif not _is_step(frame, begin):
+                if is_last and stack.is_cut and not is_long:
+                    return  # a longer copy may tell more
                 flags |= IS_END
             else:
                 step = (frame.slot or 0) - begin
-                if begin + step + _WORD > end and not is_long:
-                    return  # a longer copy may tell more
                 if is_last or begin + step + _WORD > end:
                     flags |= IS_END
                 begin += step + _WORD

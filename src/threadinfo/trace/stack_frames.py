@@ -53,6 +53,8 @@ class Stack(NamedTuple):
     """It ends where the thread starts: the unwind table says that the last frame has no caller."""
     problem: str | None
     """Why it stops before that, or what is doubtful; None for a complete one."""
+    is_cut: bool = False
+    """Whether it stops because no more was copied."""
 
 
 class Place(NamedTuple):
@@ -133,7 +135,7 @@ def make_stack(
     if guessed is not None:
         doubt = f"{_where(guessed)} has no unwind table: its callers, by frame pointers, may be incomplete"
         problem = f"{doubt}; {problem}" if problem is not None else doubt
-    return Stack(tuple(frames), problem is None, problem)
+    return Stack(tuple(frames), problem is None, problem, problem == _cut(sample))
 
 
 def _problem(sample: Sample, places: list[Place], end: int, words: str) -> str | None:
@@ -152,10 +154,14 @@ def _problem(sample: Sample, places: list[Place], end: int, words: str) -> str |
     if not last.flags & message.HAS_UNWIND_TABLE:
         return f"{_where(last)} has no unwind table"
     if end == message.END_OF_COPY:
-        return f"it goes on outside the {len(sample.stack)} bytes that were copied"
+        return _cut(sample)
     if end == message.END_OF_FRAMES:
         return "its last return address is 0, and no unwind table says that a thread starts there"
     return f"it cannot be unwound further: {words}"
+
+
+def _cut(sample: Sample) -> str:
+    return f"it goes on outside the {len(sample.stack)} bytes that were copied"
 
 
 def _where(place: Place) -> str:
