@@ -20,6 +20,7 @@ from threadinfo.errors import (
     MORE_FILES,
     TOO_MANY_FILES,
     BadInputError,
+    CommandError,
     ExitCode,
     NotAvailableError,
     OutputError,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 DEFAULT_PORTS = {5000: "web server", 5001: "websocket server", 5002: "websocket server", 5353: "mDNS"}
 FORMATS = ("text", "json")
 _DEFAULT_COMMAND = "report"
+_FAILURE_OF_OURS = 125
 _LONGEST_TRACE_SECONDS = 86_400
 _WATCHED = ("descriptors", "sockets", "scheduling")
 _LARGEST_REPORT_BYTES = 1 << 30
@@ -330,6 +332,68 @@ def _print_stream(stream: EventStream, duration: float | None, output_format: st
         output.write_last((lines.render_end_json if as_json else lines.render_end_text)(confidence))
     _say_losses(confidence)
     return stream.was_interrupted()
+
+
+@cli.command("run", context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})
+@click.argument("command", nargs=-1, required=True, metavar="-- COMMAND...")
+@click.option("--user", metavar="NAME", help="Start it as this user.")
+@click.option(
+    "--only", metavar="WHAT", callback=_read_only, help="descriptors, sockets, scheduling, with commas; default all."
+)
+@click.option("--format", "output_format", type=click.Choice(FORMATS), default="text", show_default=True)
+@click.option("-o", "--output", metavar="FILE", help="Write to FILE instead of standard error.")
+@click.option("-v", "--verbose", is_flag=True, help="Add thread names, descriptor details and whole stacks.")
+@click.option(
+    "--port", "ports", multiple=True, metavar="PORT=ROLE", callback=_read_port_option, help="What a port is for."
+)
+def run_command(
+    command: tuple[str, ...],
+    user: str | None,
+    only: frozenset[str],
+    output_format: str,
+    output: str | None,
+    verbose: bool,
+    ports: dict[int, str],
+) -> None:
+    """As root: start COMMAND, trace it from its first instruction, and report when it ends.
+
+    The command keeps the terminal and the standard streams; the exit status is its own, 128 and the number of a signal,
+    127 where it is not found, 126 where it is not executable, 125 where we failed.
+    """
+    try:
+        status = _run(command, user, only, output_format, output, DEFAULT_PORTS | ports, verbose=verbose)
+    except BadInputError:
+        raise
+    except CommandError as problem:
+        _print_error(problem)
+        status = problem.status
+    except (ThreadinfoError, ProcError, OSError) as problem:
+        _print_error(problem if isinstance(problem, ThreadinfoError) else NotAvailableError(str(problem)))
+        status = _FAILURE_OF_OURS
+    sys.exit(status)
+
+
+def _run(
+    arguments: tuple[str, ...],
+    user: str | None,
+    only: frozenset[str],
+    output_format: str,
+    output: str | None,
+    ports: dict[int, str],
+    *,
+    verbose: bool,
+) -> int:
+    from threadinfo.launch import Command  # noqa: PLC0415
+
+    with _output(output or "/dev/stderr") as write, Command(arguments, user) as command:
+        from threadinfo.collect_run import collect_run  # noqa: PLC0415
+        from threadinfo.trace.session import check_privilege  # noqa: PLC0415
+
+        check_privilege()
+        options = CollectOptions(with_details=verbose or output_format != "text", may_borrow=True, ports=ports)
+        report, status = collect_run(_open_root("/proc"), command, options, only, command.wait)
+        write(_render(report, output_format, verbose=verbose))
+    return status
 
 
 @cli.command("doctor")
