@@ -10,7 +10,7 @@ from typing import TypeVar
 import msgspec
 
 from threadinfo.errors import NotAvailableError, TargetEndedError
-from threadinfo.model import Gap, Memory, ProcessReport, Report
+from threadinfo.model import Descriptor, Gap, Memory, ProcessReport, Report
 from threadinfo.proc import process as identity
 from threadinfo.proc import serving
 from threadinfo.proc.descriptors import read_descriptors
@@ -82,6 +82,69 @@ def collect_process(root: ProcDirectory, pid: int, machine: Machine, options: Co
         raise TargetEndedError(f"process {pid} ended before it could be read") from None
     except ProcError as problem:  # who it is could not be read; of every other part a gap would tell
         raise NotAvailableError(f"cannot read {problem}") from None
+
+
+def refresh_process(
+    process: ProcDirectory, earlier: ProcessReport, machine: Machine, options: CollectOptions
+) -> ProcessReport:
+    """The report a moment later, for a tenth of the cost: threads, memory's counters, and what was opened or closed.
+
+    A descriptor that points to what it pointed to is taken from `earlier`, with its details, its socket's state and who
+    serves it; so is everything else. `process` is the open directory of the same process; raises ProcGoneError, or
+    TargetEndedError where it is a zombie: it has neither memory nor descriptors any more.
+    """
+    stat = identity.read_stat(process)
+    if stat.state in identity.ENDED_STATES and stat.thread_count < 2:
+        raise TargetEndedError(f"process {earlier.pid} has ended")
+    living = _living_thread(process, stat)
+    alive = living or process
+    gaps = _Gaps("")  # those of `earlier` stay: what could not be read then cannot be read now
+    try:
+        status = gaps.read("memory", lambda: identity.read_status(alive))
+        stacks = {thread.tid: thread.thread_stack_bytes for thread in earlier.threads or ()}
+        stack_bytes = status.stack_bytes if status else None
+        known_stacks = {tid: size for tid, size in stacks.items() if size is not None}
+        listing = gaps.read("threads", lambda: read_threads(process, machine, stack_bytes, known_stacks))
+        descriptors = earlier.descriptors
+        if descriptors is not None:
+            descriptors = gaps.read("descriptors", lambda: _refresh_descriptors(alive, earlier, options)) or descriptors
+    finally:
+        if living is not None:
+            living.close()
+    memory = earlier.memory
+    if status is not None and status.resident_bytes is not None:
+        memory = msgspec.structs.replace(
+            memory,
+            virtual_bytes=status.virtual_bytes,
+            resident_bytes=status.resident_bytes,
+            swap_bytes=status.swap_bytes,
+            percent=100 * status.resident_bytes / machine.memory_bytes if machine.memory_bytes else None,
+        )
+    return msgspec.structs.replace(
+        earlier, memory=memory, threads=listing.threads if listing else earlier.threads, descriptors=descriptors
+    )
+
+
+def _refresh_descriptors(
+    process: ProcDirectory, earlier: ProcessReport, options: CollectOptions
+) -> tuple[Descriptor, ...]:
+    links = {fd: target for fd, target in process.links("fd") if isinstance(target, str)}
+    kept = {
+        descriptor.fd: descriptor
+        for descriptor in earlier.descriptors or ()
+        if links.get(descriptor.fd) == descriptor.target
+    }
+    if changed := links.keys() - kept.keys():
+        found = read_descriptors(
+            process,
+            earlier.pid,
+            options.ports,
+            with_details=options.with_details,
+            may_borrow=options.may_borrow,
+            only=changed,
+        )
+        kept.update((descriptor.fd, descriptor) for descriptor in found.descriptors)
+    return tuple(kept[fd] for fd in sorted(kept))
 
 
 def _collect(process: ProcDirectory, pid: int, machine: Machine, options: CollectOptions) -> ProcessReport:

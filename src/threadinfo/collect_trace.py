@@ -11,7 +11,7 @@ import msgspec
 from threadinfo.collect import CollectOptions, collect_process, collect_report, timestamp
 from threadinfo.errors import TargetEndedError
 from threadinfo.merge import TracedThread, merge_descriptors, merge_scheduling
-from threadinfo.model import Gap, Origin, ProcessReport, Report
+from threadinfo.model import DescriptorEvent, Gap, Origin, ProcessReport, Report
 from threadinfo.proc.process import ENDED_STATES, Machine, read_machine
 from threadinfo.proc.reader import ProcDirectory, ProcError, ProcGoneError
 from threadinfo.proc.threads import read_thread_owner, read_thread_states
@@ -20,6 +20,8 @@ from threadinfo.trace.descriptor_events import Moments
 from threadinfo.trace.descriptors import CodeAccess, DescriptorActivity
 from threadinfo.trace.session import Progress, TraceResult, trace_processes
 from threadinfo.trace.site_groups import entry_point, format_frames, site_frames, site_library
+from threadinfo.trace.tables import Known
+from threadinfo.trace.unwinder import Stack
 
 _ENDED = Gap("process", "it ended during the trace; what /proc said is from before the trace", None)
 
@@ -183,29 +185,44 @@ def _origins(report: ProcessReport, activity: DescriptorActivity, moments: Momen
     names = {thread.tid: thread.name for thread in report.threads or ()}
     names |= {thread.tid: thread.name for thread in report.trace.ended_threads} if report.trace else {}
     started = None if report.started_at is None else datetime.fromisoformat(report.started_at).timestamp()
-    origins = {}
     listed = {descriptor.fd for descriptor in report.descriptors or ()}
-    for fd in activity.born.keys() & listed:
-        known = activity.born[fd]
-        stack = activity.stacks.get(fd)
-        maker = entry_point(stack).words() if stack else None
-        name = names.get(known.tid, "")
-        after = None if started is None else (known.at_ns + moments.offset_ns) / 1e9 - started
-        origins[fd] = Origin(
-            opened_at=moments.format(known.at_ns),
-            syscall=known.call,
-            tid=known.tid,
-            thread_name=name,
-            stack=()
-            if stack is None
-            else format_frames(stack.frames)
-            if known.type == "socket"
-            else site_frames(stack),
-            library=site_library(stack),
-            maker=tell_maker(maker, f"{name or '?'} {known.tid}", after) if maker else None,
-            events=tuple(activity.socket_uses.get(fd, ())),
+    return {
+        fd: make_origin(
+            activity.born[fd],
+            activity.stacks.get(fd),
+            names.get(activity.born[fd].tid, ""),
+            started,
+            moments,
+            tuple(activity.socket_uses.get(fd, ())),
         )
-    return origins
+        for fd in activity.born.keys() & listed
+    }
+
+
+def make_origin(
+    known: Known,
+    stack: Stack | None,
+    thread_name: str,
+    started: float | None,
+    moments: Moments,
+    events: tuple[DescriptorEvent, ...],
+) -> Origin:
+    """The birth of a descriptor in words; `started`: when the process did, in seconds since the epoch."""
+    maker = entry_point(stack).words() if stack else None
+    after = None if started is None else (known.at_ns + moments.offset_ns) / 1e9 - started
+    frames: tuple[str, ...] = ()
+    if stack is not None:
+        frames = format_frames(stack.frames) if known.type == "socket" else site_frames(stack)
+    return Origin(
+        opened_at=moments.format(known.at_ns),
+        syscall=known.call,
+        tid=known.tid,
+        thread_name=thread_name,
+        stack=frames,
+        library=site_library(stack),
+        maker=tell_maker(maker, f"{thread_name or '?'} {known.tid}", after) if maker else None,
+        events=events,
+    )
 
 
 def _collect_again(

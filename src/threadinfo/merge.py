@@ -97,7 +97,7 @@ def merge_descriptors(
     descriptors = report.descriptors
     if descriptors is not None:
         descriptors = tuple(
-            _with_origin(descriptor, _name_threads(origins[descriptor.fd], names))
+            with_origin(descriptor, _name_threads(origins[descriptor.fd], names))
             if descriptor.fd in origins
             else descriptor
             for descriptor in descriptors
@@ -160,7 +160,7 @@ def _stack_gaps(stacks: StackCounts | None) -> list[Gap]:
     return [Gap("call sites", words, None)]
 
 
-def _with_origin(descriptor: Descriptor, origin: Origin) -> Descriptor:
+def with_origin(descriptor: Descriptor, origin: Origin) -> Descriptor:
     """What a trace saw of the maker replaces what was inferred."""
     sock = descriptor.socket
     if sock is not None:

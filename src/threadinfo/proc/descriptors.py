@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -36,9 +36,15 @@ class _Kind(NamedTuple):
 
 
 def read_descriptors(
-    process: ProcDirectory, pid: int, ports: Ports, *, with_details: bool, may_borrow: bool
+    process: ProcDirectory,
+    pid: int,
+    ports: Ports,
+    *,
+    with_details: bool,
+    may_borrow: bool,
+    only: Container[int] | None = None,
 ) -> DescriptorListing:
-    """Lists fd/ once, and asks of each descriptor what its kind needs.
+    """Lists fd/ once, and asks of each descriptor what its kind needs; `only`: of these numbers alone.
 
     `with_details` reads fdinfo too: one file more a descriptor, which the plain text has no use for.
     """
@@ -46,6 +52,8 @@ def read_descriptors(
     problems: list[ProcError] = []
     sockets: defaultdict[int, list[int]] = defaultdict(list)
     for fd, target in process.links("fd"):
+        if only is not None and fd not in only:
+            continue
         if isinstance(target, ProcError):
             problems.append(target)
             continue

@@ -394,6 +394,10 @@ class DescriptorTracer:
             self.stack_problem,
         )
 
+    def known(self, pid: int) -> Mapping[int, Known]:
+        """What is known of the numbers that a process has open."""
+        return self._main[pid].known
+
     def stack(self, number: int) -> Stack | None:
         """The stack behind a number, where it is known by now."""
         return self.sites.stack(number) if self.sites else None

@@ -39,7 +39,7 @@ INTERRUPT_TRACEPOINTS = ("irq_handler", "softirq", "hrtimer_expire", "irq_work",
 """Pairs of _entry and _exit that tell a wake-up by an interrupt; those that a machine lacks are left out."""
 
 # Mirrors of bpf/scheduling.bpf.c.
-_UNKNOWN, _RUNNING, _AFTER_WAKEUP, _AFTER_PREEMPTION, _SLEEPING, _UNINTERRUPTIBLE, _ENDED = range(7)
+_UNKNOWN, RUNNING, AFTER_WAKEUP, AFTER_PREEMPTION, _SLEEPING, _UNINTERRUPTIBLE, ENDED = range(7)
 _INTERRUPT = 0xFFFFFFFF
 _STREAM_PAGES = 256
 _BORN_SLOTS = 4096  # for threads that are born while we watch, shared among the CPUs
@@ -275,6 +275,10 @@ class SchedulingTracer:
         self.stopped_ns = time.monotonic_ns()
         self._control.is_on = 0
 
+    def note_moment(self) -> None:
+        """Lets `activities` tell of the time until now, while counting goes on."""
+        self.stopped_ns = time.monotonic_ns()
+
     def resume(self) -> None:
         """Lets the programs work again, for measuring them; what they count from now on must not be read."""
         self._control.is_on = 1
@@ -334,6 +338,22 @@ class SchedulingTracer:
         value = self._programs.table("names").get(ctypes.c_uint32(tid))
         return _text(value.comm) if value is not None else ""
 
+    @property
+    def records(self) -> ctypes.Array[_Thread]:
+        """The kernel's counters, a slot a thread; those with a tid of 0 are free. They move while they are read."""
+        return self._threads
+
+    def holders(self) -> dict[int, dict[int, int]]:
+        """By slot: who held the CPU while that thread waited (thread ids), and for how many nanoseconds so far."""
+        held: dict[int, dict[int, int]] = {}
+        for key, value in self._programs.table("delayed_by").items():
+            held.setdefault(key.slot, {})[key.tid] = int(value.value)
+        for slot, thread in enumerate(self._threads):
+            if thread.tid and thread.last_holder_ns:
+                of_one = held.setdefault(slot, {})
+                of_one[thread.last_holder] = of_one.get(thread.last_holder, 0) + thread.last_holder_ns
+        return held
+
     def _used(self) -> Iterable[_Thread]:
         return (thread for thread in self._threads if thread.tid)
 
@@ -365,7 +385,7 @@ class SchedulingTracer:
         """
         names: dict[int, tuple[int, str]] = {}
         for thread in self._used():
-            if thread.state == _ENDED and thread.comm:
+            if thread.state == ENDED and thread.comm:
                 names.setdefault(thread.tid, (thread.tgid, _text(thread.comm)))
         return names
 
@@ -384,8 +404,8 @@ class SchedulingTracer:
             run_queue_latency_ns=summarize(count, total, max(wakeup.max_ns, preemption.max_ns), both),
             after_wakeup_ns=summarize(wakeup.count, wakeup.sum_ns, wakeup.max_ns, wakeup.buckets),
             after_preemption_ns=summarize(preemption.count, preemption.sum_ns, preemption.max_ns, preemption.buckets),
-            on_cpu_ns=times[_RUNNING],
-            run_queue_ns=times[_AFTER_WAKEUP] + times[_AFTER_PREEMPTION],
+            on_cpu_ns=times[RUNNING],
+            run_queue_ns=times[AFTER_WAKEUP] + times[AFTER_PREEMPTION],
             blocked_ns=times[_SLEEPING] + times[_UNINTERRUPTIBLE],
             sleeping_ns=times[_SLEEPING],
             uninterruptible_ns=times[_UNINTERRUPTIBLE],
@@ -405,18 +425,18 @@ class SchedulingTracer:
             delayed_by_unknown_ns=thread.uncharged_ns,
         )
         name = _text(thread.comm)
-        if thread.state != _ENDED or not name:  # then it is the name at its birth
+        if thread.state != ENDED or not name:  # then it is the name at its birth
             name = names.get(thread.tid, (None, name))[1]
         return ThreadActivity(
-            thread.tgid, thread.tid, name, thread.born_ns >= self.started_ns, thread.state == _ENDED, scheduling
+            thread.tgid, thread.tid, name, thread.born_ns >= self.started_ns, thread.state == ENDED, scheduling
         )
 
     def _times(self, thread: _Thread) -> dict[int, int]:
         """Nanoseconds in each state, the time before the first event and after the last one included."""
         times = {
-            _RUNNING: thread.on_cpu_ns,
-            _AFTER_WAKEUP: thread.queued_ns,
-            _AFTER_PREEMPTION: 0,
+            RUNNING: thread.on_cpu_ns,
+            AFTER_WAKEUP: thread.queued_ns,
+            AFTER_PREEMPTION: 0,
             _SLEEPING: thread.sleeping_ns,
             _UNINTERRUPTIBLE: thread.uninterruptible_ns,
         }
@@ -435,7 +455,7 @@ class SchedulingTracer:
     def _state_before(self, thread: _Thread) -> int:
         """From /proc at the beginning: what a thread was doing that had not been switched yet."""
         letter = self._first_states.get(thread.tid, "S")
-        return {"D": _UNINTERRUPTIBLE, "R": _RUNNING}.get(letter, _SLEEPING)
+        return {"D": _UNINTERRUPTIBLE, "R": RUNNING}.get(letter, _SLEEPING)
 
 
 def possible_on_this_process() -> bool:

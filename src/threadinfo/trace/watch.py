@@ -1,0 +1,139 @@
+"""A trace that goes on while somebody looks at it: attached in any thread, read now and then, detached at its end."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import Mapping
+from types import TracebackType
+from typing import NamedTuple
+
+import msgspec
+
+from threadinfo.model import DescriptorEvent
+from threadinfo.trace.descriptor_events import EventMaker, Moments
+from threadinfo.trace.descriptors import CodeAccess, DescriptorTracer, ReadLinks, ReadPids
+from threadinfo.trace.intervals import SchedulingIntervals, ThreadInterval
+from threadinfo.trace.scheduling import ReadThreads, SchedulingTracer
+from threadinfo.trace.session import TraceResult, check_privilege, join_counts
+from threadinfo.trace.stream import make_chunks
+from threadinfo.trace.tables import Known, ReadLink
+from threadinfo.trace.unwinder import Stack
+
+_KEPT_EVENTS = 1000
+_EVENTS_A_READ = 200  # more than anybody reads in a second; all are counted
+
+
+class Counts(NamedTuple):
+    """Births, deaths and failed calls since the beginning."""
+
+    opened: int
+    closed: int
+    failed: int
+
+
+class _Kept:
+    """An event, and the number of its stack until that is known."""
+
+    def __init__(self, event: DescriptorEvent, stack: int) -> None:
+        self.event, self.stack = event, stack
+
+
+class Watch:
+    """Watches one process. A context manager: it detaches at its end. Used by one thread at a time."""
+
+    def __init__(
+        self,
+        pid: int,
+        *,
+        code: CodeAccess,
+        read_threads: ReadThreads,
+        read_links: ReadLinks,
+        read_link: ReadLink,
+        read_pids: ReadPids,
+    ) -> None:
+        """Attaches, which takes a second or two; raises NotAvailableError, with nothing left attached."""
+        check_privilege()
+        self.pid = pid
+        self.moments = Moments(time.time_ns() - time.monotonic_ns())
+        with contextlib.ExitStack() as stack:
+            self.scheduling = stack.enter_context(SchedulingTracer(read_threads))
+            self.descriptors = stack.enter_context(
+                DescriptorTracer([pid], read_links, read_link, read_pids, code=code, for_stream=True)
+            )
+            self.scheduling.start()
+            self._intervals = SchedulingIntervals(self.scheduling)
+            self._maker = EventMaker(self.descriptors.calls, self.descriptors.types, self.moments)
+            self._kept: deque[_Kept] = deque(maxlen=_KEPT_EVENTS)
+            self._event_count = 0
+            self.started_ns = time.monotonic_ns()
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> Watch:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def read(self, names: Mapping[int, str]) -> None:
+        """Takes what has happened since the last call: several times a second, or the kernel's buffers fill up.
+
+        `names` are those of the threads.
+        """
+        for chunk in make_chunks(self.descriptors, *self.descriptors.read()):
+            self._event_count += len(chunk.at_ns)
+            last = chunk.take(slice(-_EVENTS_A_READ, None))
+            known = {tid: names.get(tid) or self.descriptors.names.get(tid, "") for tid in set(last.tid.tolist())}
+            for event, number in self._maker.numbered_events(last, known):
+                self._kept.append(_Kept(event, number))
+
+    def events(self) -> tuple[tuple[DescriptorEvent, ...], int]:
+        """The latest events with their stacks, as far as they are known by now, and how many others there were."""
+        for kept in self._kept:
+            if kept.stack and (stack := self.descriptors.stack(kept.stack)) is not None:
+                kept.event = msgspec.structs.replace(kept.event, stack=self._maker.frames(kept.event, stack))
+                kept.stack = 0
+        return tuple(kept.event for kept in self._kept), self._event_count - len(self._kept)
+
+    def counts(self) -> Counts:
+        """Of the process."""
+        totals = self.descriptors.totals[self.pid]
+        return Counts(
+            int(totals.opened_by_call.sum()), int(totals.closed_by_call.sum()), int(totals.failed_by_call.sum())
+        )
+
+    def intervals(self) -> dict[int, ThreadInterval]:
+        """What each thread did since the last call."""
+        return self._intervals.read()
+
+    def born(self) -> dict[int, Known]:
+        """Of the numbers that are open, those that were born while we watched."""
+        return {fd: known for fd, known in self.descriptors.known(self.pid).items() if known.at_ns}
+
+    def stack(self, number: int) -> Stack | None:
+        """The stack behind the number of a `Known`, where it is known by now."""
+        return self.descriptors.stack(number) if number else None
+
+    def result(self, names: Mapping[int, tuple[int | None, str]]) -> TraceResult:
+        """Everything since the beginning, as a trace that ends now would have it; without comparing the ledger.
+
+        `names` are (PID, name) of threads of any process, by thread id.
+        """
+        self.scheduling.note_moment()
+        self.descriptors.stopped_ns = time.monotonic_ns()
+        recorder = self.descriptors.recorder
+        confidence = join_counts(self.scheduling.confidence(), recorder.counts(), recorder.statistics().missed_count)
+        return TraceResult(
+            started_ns=self.scheduling.started_ns,
+            duration_ns=self.scheduling.stopped_ns - self.scheduling.started_ns,
+            clock_offset_ns=self.moments.offset_ns,
+            ended_by="interrupt",
+            activities=tuple(self.scheduling.activities(self.scheduling.names() | dict(names))),
+            descriptors={self.pid: self.descriptors.activity(self.pid)},
+            checks={},
+            sees_io_uring=recorder.sees_io_uring,
+            confidence=confidence,
+        )
