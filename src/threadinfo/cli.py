@@ -396,6 +396,46 @@ def _run(
     return status
 
 
+@cli.command("top")
+@click.argument("target", metavar="TARGET", shell_complete=_complete_target)
+@click.option(
+    "--interval",
+    metavar="SECONDS",
+    type=_Seconds(0.1, 3600),
+    default=1.0,
+    show_default=True,
+    help="How often the screen is refreshed.",
+)
+@click.option("--trace/--no-trace", default=True, help="As root: trace, or show what /proc says alone.")
+@click.option(
+    "--port", "ports", multiple=True, metavar="PORT=ROLE", callback=_read_port_option, help="What a port is for."
+)
+@click.option(
+    "--ports", "ports_file", metavar="FILE", callback=_read_ports_file, help="A file with one PORT=ROLE a line."
+)
+def top_command(target: str, interval: float, trace: bool, ports: dict[int, str], ports_file: dict[int, str]) -> None:
+    """Show one process live: threads, descriptors, sockets; as root what they do. Keys: ? while it runs."""
+    from threadinfo.collect_top import TopSession  # noqa: PLC0415
+    from threadinfo.top.app import TopApp  # noqa: PLC0415
+    from threadinfo.top.terminal import TerminalDriver, check_terminal, kept_terminal  # noqa: PLC0415
+
+    check_terminal()
+    root = _open_root("/proc")
+    pids = find_processes(root, target)
+    options = CollectOptions(with_details=True, may_borrow=True, ports=DEFAULT_PORTS | ports_file | ports)
+    session = TopSession(root, pids[0], options, interval_seconds=interval, with_trace=trace)
+    if len(pids) > 1:
+        session.note = f"{len(pids)} processes are called that: this is the first; the others are PID " + ", ".join(
+            map(str, pids[1:6])
+        )
+    view = TopApp(session, TerminalDriver)
+    with kept_terminal():
+        status = view.run()
+    if view.failure is not None:
+        raise view.failure
+    sys.exit(ExitCode.OK if status is None else status)
+
+
 @cli.command("doctor")
 @click.option("--format", "output_format", type=click.Choice(FORMATS), default="text", show_default=True)
 def doctor_command(output_format: str) -> None:

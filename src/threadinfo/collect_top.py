@@ -36,6 +36,7 @@ _WHOLE_SHARE = 0.012  # of one CPU, for reading the whole report
 _NAMES_SHARE = 0.004  # for reading who held the CPU
 _STOP_SECONDS = 3.0
 _THREAD_HISTORY = 60
+_NOTE_NS = 10_000_000_000
 _WATCHED = frozenset({"descriptors", "sockets", "scheduling"})
 _USES = {"bind", "listen", "connect", "shutdown"}
 _ROOT_WOULD_ADD = (
@@ -69,6 +70,8 @@ class TopSession:
     ) -> None:
         """Nothing is read before `start`. Without `with_trace`, or without the privilege, /proc alone is shown."""
         self.interval_seconds = interval_seconds
+        self.note: str | None = None
+        """What is to be said of the choice of the process, until there is something more urgent."""
         self._root, self._pid, self._options, self._with_trace = root, pid, options, with_trace
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -98,6 +101,7 @@ class TopSession:
             session.tracing = "starting" if wants_trace else "off"
             if self._with_trace and not wants_trace:
                 session.message = _ROOT_WOULD_ADD
+            session.note = self.note
             publish(session.take())
             if wants_trace:
                 try:
@@ -139,6 +143,8 @@ class _Reading:
         self._waits: dict[int, deque[float]] = {}
         self.tracing: Tracing = "off"
         self.message: str | None = None
+        self.note: str | None = None
+        self._note_until_ns = time.monotonic_ns() + _NOTE_NS
 
     def attach(self) -> Watch:
         """Begins to trace; raises NotAvailableError."""
@@ -197,7 +203,7 @@ class _Reading:
             churn=churn,
             trends=_extend(before.trends if before else Trends(), process, cpu, churn, interval_ns / 1e9),
             tracing=self.tracing,
-            message=self.message,
+            message=self.note if self.note and at_ns < self._note_until_ns else self.message,
             events=events,
             omitted_event_count=omitted,
         )

@@ -36,7 +36,7 @@ def render_event_text(event: DescriptorEvent | DelayEvent) -> str:
         return _delay(event)
     where = f"{event.time[11:26]} {format_text(event.thread_name or '?')} {event.tid}"
     stack = "".join(f"    {format_text(frame)}\n" for frame in event.stack)
-    return f"{where} {_VERBS[event.event]} {_what(event)}".rstrip() + "\n" + stack
+    return f"{where} {_VERBS[event.event]} {describe_event(event)}".rstrip() + "\n" + stack
 
 
 def _delay(event: DelayEvent) -> str:
@@ -46,7 +46,13 @@ def _delay(event: DelayEvent) -> str:
     return f"{where} waited {format_duration(event.wait_ns)} for CPU {event.cpu}{held}\n"
 
 
-def _what(event: DescriptorEvent) -> str:
+def event_verb(event: DescriptorEvent) -> str:
+    """The word for what happened: "open", "dup", "close" ..."""
+    return _VERBS[event.event]
+
+
+def describe_event(event: DescriptorEvent) -> str:
+    """What it happened to, and how: ``12 file /etc/passwd (openat)``; escaped."""
     if event.event == "fork":
         kind = "thread" if event.child_pid == event.pid else "process"
         shares = ", which shares the descriptors" if event.shares_descriptors and kind == "process" else ""

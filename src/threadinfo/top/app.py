@@ -1,0 +1,560 @@
+"""The live view: tables of threads, descriptors, sockets and events, drawn from snapshots; it never collects."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Protocol
+
+from rich.segment import Segment
+from rich.style import Style
+from textual import events
+from textual.app import App, ComposeResult
+from textual.containers import Vertical
+from textual.driver import Driver
+from textual.message import Message
+from textual.screen import Screen
+from textual.strip import Strip
+from textual.widget import Widget
+
+from threadinfo.errors import ExitCode
+from threadinfo.model import Descriptor, DescriptorEvent
+from threadinfo.snapshot import Snapshot
+from threadinfo.top import columns as shown
+from threadinfo.top.columns import DescriptorLine, EventLine, ThreadLine
+from threadinfo.top.detail import descriptor_detail, event_detail, gap_lines, thread_detail
+from threadinfo.top.keys import ACTIONS, FOOTER, help_lines
+from threadinfo.top.summary import HEIGHT, summary_lines
+from threadinfo.top.table import Table, fit
+
+_TWO_TABLES_FROM = 36  # lines of the terminal
+_FLASH_SNAPSHOTS = 2
+_MOST_GONE = 100
+_VIEWS = ("threads", "descriptors", "sockets", "events")
+_FIRST_SORT = {"threads": "CPU%", "descriptors": "", "sockets": "", "events": "TIME"}
+_BIRTHS = {"open", "duplicate", "socket", "accept", "pipe", "receive"}
+_PROMPT = Style(bold=True)
+
+
+class Source(Protocol):
+    """Where snapshots come from: `collect_top`'s session."""
+
+    interval_seconds: float
+
+    def start(self, publish: Callable[[Snapshot], None], fail: Callable[[BaseException], None]) -> None:
+        """Begins to hand over snapshots, from any thread."""
+
+    def stop(self) -> None:
+        """Ends that."""
+
+
+class _Arrived(Message):
+    """A snapshot, or what ended the session."""
+
+    def __init__(self, what: Snapshot | BaseException) -> None:
+        super().__init__()
+        self.what = what
+
+
+class _Text(Widget):
+    """Lines of text with their styles, as they are."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._lines: list[tuple[str, Style]] = []
+
+    def show(self, lines: Sequence[tuple[str, Style]]) -> None:
+        """Draws them where they changed."""
+        width = self.size.width
+        fitted = [(fit(text, width), style) for text, style in lines]
+        if fitted != self._lines:
+            self._lines = fitted
+            self.refresh()
+
+    def render_line(self, y: int) -> Strip:
+        """One line of the screen."""
+        if y >= len(self._lines):
+            return Strip.blank(self.size.width)
+        text, style = self._lines[y]
+        return Strip([Segment(text, style)])
+
+
+class _Reader(_Text):
+    """Text that may be longer than the screen."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._all: list[str] = []
+        self.top = 0
+
+    def read(self, lines: list[str]) -> None:
+        """Takes lines, which may be new ones of the same text."""
+        width = max(20, self.size.width)
+        self._all = [part for line in lines for part in _wrapped(line, width)]
+        self.scroll_lines(0)
+
+    def scroll_lines(self, step: int) -> None:
+        """Goes down (up) some lines."""
+        height = max(1, self.size.height)
+        self.top = max(0, min(self.top + step, len(self._all) - height))
+        self.show([(line, Style()) for line in self._all[self.top : self.top + height]])
+
+    def on_mouse_scroll_down(self) -> None:
+        """The wheel."""
+        self.scroll_lines(3)
+
+    def on_mouse_scroll_up(self) -> None:
+        """The wheel."""
+        self.scroll_lines(-3)
+
+
+def _wrapped(line: str, width: int) -> list[str]:
+    """A line in pieces of a terminal's width, the later ones indented."""
+    if len(line) <= width:
+        return [line]
+    indent = " " * min(8, len(line) - len(line.lstrip()) + 2)
+    pieces, rest = [line[:width]], line[width:]
+    step = width - len(indent)
+    return pieces + [indent + rest[start : start + step] for start in range(0, len(rest), step)]
+
+
+class _TopScreen(Screen[None], inherit_bindings=False):
+    """Without Textual's own keys."""
+
+    ALLOW_SELECT = False
+
+
+class TopApp(App[int], inherit_bindings=False):
+    """Draws what a session hands it; its return value is the exit status."""
+
+    ENABLE_COMMAND_PALETTE = False
+    CSS = f"""
+    Screen, Widget {{ background: ansi_default; color: ansi_default; }}
+    #summary {{ height: {HEIGHT}; }}
+    #panes {{ height: 1fr; }}
+    #threads {{ height: 1fr; }}
+    #others {{ height: 1fr; }}
+    #reader {{ height: 1fr; display: none; }}
+    #footer {{ height: 1; }}
+    """
+
+    _SIGNALS: ClassVar[dict[int, int]] = {
+        signal.SIGTERM: 128 + signal.SIGTERM,
+        signal.SIGHUP: 128 + signal.SIGHUP,
+        signal.SIGINT: int(ExitCode.INTERRUPTED),
+    }
+
+    def __init__(self, source: Source, driver_class: type[Driver] | None = None) -> None:
+        """Nothing is drawn before `run`."""
+        super().__init__(driver_class=driver_class, ansi_color=True)
+        self.animation_level = "none"
+        self.failure: BaseException | None = None
+        """What ended the session, to be raised once the terminal is as it was."""
+        self._source = source
+        self._snapshot: Snapshot | None = None
+        self._waiting: Snapshot | None = None
+        self._is_paused = False
+        self._view = "threads"
+        self._other_view = "descriptors"
+        self._sorts = dict.fromkeys(_VIEWS, ("", False)) | {view: (sort, False) for view, sort in _FIRST_SORT.items()}
+        self._new: dict[int, int] = {}
+        self._gone: list[tuple[Descriptor, int]] = []
+        self._reading: Callable[[Snapshot], list[str]] | None = None
+        self._is_help = False
+        self._prompt: tuple[str, str] | None = None  # what is asked for, and what was typed
+        self._said = ""
+        self._summary = _Text(id="summary")
+        self._threads = Table(self._open, id="threads")
+        self._others = Table(self._open, id="others")
+        self._threads.sort_title = _FIRST_SORT["threads"]
+        self._reader = _Reader(id="reader")
+        self._footer = _Text(id="footer")
+
+    def get_default_screen(self) -> Screen[None]:
+        """One without key bindings of Textual's."""
+        return _TopScreen(id="_default")
+
+    def compose(self) -> ComposeResult:
+        """The parts, from the top down."""
+        yield self._summary
+        with Vertical(id="panes"):
+            yield self._threads
+            yield self._others
+        yield self._reader
+        yield self._footer
+
+    def on_mount(self) -> None:
+        """Begins: signals end the view as keys do, so that the terminal is put back."""
+        loop = asyncio.get_running_loop()
+        if not self.is_headless:
+            for number, status in self._SIGNALS.items():
+                loop.add_signal_handler(number, self.exit, status)
+        self._arrange()
+        self._draw_footer()
+        self._source.start(self._receive, self._receive)
+
+    def on_unmount(self) -> None:
+        """Ends the session."""
+        self._source.stop()
+
+    def _receive(self, what: Snapshot | BaseException) -> None:
+        """Called in the session's thread."""
+        if self.is_running:
+            self.post_message(_Arrived(what))
+
+    def on__arrived(self, message: _Arrived) -> None:
+        """Draws a snapshot, or ends."""
+        if isinstance(message.what, BaseException):
+            self.failure = message.what
+            self.exit(int(ExitCode.UNAVAILABLE))
+        elif self._is_paused and not message.what.has_ended:
+            self._waiting = message.what
+        else:
+            self._take(message.what)
+
+    def _take(self, snapshot: Snapshot) -> None:
+        """Notes what is new and what is gone, and draws."""
+        if not snapshot.has_ended:
+            self._new = {fd: left - 1 for fd, left in self._new.items() if left > 1}
+            self._new |= dict.fromkeys(snapshot.born, _FLASH_SNAPSHOTS)
+            self._gone = [(one, left - 1) for one, left in self._gone if left > 1]
+            self._gone = [*self._gone, *((one, _FLASH_SNAPSHOTS) for one in snapshot.died)][-_MOST_GONE:]
+        self._snapshot = snapshot
+        self._draw()
+
+    # --- drawing
+
+    def _arrange(self) -> None:
+        """Which tables are there, by the terminal's height."""
+        two = self.size.height >= _TWO_TABLES_FROM
+        is_reading = self._reading is not None or self._is_help
+        self.query_one("#panes").display = not is_reading
+        self._reader.display = is_reading
+        self._threads.display = two or self._view == "threads"
+        self._others.display = two or self._view != "threads"
+        self._threads.is_active = self._view == "threads"
+        self._others.is_active = self._view != "threads"
+
+    def on_resize(self) -> None:
+        """Other parts fit."""
+        self._arrange()
+        self.call_after_refresh(self._draw)
+
+    def _draw(self) -> None:
+        snapshot = self._snapshot
+        if snapshot is None:
+            self._summary.show([("reading the process ...", Style())])
+            return
+        interval = self._source.interval_seconds
+        self._summary.show(summary_lines(snapshot, interval, self.size.width, is_paused=self._is_paused))
+        if self._is_help:
+            self._reader.read(help_lines())
+        elif self._reading is not None:
+            self._reader.read(self._reading(snapshot))
+        else:
+            if self._threads.display:
+                self._draw_threads(snapshot)
+            if self._others.display:
+                self._draw_others(snapshot)
+        self._draw_footer()
+
+    def _draw_threads(self, snapshot: Snapshot) -> None:
+        serves: dict[int, list[int]] = {}
+        for descriptor in snapshot.process.descriptors or ():
+            for server in descriptor.served_by:
+                serves.setdefault(server.tid, []).append(descriptor.fd)
+        lines = [
+            ThreadLine(thread, snapshot.moments[thread.tid], _some_numbers(serves.get(thread.tid, ())))
+            for thread in snapshot.process.threads or ()
+            if thread.tid in snapshot.moments
+        ]
+        is_traced = snapshot.tracing == "on"
+        self._threads.show("Threads", shown.TRACED_THREADS if is_traced else shown.PLAIN_THREADS, lines)
+
+    def _draw_others(self, snapshot: Snapshot) -> None:
+        if self._other_view == "events":
+            lines: list[Any] = [EventLine(event, _event_mark(event)) for event in snapshot.events]
+            title = "Events" if snapshot.tracing == "on" else "Events (only a trace, which root may do, sees them)"
+            if snapshot.omitted_event_count:
+                title += f", {snapshot.omitted_event_count} earlier ones not kept"
+            self._others.show(title, shown.EVENTS, lines)
+            return
+        only_sockets = self._other_view == "sockets"
+        lines = [
+            DescriptorLine(one, snapshot.ages.get(one.fd), snapshot.at_ns, "+" if one.fd in self._new else " ")
+            for one in snapshot.process.descriptors or ()
+            if not only_sockets or one.type == "socket"
+        ]
+        lines += [
+            DescriptorLine(one, None, snapshot.at_ns, "-")
+            for one, _ in self._gone
+            if not only_sockets or one.type == "socket"
+        ]
+        if self._gone:
+            lines.sort(key=lambda line: line.descriptor.fd)
+        title, columns = ("Sockets", shown.SOCKETS) if only_sockets else ("Descriptors", shown.DESCRIPTORS)
+        self._others.show(title, columns, lines)
+
+    def _draw_footer(self) -> None:
+        text = FOOTER
+        if self._prompt is not None:
+            what, typed = self._prompt
+            text = f"{'/' if what == 'search' else 'Filter: '}{typed}_"
+        elif self._said:
+            text = self._said
+        elif self._reading is not None or self._is_help:
+            text = "Esc Back  Up Down PgUp PgDn Scroll  Space Pause  q Quit"
+        self._footer.show([(text, _PROMPT)])
+
+    # --- keys
+
+    def on_key(self, event: events.Key) -> None:
+        """Every key: typed into the prompt, or an action."""
+        event.stop()
+        event.prevent_default()
+        self._said = ""
+        if self._prompt is not None and event.key != "ctrl+c":
+            self._type(event)
+        elif (action := ACTIONS.get(event.key)) is not None:
+            getattr(self, f"do_{action}")()
+        self._draw_footer()
+
+    def on_paste(self, event: events.Paste) -> None:
+        """Into the prompt, its first line."""
+        if self._prompt is not None:
+            what, typed = self._prompt
+            self._prompt = (what, typed + event.text.split("\n", 1)[0])
+            self._draw_footer()
+
+    def _type(self, event: events.Key) -> None:
+        assert self._prompt is not None  # noqa: S101 - the caller asked
+        what, typed = self._prompt
+        if event.key in {"enter", "escape"}:
+            self._prompt = None
+            if event.key == "enter":
+                self._answer(what, typed)
+        elif event.key in {"backspace", "ctrl+h"}:
+            self._prompt = (what, typed[:-1])
+        elif event.key == "ctrl+u":
+            self._prompt = (what, "")
+        elif event.character is not None and event.is_printable:
+            self._prompt = (what, typed + event.character)
+
+    def _answer(self, what: str, typed: str) -> None:
+        table = self._table()
+        if what == "filter":
+            table.filter_text = typed
+            table.update()
+            return
+        table.search_text = typed or table.search_text
+        self._search(1)
+
+    def _table(self) -> Table:
+        return self._threads if self._view == "threads" else self._others
+
+    def _is_text(self) -> bool:
+        return self._reading is not None or self._is_help
+
+    def _set_view(self, view: str) -> None:
+        self._reading, self._is_help = None, False
+        if view not in {"threads", self._other_view}:
+            self._sorts[self._other_view] = (self._others.sort_title, self._others.is_reverse)
+            self._others.sort_title, self._others.is_reverse = self._sorts[view]
+            self._others.filter_text = self._others.search_text = ""
+            self._other_view = view
+        elif view != "threads" and view == self._other_view and not self._others.columns:
+            self._others.sort_title, self._others.is_reverse = self._sorts[view]
+        self._view = view
+        self._changed()
+
+    def _changed(self) -> None:
+        """Something else is to be seen: draws it once it has its place."""
+        self._arrange()
+        self.call_after_refresh(self._draw)
+
+    def do_quit(self) -> None:
+        """Ends."""
+        self.exit(int(ExitCode.OK))
+
+    def do_interrupt(self) -> None:
+        """Ends as an interrupted command does."""
+        self.exit(int(ExitCode.INTERRUPTED))
+
+    def do_help(self) -> None:
+        """Shows the keys, or leaves them."""
+        self._is_help = not self._is_help
+        self._reader.top = 0
+        self._changed()
+
+    def do_threads(self) -> None:
+        """The table of threads."""
+        self._set_view("threads")
+
+    def do_descriptors(self) -> None:
+        """The table of descriptors."""
+        self._set_view("descriptors")
+
+    def do_sockets(self) -> None:
+        """The table of sockets."""
+        self._set_view("sockets")
+
+    def do_events(self) -> None:
+        """The table of events."""
+        self._set_view("events")
+
+    def do_next_view(self) -> None:
+        """The next table."""
+        self._set_view(_VIEWS[(_VIEWS.index(self._view) + 1) % len(_VIEWS)])
+
+    def do_previous_view(self) -> None:
+        """The table before."""
+        self._set_view(_VIEWS[_VIEWS.index(self._view) - 1])
+
+    def _move(self, step: int) -> None:
+        if self._is_text():
+            self._reader.scroll_lines(step)
+        else:
+            self._table().move(step)
+
+    def _page(self) -> int:
+        return max(1, self._reader.size.height - 1) if self._is_text() else self._table().page_lines()
+
+    def do_up(self) -> None:
+        """A line up."""
+        self._move(-1)
+
+    def do_down(self) -> None:
+        """A line down."""
+        self._move(1)
+
+    def do_page_up(self) -> None:
+        """A page up."""
+        self._move(-self._page())
+
+    def do_page_down(self) -> None:
+        """A page down."""
+        self._move(self._page())
+
+    def do_first(self) -> None:
+        """To the first line."""
+        self._move(-(1 << 30))
+
+    def do_last(self) -> None:
+        """To the last line."""
+        self._move(1 << 30)
+
+    def do_detail(self) -> None:
+        """All about the line under the cursor."""
+        if not self._is_text():
+            self._open(self._table())
+
+    def _open(self, table: Table) -> None:
+        line = table.selected()
+        if isinstance(line, ThreadLine):
+            tid = line.thread.tid
+            self._reading = lambda snapshot: thread_detail(snapshot, tid)
+        elif isinstance(line, DescriptorLine):
+            descriptor = line.descriptor
+            self._reading = lambda snapshot: descriptor_detail(snapshot, descriptor.fd, descriptor)
+        elif isinstance(line, EventLine):
+            known: DescriptorEvent = line.event
+            self._reading = lambda snapshot: event_detail(snapshot, known)
+        else:
+            return
+        self._reader.top = 0
+        self._changed()
+
+    def do_findings(self) -> None:
+        """What stands out, and what is not known."""
+        self._is_help = False
+        self._reading = lambda snapshot: gap_lines(snapshot.process.gaps)
+        self._reader.top = 0
+        self._changed()
+
+    def do_back(self) -> None:
+        """Back to the table; there, everything is shown again."""
+        if self._is_text():
+            self._reading, self._is_help = None, False
+            self._changed()
+            return
+        table = self._table()
+        table.filter_text = table.search_text = ""
+        table.update()
+
+    def do_search(self) -> None:
+        """Asks for words."""
+        if not self._is_text():
+            self._prompt = ("search", "")
+
+    def do_filter(self) -> None:
+        """Asks for words."""
+        if not self._is_text():
+            self._prompt = ("filter", self._table().filter_text)
+
+    def _search(self, step: int) -> None:
+        table = self._table()
+        if not table.search_text:
+            self._said = "Nothing was searched for yet: /"
+        elif not table.search(step):
+            self._said = f"Not found: {table.search_text}"
+
+    def do_next_match(self) -> None:
+        """The next line that was searched for."""
+        self._search(1)
+
+    def do_previous_match(self) -> None:
+        """The line before that was searched for."""
+        self._search(-1)
+
+    def do_sort_right(self) -> None:
+        """By the next column."""
+        self._table().sort_next(1)
+
+    def do_sort_left(self) -> None:
+        """By the column before."""
+        self._table().sort_next(-1)
+
+    def do_reverse(self) -> None:
+        """The other way round."""
+        table = self._table()
+        table.is_reverse = not table.is_reverse
+        table.update()
+
+    def do_pause(self) -> None:
+        """Stops drawing what is new, or draws the newest."""
+        self._is_paused = not self._is_paused
+        if not self._is_paused and self._waiting is not None:
+            self._take(self._waiting)
+            self._waiting = None
+        self._draw()
+
+    def do_redraw(self) -> None:
+        """The whole screen."""
+        self.refresh(layout=True)
+        self.screen.refresh(layout=True)
+
+    def on_click(self, event: events.Click) -> None:
+        """In a table; the one that was clicked becomes the active one."""
+        if self._is_text():
+            return
+        for table in (self._threads, self._others):
+            if table.display and table.region.contains(event.screen_x, event.screen_y):
+                view = "threads" if table is self._threads else self._other_view
+                if view != self._view:
+                    self._set_view(view)
+                table.clicked(event.screen_x - table.region.x, event.screen_y - table.region.y)
+                self._draw_footer()
+
+
+def _some_numbers(numbers: Sequence[int]) -> str:
+    if not numbers:
+        return ""
+    more = f" +{len(numbers) - 3}" if len(numbers) > 3 else ""
+    return f"FD {' '.join(map(str, numbers[:3]))}{more}"
+
+
+def _event_mark(event: DescriptorEvent) -> str:
+    if event.error is not None:
+        return "!"
+    return "+" if event.event in _BIRTHS else "-" if event.event == "close" else " "
