@@ -31,7 +31,8 @@ from threadinfo.trace.watch import Counts, Watch
 Publish = Callable[[Snapshot], None]
 Fail = Callable[[BaseException], None]
 
-_TICK_SECONDS = 0.1  # the kernel's buffers are read so often
+_SLOW_TICK_SECONDS, _QUICK_TICK_SECONDS = 0.25, 0.03  # the kernel's buffers are read so often
+_MANY_EVENTS = 5_000  # a read; the buffers hold a hundred times as many
 _WHOLE_SHARE = 0.012  # of one CPU, for reading the whole report
 _NAMES_SHARE = 0.004  # for reading who held the CPU
 _STOP_SECONDS = 3.0
@@ -110,8 +111,9 @@ class TopSession:
                     session.tracing = "unavailable"
                     session.message = f"no tracing: {problem.message}" + (f" ({problem.remedy})" * bool(problem.remedy))
             next_at = time.monotonic() + self.interval_seconds
-            while not self._stop.wait(max(0.0, min(_TICK_SECONDS, next_at - time.monotonic()))):
-                session.read()
+            tick = _SLOW_TICK_SECONDS
+            while not self._stop.wait(max(0.0, min(tick, next_at - time.monotonic()))):
+                tick = _QUICK_TICK_SECONDS if session.read() > _MANY_EVENTS else _SLOW_TICK_SECONDS
                 if time.monotonic() >= next_at:
                     next_at = max(next_at + self.interval_seconds, time.monotonic())
                     snapshot = session.take()
@@ -160,10 +162,9 @@ class _Reading:
         self._whole = _Seldom(_WHOLE_SHARE, 2.0)
         return self._watch
 
-    def read(self) -> None:
-        """Takes what the kernel has for us."""
-        if self._watch is not None:
-            self._watch.read(self._names)
+    def read(self) -> int:
+        """Takes what the kernel has for us, and gives how many events that were."""
+        return self._watch.read(self._names) if self._watch else 0
 
     def take(self) -> Snapshot:
         """The process now; once it has ended, as it was last."""

@@ -1,7 +1,7 @@
 """lively.py NAME THREADS DESCRIPTORS: a process that does a little of everything, all the time.
 
-Its threads "worker-N" wake ten times a second; "churner" opens /etc/hostname and closes it fifty times a second and keeps
-every fiftieth for two seconds; one socket listens, one is bound to nothing. Prints "ready" once all are there. A line
+Its threads "worker-N" wake ten times a second; "churner" opens /etc/hostname and closes it fifty times a second and
+keeps every fiftieth for two seconds; one socket listens, one is bound to nothing. Prints "ready" once all are there. A line
 on its standard input does something that a test waits for, and is answered by "done": "open PATH", "close" (the last
 one that was opened so), "name NAME" (of the thread "churner"), "listen", "end". It ends with its standard input.
 """
@@ -82,7 +82,7 @@ def main() -> None:
     for line in sys.stdin:
         command, _, argument = line.rstrip("\n").partition(" ")
         if command == "open":
-            opened.append(open(argument, "rb"))
+            opened.append(open(argument, "rb"))  # noqa: SIM115 - until "close"
         elif command == "close":
             opened.pop()
         elif command == "listen":

@@ -32,7 +32,7 @@ _TWO_TABLES_FROM = 36  # lines of the terminal
 _FLASH_SNAPSHOTS = 2
 _MOST_GONE = 100
 _VIEWS = ("threads", "descriptors", "sockets", "events")
-_FIRST_SORT = {"threads": "CPU%", "descriptors": "", "sockets": "", "events": "TIME"}
+_FIRST_SORT = {"threads": "CPU%", "descriptors": "FD", "sockets": "FD", "events": "TIME"}
 _BIRTHS = {"open", "duplicate", "socket", "accept", "pipe", "receive"}
 _PROMPT = Style(bold=True)
 

@@ -211,6 +211,14 @@ def _origin(line: DescriptorLine) -> str:
     return ""
 
 
+def _what(line: DescriptorLine) -> str:
+    """The description without what the kind says already."""
+    kind, words = line.descriptor.type, line.descriptor.description
+    if words.startswith(f"{kind} (") and words.endswith(")"):
+        return words[len(kind) + 2 : -1]
+    return words.removeprefix(f"{kind}: ")
+
+
 _MARK = Column("", 1, lambda line: line.mark, lambda line: line.mark)
 _FD = Column("FD", 5, lambda line: str(line.descriptor.fd), lambda line: line.descriptor.fd, is_right=True)
 _AGE = Column("AGE", 7, _age, _seconds, is_right=True)
@@ -221,7 +229,7 @@ DESCRIPTORS = (
     _MARK,
     _FD,
     Column("KIND", 10, lambda line: line.descriptor.type, lambda line: line.descriptor.type),
-    Column("WHAT", 20, lambda line: line.descriptor.description, lambda line: line.descriptor.description, 3),
+    Column("WHAT", 20, _what, _what, 3),
     _AGE,
     _SERVED,
     _ORIGIN,
@@ -252,9 +260,10 @@ def _of_socket(line: DescriptorLine, field: str) -> str:
 
 
 def _state(line: DescriptorLine) -> str:
-    if (state := _of_socket(line, "state")) or line.descriptor.socket is None:
-        return state
-    return {True: "bound", False: "not bound", None: ""}[line.descriptor.socket.bound]
+    sock = line.descriptor.socket
+    if sock is None or (sock.state and (sock.bound or sock.state != "CLOSED")):
+        return sock.state or "" if sock else ""
+    return {True: "bound", False: "not bound", None: sock.state or ""}[sock.bound]
 
 
 def _protocol(line: DescriptorLine) -> str:

@@ -35,7 +35,7 @@ KEYS = (
     Key("last", ("end", "G"), "End G", "to the last line"),
     Key("detail", ("enter",), "Enter", "all that is known of the line, with its stack and history"),
     Key("back", ("escape",), "Esc", "back to the table; there: forget filter and search"),
-    Key("findings", ("f", "!"), "f !", "what stands out, with thresholds and advice"),
+    Key("findings", ("f", "exclamation_mark"), "f !", "what stands out, with thresholds and advice"),
     Key("search", ("slash", "f3"), "/ F3", "search: the next line that holds the words"),
     Key("next_match", ("n",), "n", "the next match"),
     Key("previous_match", ("N",), "N", "the match before"),

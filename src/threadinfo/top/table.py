@@ -50,7 +50,7 @@ def fit(text: str, width: int, *, is_right: bool = False) -> str:
 
 
 class Table(Widget):
-    """Title, headings, lines; the cursor stays on its line (by key) while lines come and go."""
+    """Title, headings, lines; the cursor stays on its line (by key) while lines come and go, or on the first."""
 
     def __init__(self, open_line: Callable[[Table], None], **options: Any) -> None:
         """`open_line` is called when a line is clicked that is selected already."""
@@ -85,7 +85,7 @@ class Table(Widget):
         if column is not None:
             lines = sorted(lines, key=column.value, reverse=column.is_descending != self.is_reverse)
         self.lines = lines
-        if selected is not None:
+        if selected is not None and self._cursor:  # on the first line it stays there: what comes first is of interest
             index = self._index_of(selected.key)
             self._cursor = self._cursor if index is None else index
         self.move_to(self._cursor)
@@ -97,7 +97,7 @@ class Table(Widget):
 
     def sort_column(self) -> Column | None:
         """The one it is sorted by; the order of the lines themselves where there is none of that title."""
-        return next((column for column in self.columns if column.title == self.sort_title), None)
+        return next((column for column in self.columns if column.title and column.title == self.sort_title), None)
 
     def sort_by(self, title: str) -> None:
         """Sorts by a column; by the one that it is sorted by already, the other way round."""

@@ -78,20 +78,25 @@ class Watch:
     ) -> None:
         self._stack.close()
 
-    def read(self, names: Mapping[int, str]) -> None:
-        """Takes what has happened since the last call: several times a second, or the kernel's buffers fill up.
+    def read(self, names: Mapping[int, str]) -> int:
+        """Takes what has happened since the last call, and gives how many events that were.
 
-        `names` are those of the threads.
+        The kernel's buffers fill up otherwise: the fuller they were, the sooner the next call. `names` are the threads'.
         """
+        count = 0
         for chunk in make_chunks(self.descriptors, *self.descriptors.read()):
-            self._event_count += len(chunk.at_ns)
+            count += len(chunk.at_ns)
             last = chunk.take(slice(-_EVENTS_A_READ, None))
             known = {tid: names.get(tid) or self.descriptors.names.get(tid, "") for tid in set(last.tid.tolist())}
             for event, number in self._maker.numbered_events(last, known):
                 self._kept.append(_Kept(event, number))
+        self._event_count += count
+        return count
 
     def events(self) -> tuple[tuple[DescriptorEvent, ...], int]:
         """The latest events with their stacks, as far as they are known by now, and how many others there were."""
+        if not self._event_count:
+            return (), 0
         for kept in self._kept:
             if kept.stack and (stack := self.descriptors.stack(kept.stack)) is not None:
                 kept.event = msgspec.structs.replace(kept.event, stack=self._maker.frames(kept.event, stack))

@@ -1,0 +1,532 @@
+"""The live view: driven in a real terminal on a process that lives, and key by key on made-up snapshots."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import WORKLOADS, Start, run_threadinfo
+from tests.terminal import Terminal
+from tests.trace.conftest import bpf  # noqa: F401 - a fixture
+from threadinfo.model import (
+    Descriptor,
+    DescriptorEvent,
+    Limits,
+    Memory,
+    OpenFilesLimit,
+    Origin,
+    ProcessReport,
+    Served,
+    Socket,
+    Thread,
+)
+from threadinfo.snapshot import Age, Churn, Snapshot, ThreadMoment, Trends
+from threadinfo.top.app import TopApp
+from threadinfo.top.columns import DESCRIPTORS, EVENTS, PLAIN_THREADS, SOCKETS, TRACED_THREADS, column_widths
+from threadinfo.top.keys import ACTIONS, KEYS
+from threadinfo.top.marks import bar, format_age, sparkline, trend
+from threadinfo.top.table import Table, fit
+
+HOSTILE = ("[bold]x[/bold]", "[/]", "\x1b[31mred\x07", "\u202egnp.exe", "a\nb\rc\td", "n" * 4096, "[@click=app.quit]")
+
+needs_tmux = pytest.mark.skipif(shutil.which("tmux") is None and not os.environ.get("CI"), reason="needs tmux")
+
+
+# --- made-up snapshots, in Textual's own test terminal
+
+
+class StillSource:
+    """Hands over what a test gives it."""
+
+    interval_seconds = 1.0
+
+    def __init__(self) -> None:
+        self.publish: Callable[[Snapshot], None] = lambda _: None
+        self.fail: Callable[[BaseException], None] = lambda _: None
+        self.is_stopped = False
+
+    def start(self, publish: Callable[[Snapshot], None], fail: Callable[[BaseException], None]) -> None:
+        self.publish, self.fail = publish, fail
+
+    def stop(self) -> None:
+        self.is_stopped = True
+
+
+def make_thread(tid: int, name: str) -> Thread:
+    return Thread(
+        tid=tid, name=name, state="S", state_name="sleeping", cpu_percent=0.5, runtime_seconds=1.0, stack_bytes=135168
+    )
+
+
+def make_descriptor(fd: int, what: str, **fields: Any) -> Descriptor:
+    return Descriptor(fd=fd, type=fields.pop("type", "file"), target=what, description=f"file: {what}", **fields)
+
+
+def make_event(fd: int, name: str, path: str) -> DescriptorEvent:
+    return DescriptorEvent(
+        at_ns=fd, time="2026-01-31T14:32:01.123456Z", pid=1, tid=11, thread_name=name, event="open", syscall="openat",
+        fd=fd, result=fd, type="file", path=path, stack=(f"frame_of_{path}",),
+    )  # fmt: skip
+
+
+def make_snapshot(names: tuple[str, ...] = ("main", "web", "log"), **fields: Any) -> Snapshot:
+    """Threads 11, 12, ... of these names; descriptors 0, 1, ... and a listener of the same."""
+    descriptors = [make_descriptor(fd, f"/tmp/{name}") for fd, name in enumerate(names)]
+    descriptors.append(
+        Descriptor(
+            fd=99,
+            type="socket",
+            target="socket:[7]",
+            description="socket (TCP port 5000 - web server)",
+            socket=Socket(family="AF_INET", protocol="TCP", state="LISTEN", local=f"{names[0]}:5000", bound=True),
+            served_by=(Served(12, names[0], "accept4"),),
+            origin=Origin(
+                opened_at="2026-01-31T14:32:01.123456Z", syscall="socket", tid=12, thread_name=names[0],
+                stack=("listen_on+0x1 [web]",),
+            ),
+        )
+    )  # fmt: skip
+    threads = tuple(make_thread(11 + index, name) for index, name in enumerate(names))
+    process = ProcessReport(
+        pid=11, name=names[0], executable=None, command_line=(), user="root", started_at=None,
+        memory=Memory(resident_bytes=1 << 20), threads=threads, descriptors=tuple(descriptors),
+        limits=Limits(OpenFilesLimit(100, 100)),
+    )  # fmt: skip
+    moments = {
+        thread.tid: ThreadMoment(
+            cpu_percent=float(thread.tid), wait_count=3, wait_p50_ns=1000, wait_p99_ns=1000 * (30 - thread.tid),
+            switches_per_second=2.0, delayed_by=f"{names[-1]} 13 50 %", cpu_history=(1.0, 2.0), wait_history=(1.0, 9.0),
+        )
+        for thread in threads
+    }  # fmt: skip
+    given: dict[str, Any] = {
+        "at_ns": 60_000_000_000, "interval_ns": 1_000_000_000, "process": process, "cpu_percent": 12.5,
+        "moments": moments, "ages": {one.fd: Age(0, one.fd == 99) for one in descriptors}, "born": frozenset(),
+        "died": (), "churn": Churn(opened_count=7, closed_count=5, failed_count=1),
+        "trends": Trends(cpu_percent=(1.0, 12.5)), "events": tuple(make_event(1, name, name) for name in names),
+        "omitted_event_count": 0, "tracing": "on", "message": None,
+    }  # fmt: skip
+    return Snapshot(**(given | fields))
+
+
+def screen_of(app: TopApp) -> str:
+    """What is seen."""
+    lines = app.screen._compositor.render_strips()
+    return "\n".join("".join(segment.text for segment in strip).rstrip() for strip in lines)
+
+
+def selected(table: Table) -> Any:
+    """The line under the cursor."""
+    return table.selected()
+
+
+Body = Callable[[TopApp, Any, StillSource], Coroutine[Any, Any, None]]
+
+
+def drive(body: Body, snapshot: Snapshot | None = None, size: tuple[int, int] = (80, 24)) -> int | None:
+    """Runs the view on a snapshot, and a test's body in it; gives the exit status."""
+    source = StillSource()
+    app = TopApp(source)
+
+    async def run() -> None:
+        async with app.run_test(size=size) as pilot:
+            source.publish(snapshot or make_snapshot())
+            await pilot.pause()
+            await body(app, pilot, source)
+
+    asyncio.run(run())
+    assert source.is_stopped
+    return app.return_value
+
+
+async def press(app: TopApp, pilot: Any, *keys: str) -> str:
+    for key in keys:
+        await pilot.press(key)
+    await pilot.pause()
+    return screen_of(app)
+
+
+def test_head_says_who_what_and_how_much() -> None:
+    async def body(app: TopApp, pilot: Any, _source: StillSource) -> None:
+        screen = screen_of(app)
+        for words in ("main  PID 11", "3 threads", "traced", "CPU   12.5%", "RSS 1.0 MiB", "4.0% of 100"):
+            assert words in screen
+        assert "+7.0/s" in screen
+        assert "-5.0/s" in screen
+        assert "failed 1.0/s" in screen
+
+    drive(body)
+
+
+# What each action shows that was not there before, after the keys that lead to it.
+SHOWS: dict[str, tuple[tuple[str, ...], str]] = {
+    "help": ((), "Keys"),
+    "threads": (("2",), "Threads  1-3"),
+    "descriptors": ((), "Descriptors  1-4 of 4  by FD up"),
+    "sockets": ((), "Sockets  1-1 of 1"),
+    "events": ((), "Events  1-3 of 3  by TIME down"),
+    "next_view": ((), "Descriptors"),
+    "previous_view": ((), "Events"),
+    "detail": ((), "Thread 13 log"),
+    "back": (("enter",), "Threads  1-3"),
+    "findings": ((), "Esc Back"),
+    "search": ((), "/_"),
+    "filter": ((), "Filter: _"),
+    "sort_right": ((), "by P99 down"),
+    "sort_left": ((), "by S up"),
+    "reverse": ((), "by CPU% up"),
+    "pause": ((), "PAUSED"),
+    "next_match": ((), "Nothing was searched for"),
+    "previous_match": ((), "Nothing was searched for"),
+    "redraw": ((), "Threads  1-3"),
+}
+
+# Where the cursor stands after an action, on lines 13, 12, 11, after the keys that lead to it.
+MOVES = {
+    "up": (("G",), 12),
+    "down": ((), 12),
+    "page_up": (("G",), 13),
+    "page_down": ((), 11),
+    "first": (("G",), 13),
+    "last": ((), 11),
+}
+
+
+@pytest.mark.parametrize(("key", "action"), ACTIONS.items(), ids=str)
+def test_every_key_of_the_help_does_what_the_help_says(key: str, action: str) -> None:
+    async def body(app: TopApp, pilot: Any, _source: StillSource) -> None:
+        if action in MOVES:
+            before, tid = MOVES[action]
+            await press(app, pilot, *before, key)
+            assert selected(app._threads).thread.tid == tid
+        elif action in SHOWS:
+            before, words = SHOWS[action]
+            await press(app, pilot, *before)
+            if action != "redraw":
+                assert words not in screen_of(app)
+            assert words in await press(app, pilot, key)
+        else:
+            await pilot.press(key)
+
+    status = drive(body)
+    assert status == {"quit": 0, "interrupt": 130}.get(action)
+
+
+def test_help_names_every_key() -> None:
+    assert set(ACTIONS.values()) == {entry.action for entry in KEYS}
+    assert all(hasattr(TopApp, f"do_{entry.action}") for entry in KEYS)
+
+
+def test_filter_search_and_escape() -> None:
+    async def body(app: TopApp, pilot: Any, _source: StillSource) -> None:
+        screen = await press(app, pilot, "2", "f4", "l", "o", "x", "backspace", "g", "enter")
+        assert "Descriptors  1-1 of 1  filter: log" in screen
+        screen = await press(app, pilot, "escape")
+        assert "Descriptors  1-4 of 4  by FD" in screen
+        await press(app, pilot, "slash", *"/tmp", "enter")
+        assert selected(app._others).descriptor.fd == 1  # the next after the one under the cursor
+        await press(app, pilot, "n")
+        assert selected(app._others).descriptor.fd == 2
+        await press(app, pilot, "n")
+        assert selected(app._others).descriptor.fd == 0  # round the end, past the socket
+        await press(app, pilot, "N")
+        assert selected(app._others).descriptor.fd == 2
+        assert "Not found: zebra" in await press(app, pilot, "slash", *"zebra", "enter")
+        assert "Filter: _" not in await press(app, pilot, "f4", "escape")
+
+    drive(body)
+
+
+def test_details_have_stack_and_history() -> None:
+    async def body(app: TopApp, pilot: Any, _source: StillSource) -> None:
+        screen = await press(app, pilot, "3", "enter")
+        assert "socket by main 12" in screen
+        assert "listen_on+0x1 [web]" in screen
+        screen = await press(app, pilot, "escape", "2", "down", "enter")
+        assert "History, the newest first" in screen
+        screen = await press(app, pilot, "escape", "4", "enter")
+        assert "frame_of_" in screen
+        screen = await press(app, pilot, "escape", "1", "down", "enter")
+        assert "FD 99 socket (TCP port 5000 - web server) (accept4)" in screen
+        assert "Delayed by log 13 50 %" in screen
+
+    drive(body, size=(100, 34))
+
+
+def test_new_and_closed_descriptors_are_marked_for_two_snapshots() -> None:
+    born = make_snapshot(born=frozenset({1}), died=(make_descriptor(7, "/tmp/gone"),))
+
+    async def body(app: TopApp, pilot: Any, source: StillSource) -> None:
+        await press(app, pilot, "2")
+        for marks in (1, 1, 0):
+            source.publish(born if marks and "/tmp/gone" not in screen_of(app) else make_snapshot())
+            await pilot.pause()
+            screen = screen_of(app)
+            assert len(re.findall(r"^\+     1 file", screen, re.M)) == marks
+            assert len(re.findall(r"^-     7 file +/tmp/gone", screen, re.M)) == marks
+
+    drive(body)
+
+
+def test_pause_holds_the_screen_and_goes_on_with_the_newest() -> None:
+    async def body(app: TopApp, pilot: Any, source: StillSource) -> None:
+        await press(app, pilot, "space")
+        source.publish(make_snapshot(("main", "other")))
+        await pilot.pause()
+        assert "other" not in screen_of(app)
+        assert "other" in await press(app, pilot, "space")
+
+    drive(body)
+
+
+def test_the_last_state_stays_when_the_target_has_ended() -> None:
+    async def body(app: TopApp, pilot: Any, source: StillSource) -> None:
+        source.publish(make_snapshot(has_ended=True, message="it has ended; this is how it was last"))
+        await pilot.pause()
+        screen = screen_of(app)
+        assert "ENDED  main" in screen
+        assert "it has ended" in screen
+        assert "web" in screen
+
+    drive(body)
+
+
+def test_what_ends_the_session_ends_the_view() -> None:
+    source = StillSource()
+    app = TopApp(source)
+
+    async def run() -> None:
+        async with app.run_test() as pilot:
+            source.fail(ValueError("boom"))
+            await pilot.pause()
+
+    asyncio.run(run())
+    assert isinstance(app.failure, ValueError)
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40), (250, 70), (20, 8), (3, 2)], ids=str)
+@pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))
+def test_hostile_names_are_harmless(name: str, size: tuple[int, int]) -> None:
+    snapshot = make_snapshot((name, f"2{name}", f"3{name}"), message=name)
+
+    async def body(app: TopApp, pilot: Any, _source: StillSource) -> None:
+        for keys in (("1",), ("enter",), ("escape", "2"), ("enter", "G"), ("escape", "3", "enter"), ("escape", "4"),
+                     ("enter",), ("escape", "slash", *name[:3], "enter"), ("f4", *name[:3], "enter")):  # fmt: skip
+            screen = await press(app, pilot, *keys)
+            assert screen.replace("\n", "").isprintable()
+            assert all(len(line) <= size[0] for line in screen.split("\n"))
+            if name.isprintable() and len(name) < 20 and size[0] >= 80 and keys in {("1",), ("enter",)}:
+                assert name in screen
+
+    drive(body, snapshot, size)
+
+
+@pytest.mark.parametrize("columns", [TRACED_THREADS, PLAIN_THREADS, DESCRIPTORS, SOCKETS, EVENTS], ids=len)
+def test_columns_fill_every_width(columns: Any) -> None:
+    for width in range(1, 300):
+        widths = [one for one in column_widths(columns, width) if one]
+        assert min(widths) > 0
+        assert sum(widths) + len(widths) - 1 <= max(width, 1)
+
+
+@pytest.mark.parametrize("text", ["", "abc", "日本語の名前", "e\u0301" * 50, "\x00\u202e", "🙂" * 9])
+@pytest.mark.parametrize("width", [1, 2, 5, 40])
+def test_cells_are_as_wide_as_asked(text: str, width: int) -> None:
+    from rich.cells import cell_len
+
+    assert cell_len(fit(text, width)) == cell_len(fit(text, width, is_right=True)) == width
+
+
+def test_marks() -> None:
+    assert sparkline((0, 1, 8), 4) == "  ▁█"
+    assert trend((5, 5), 3) == " ▁▁"
+    assert trend((100, 200), 2) == "▁█"
+    assert bar(0.5, 6) == "[||  ]"
+    assert [format_age(seconds) for seconds in (5, 192, 7500, 356_400)] == ["5s", "3m12s", "2h05m", "4d03h"]
+
+
+# --- a real terminal
+
+
+@pytest.fixture
+def lively(start: Start) -> subprocess.Popen[str]:
+    """A process of 8 threads that does a little of everything."""
+    return start(sys.executable, WORKLOADS / "lively.py", f"lively{os.getpid() % 10000}", 8, 40)
+
+
+@pytest.fixture
+def terminal(tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
+    """Opens terminals."""
+    opened: list[Terminal] = []
+
+    def open_terminal(columns: int, lines: int, **environment: str) -> Terminal:
+        opened.append(Terminal(tmp_path, columns, lines, **environment))
+        return opened[-1]
+
+    yield open_terminal
+    for one in opened:
+        one.__exit__()
+
+
+def tell(process: subprocess.Popen[str], command: str) -> None:
+    """Has the workload do something, and waits until it has."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(command + "\n")
+    process.stdin.flush()
+    if command != "end":
+        assert process.stdout.readline() == "done\n"
+
+
+@needs_tmux
+@pytest.mark.usefixtures("bpf")
+def test_root_sees_who_waits_and_who_opens(lively: subprocess.Popen[str], terminal: Callable[..., Terminal]) -> None:
+    window = terminal(120, 40)
+    window.run("top", lively.pid, "--interval", "0.3")
+    screen = window.wait_for("  traced  ", "churner", "DELAYED BY", "Descriptors  ", "/etc/hostname", "openat churner")
+    assert re.search(r"churner +[SR] +\d+\.\d", screen)
+    assert re.search(r"Churn  \+\d\d\.\d/s", screen)
+    window.press("4")
+    window.wait_for("Events", "close", "/etc/hostname (openat)")
+    tell(lively, "listen")
+    window.press("3")
+    window.type("/LISTEN\n")
+    window.wait_for("Sockets", "LISTEN", "socket lively")
+    window.press("G", "2", "End", "Enter")
+    window.wait_for("Origin", "Stack, innermost first", "History, the newest first")
+    tell(lively, "end")
+    window.wait_for("ENDED  lively", "it has ended")
+    window.press("q")
+    window.wait_for("status=0")
+
+
+@needs_tmux
+def test_ordinary_user_sees_the_plain_report_and_what_root_would_add(
+    start: Start, terminal: Callable[..., Terminal]
+) -> None:
+    process = start(sys.executable, "-m", "tests.unprivileged", WORKLOADS / "lively.py", "livelyuser", 8, 40)
+    window = terminal(80, 24)
+    window.run("top", process.pid, "--interval", "0.3", privileged=False)
+    screen = window.wait_for("livelyuser  PID", "root would add", "Threads  1-8 of 8", "RUNTIME", "CPU ")
+    assert all(len(line) <= 80 for line in screen.splitlines())
+    tell(process, "open /etc/services")
+    window.press("2", "F4")
+    window.type("/etc/services\n")
+    window.wait_for("Descriptors  1-1 of 1  filter: /etc/services")
+    tell(process, "close")
+    window.wait_for("Descriptors  0-0 of 0")
+    window.press("F10")
+    window.wait_for("status=0")
+
+
+@needs_tmux
+def test_resize_from_80_to_250_columns_and_back(
+    lively: subprocess.Popen[str], terminal: Callable[..., Terminal]
+) -> None:
+    window = terminal(80, 24, COLUMNS="80", LINES="24")
+    window.run("top", lively.pid, "--interval", "0.3", "--no-trace")
+    window.wait_for("Threads  1-8 of 8", without="Descriptors  ")
+    window.resize(250, 70)
+    screen = window.wait_for("Threads  1-8 of 8", "Descriptors  1-", "DETAILS", "SERVES")
+    assert max(map(len, screen.splitlines())) > 200
+    window.resize(80, 24)
+    screen = window.wait_for("Threads  1-8 of 8", without="Descriptors  ")
+    assert max(map(len, screen.splitlines())) <= 80
+    window.mouse(9, 7)
+    window.wait_for("by NAME up")
+    window.mouse(9, 7)
+    window.wait_for("by NAME down")
+    window.mouse(9, 10)
+    window.mouse(9, 10)
+    window.wait_for("In the last interval")
+    window.mouse(9, 10, button=65)
+    window.press("Escape", "q")
+    window.wait_for("status=0")
+
+
+@needs_tmux
+@pytest.mark.parametrize("way", ["Ctrl-C", "SIGTERM", "SIGHUP", "SIGINT", "exception"])
+def test_terminal_is_put_back(
+    lively: subprocess.Popen[str], terminal: Callable[..., Terminal], tmp_path: Path, way: str
+) -> None:
+    window = terminal(80, 24)
+    window.type(f"stty -a > {tmp_path}/before\n")
+    if way == "exception":
+        code = (
+            "from threadinfo.top import app\n"
+            "def fail(*_, **__): raise RuntimeError('drawn badly')\n"
+            "app.summary_lines = fail\n"
+            f"import sys; sys.argv = ['threadinfo', 'top', '{lively.pid}', '--no-trace']\n"
+            "from threadinfo.cli import main; main()\n"
+        )
+        (tmp_path / "failing.py").write_text(code)
+        window.type(f"{sys.executable} {tmp_path}/failing.py; echo status=$?\n")
+        status = None
+    else:
+        window.run("top", lively.pid, "--no-trace")
+        window.wait_for("Threads  1-8 of 8")
+        assert window.is_alternate()
+        if way == "Ctrl-C":
+            window.press("C-c")
+        else:
+            for child in Path(f"/proc/{window.pane_pid()}/task/{window.pane_pid()}/children").read_text().split():
+                os.kill(int(child), getattr(signal, way))
+        status = {"Ctrl-C": 130, "SIGTERM": 143, "SIGHUP": 129, "SIGINT": 130}[way]
+    screen = window.wait_for("status=" if status is None else f"status={status}")
+    assert "status=0" not in screen
+    window.type(f"stty -a > {tmp_path}/after; echo written\n")
+    window.wait_for("\nwritten")
+    assert (tmp_path / "before").read_text() == (tmp_path / "after").read_text()
+    assert not window.is_alternate()
+
+
+@needs_tmux
+def test_no_color_means_no_colour(lively: subprocess.Popen[str], terminal: Callable[..., Terminal]) -> None:
+    window = terminal(120, 40, NO_COLOR="1")
+    window.run("top", lively.pid, "--interval", "0.3", "--no-trace")
+    window.wait_for("Threads  1-8 of 8", "Descriptors  1-")
+    codes = {code for codes in re.findall(r"\x1b\[([\d;]*)m", window.screen(with_escapes=True)) for code in
+             codes.split(";")}  # fmt: skip
+    assert codes <= {"", "0", "1", "2", "4", "7", "39", "49"}
+    window.press("q")
+    window.wait_for("status=0")
+
+
+@needs_tmux
+def test_hostile_name_of_a_live_thread(lively: subprocess.Popen[str], terminal: Callable[..., Terminal]) -> None:
+    window = terminal(80, 24)
+    window.run("top", lively.pid, "--interval", "0.3", "--no-trace")
+    window.wait_for("churner")
+    tell(lively, "name [b]\x1b[31m\u202ex")
+    window.wait_for("[b]\\x1b[31m", without="churner")
+    window.press("q")
+    window.wait_for("status=0")
+
+
+@pytest.mark.parametrize(("environment", "words"), [({}, "needs a terminal"), ({"TERM": "dumb"}, "needs a terminal")])
+def test_no_terminal_is_a_clear_error(environment: dict[str, str], words: str) -> None:
+    result = run_threadinfo("top", os.getpid(), env=os.environ | environment, stdin=subprocess.DEVNULL)
+    assert (result.returncode, result.stdout) == (3, "")
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@needs_tmux
+def test_dumb_terminal_is_a_clear_error_and_a_missing_process_too(terminal: Callable[..., Terminal]) -> None:
+    window = terminal(80, 24, TERM="dumb")
+    window.type("export TERM=dumb\n")
+    window.run("top", os.getpid())
+    window.wait_for("TERM is dumb", "status=3")
+    window.type("clear; export TERM=screen\n")
+    window.run("top", "no-such-process")
+    window.wait_for("Process no-such-process not found", "status=1")
