@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.conftest import ROOT
 
-_WAIT_SECONDS = 30.0
+_WAIT_SECONDS = 15.0
 _LOOK_SECONDS = 0.05
 
 

@@ -1,9 +1,10 @@
 """lively.py NAME THREADS DESCRIPTORS: a process that does a little of everything, all the time.
 
 Its threads "worker-N" wake ten times a second; "churner" opens /etc/hostname and closes it fifty times a second and
-keeps every fiftieth for two seconds; one socket listens, one is bound to nothing. Prints "ready" once all are there. A line
-on its standard input does something that a test waits for, and is answered by "done": "open PATH", "close" (the last
-one that was opened so), "name NAME" (of the thread "churner"), "listen", "end". It ends with its standard input.
+keeps every fiftieth for two seconds; one socket listens, others are bound to nothing. Prints "ready" and the port once
+all are there. A line on its standard input does something that a test waits for, and is answered by "done": "open
+PATH", "close" (the last one that was opened so), "name NAME" (of the thread "churner"), "listen"; "end" ends it, as the
+end of its standard input does.
 """
 
 from __future__ import annotations

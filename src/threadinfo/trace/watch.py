@@ -81,7 +81,8 @@ class Watch:
     def read(self, names: Mapping[int, str]) -> int:
         """Takes what has happened since the last call, and gives how many events that were.
 
-        The kernel's buffers fill up otherwise: the fuller they were, the sooner the next call. `names` are the threads'.
+        The kernel's buffers fill up otherwise: the fuller they were, the sooner the next call should come. `names` are
+        those of the threads.
         """
         count = 0
         for chunk in make_chunks(self.descriptors, *self.descriptors.read()):
