@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "proc": {"model"},
     "trace": {"model", "errors"},
     "merge": {"model"},
+    "findings": {"model"},
     "render": {"model", "errors"},
     "output": {"errors"},
     "target": {"errors", "proc"},
@@ -30,7 +31,7 @@ MAY_IMPORT = {
     "collect_stream": {"model", "proc", "trace", "collect_trace"},
     "line_output": {"errors"},
     "cli": {"errors", "model", "proc", "trace", "render", "output", "target", "collect", "collect_trace"}
-    | {"collect_stream", "line_output"},
+    | {"collect_stream", "findings", "line_output"},
     "__main__": {"cli"},
 }
 

@@ -394,6 +394,14 @@ def _find_all(root: ProcDirectory, targets: tuple[str, ...]) -> tuple[list[int],
 
 
 def _render(report: Report, output_format: str, *, verbose: bool) -> str:
+    if verbose or output_format != "text" or any(process.trace for process in report.processes):
+        from threadinfo.findings import with_findings  # noqa: PLC0415
+
+        report = with_findings(report)
+    if output_format == "html":
+        from threadinfo.render.html import render_html  # noqa: PLC0415
+
+        return render_html(report)
     if output_format == "json":
         from threadinfo.render.json import render_json  # noqa: PLC0415
 
