@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "trace": {"model", "errors"},
     "merge": {"model"},
     "findings": {"model"},
-    "render": {"model", "errors"},
+    "render": {"model", "errors", "findings"},
     "output": {"errors"},
     "target": {"errors", "proc"},
     "collect": {"errors", "model", "proc"},

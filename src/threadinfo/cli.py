@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 DEFAULT_PORTS = {5000: "web server", 5001: "websocket server", 5002: "websocket server", 5353: "mDNS"}
 FORMATS = ("text", "json")
+_REPORT_FORMATS = (*FORMATS, "html")
 _DEFAULT_COMMAND = "report"
 _LONGEST_TRACE_SECONDS = 86_400
 _WATCHED = ("descriptors", "scheduling")
@@ -136,7 +137,7 @@ def _complete_target(_ctx: click.Context, _argument: click.Parameter, incomplete
 
 @cli.command(_DEFAULT_COMMAND)
 @click.argument("targets", nargs=-1, required=True, metavar="TARGET...", shell_complete=_complete_target)
-@click.option("--format", "output_format", type=click.Choice(FORMATS), default="text", show_default=True)
+@click.option("--format", "output_format", type=click.Choice(_REPORT_FORMATS), default="text", show_default=True)
 @click.option("-o", "--output", metavar="FILE", help="Write to FILE, whole or not at all, instead of standard output.")
 @click.option("-v", "--verbose", is_flag=True, help="Add thread names, descriptor details and who serves them.")
 @click.option("--proc", "proc_path", metavar="PATH", default="/proc", show_default=True, help="Another root of /proc.")
@@ -340,7 +341,7 @@ def doctor_command(output_format: str) -> None:
 
 @cli.command("show")
 @click.argument("file", metavar="FILE")
-@click.option("--format", "output_format", type=click.Choice(FORMATS), default="text", show_default=True)
+@click.option("--format", "output_format", type=click.Choice(_REPORT_FORMATS), default="text", show_default=True)
 @click.option("-o", "--output", metavar="FILE", help="Write to FILE, whole or not at all, instead of standard output.")
 @click.option("-v", "--verbose", is_flag=True, help="Add thread names, descriptor details and who serves them.")
 def show_command(file: str, output_format: str, output: str | None, verbose: bool) -> None:

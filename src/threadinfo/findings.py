@@ -255,7 +255,8 @@ def _failed_for_the_limit(process: ProcessReport) -> Iterator[Finding]:
         kind="open_files_limit_reached",
         severity="high",
         words=f"{total} {_plural(total, 'call')} failed for want of a free descriptor ({', '.join(counts)}), "
-        f"most of them {calls.most_common(1)[0][0]}" + (f"; the limit is {limit}" if limit and not whole_machine else ""),
+        f"most of them {calls.most_common(1)[0][0]}"
+        + (f"; the limit is {limit}" if limit and not whole_machine else ""),
         value=float(total),
         threshold=1.0,
         unit="count",

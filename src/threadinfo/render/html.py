@@ -1,0 +1,325 @@
+"""The report as one self-contained page (`--format html`): no network, no data in the script, readable without it.
+
+Every value that the template writes goes through `format_text` (visible escapes) and then through Jinja2's autoescape;
+the style sheet and the script are the same in every page, and the page's own policy allows these two alone.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
+
+import jinja2
+import msgspec
+from markupsafe import Markup
+
+from threadinfo.findings import leak_suspects
+from threadinfo.model import (
+    Descriptor,
+    DescriptorTrace,
+    Finding,
+    Latency,
+    Origin,
+    ProcessReport,
+    Report,
+    Scheduling,
+    Trace,
+)
+from threadinfo.render import charts
+from threadinfo.render.details import format_details
+from threadinfo.render.escape import format_text
+from threadinfo.render.text_duration import format_duration
+from threadinfo.render.text_trace import confidence_lines
+
+_CHARTED_THREADS = 100
+_LISTED = 40
+_SUSPECTED_GROUPS = 40
+_LISTED_NUMBERS = 30
+
+
+class _Row(msgspec.Struct, frozen=True):
+    """A traced thread."""
+
+    tid: int
+    name: str
+    has_ended: bool
+    scheduling: Scheduling
+    time: Markup
+    waits: Markup
+
+
+class _Delay(msgspec.Struct, frozen=True):
+    """Who waited, and who held the CPU meanwhile."""
+
+    waiter: str
+    waiter_tid: int
+    holder: str
+    holder_tid: int | None
+    other_pid: int | None
+    """The holder's process, where it is another one or the waiter's is not known."""
+    time_ns: int
+    share_percent: float
+    bar: Markup
+
+
+class _Suspects(msgspec.Struct, frozen=True):
+    """Descriptors of one origin that stayed."""
+
+    type: str
+    example: str
+    origin: Origin
+    count: int
+    numbers: str
+    bar: Markup
+
+
+def render_html(report: Report) -> str:
+    """The whole page, ending in a newline."""
+    style, script = (_part(name) for name in ("report.css", "report.js"))
+    policy = (
+        f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    environment = jinja2.Environment(
+        autoescape=True,
+        finalize=_finalize,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        loader=jinja2.FunctionLoader(_part),
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(
+        duration=format_duration,
+        details=format_details,
+        moment=_moment,
+        mebibytes=_mebibytes,
+        number=_finding_number,
+        threshold=_finding_threshold,
+        percent=lambda value: f"{value:.1f} %",
+        count=lambda value: f"{value:,}",
+    )
+    page = environment.get_template("report.html.j2").render(
+        report=report,
+        processes=[_view(process) for process in report.processes],
+        policy=policy,
+        style=Markup(style),  # noqa: S704 - our own file
+        script=Markup(script),  # noqa: S704 - our own file
+    )
+    return page if page.endswith("\n") else page + "\n"
+
+
+def _part(name: str) -> str:
+    return (resources.files("threadinfo.render") / "page" / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _finalize(value: object) -> object:
+    """Whatever the template writes: unknown is a dash, text shows what is not printable in it."""
+    if value is None:
+        return "–"
+    if isinstance(value, str) and not isinstance(value, Markup):
+        return format_text(value)
+    return value
+
+
+def _view(process: ProcessReport) -> dict[str, object]:
+    """What the template asks for of one process."""
+    trace = process.trace
+    scheduled = _scheduled(process, trace)
+    shown = scheduled[:_CHARTED_THREADS]
+    axis = charts.time_axis(one[3].run_queue_latency_ns for one in shown)
+    most = max((count for one in shown for count in (one[3].run_queue_latency_ns.octaves or {}).values()), default=1)
+    duration = trace.duration_ns if trace else 0
+    rows = [
+        _Row(
+            tid,
+            name,
+            has_ended,
+            scheduling,
+            _time_bar(scheduling, duration),
+            charts.waits(scheduling.run_queue_latency_ns, axis, most) if axis else Markup(""),
+        )
+        for tid, name, has_ended, scheduling in shown
+    ]
+    delays, delay_count = _delays(process.pid, scheduled)
+    suspects, suspect_count = _suspects(process)
+    latencies = [one[3].run_queue_latency_ns.p99 for one in scheduled]
+    limit = process.limits.open_files if process.limits else None
+    return {
+        "process": process,
+        "trace": trace,
+        "churn": trace.descriptors if trace else None,
+        "seconds": duration / 1e9,
+        "rows": rows,
+        "row_count": len(scheduled),
+        "axis": charts.axis_labels(axis) if axis else None,
+        "has_octaves": any(one[3].run_queue_latency_ns.octaves for one in shown),
+        "by_wait": sorted(rows, key=lambda row: -(row.scheduling.run_queue_latency_ns.p99 or 0)),
+        "worst_p99_ns": max((ns for ns in latencies if ns is not None), default=None),
+        "delays": delays,
+        "delay_count": delay_count,
+        "wakers": _wakers(scheduled),
+        "suspects": suspects,
+        "suspect_count": suspect_count,
+        "sockets": [one for one in process.descriptors or () if one.socket is not None],
+        "has_origins": any(one.origin for one in process.descriptors or ()),
+        "limit": limit,
+        "limit_bar": _limit_bar(process, limit.soft if limit else None),
+        "churn_chart": _churn_chart(process, trace),
+        "lifetimes": _lifetimes(trace.descriptors.lifetime_ns) if trace and trace.descriptors else None,
+        "churn_counts": _churn_counts(trace.descriptors) if trace and trace.descriptors else [],
+        "confidence": confidence_lines(trace.confidence) if trace else [],
+        "gaps": list(dict.fromkeys(process.gaps)),
+    }
+
+
+def _scheduled(process: ProcessReport, trace: Trace | None) -> list[tuple[int, str, bool, Scheduling]]:
+    """Every traced thread, those first that used or wanted a CPU most."""
+    rows = [(one.tid, one.name, False, one.scheduling) for one in process.threads or () if one.scheduling]
+    rows += [(one.tid, one.name, True, one.scheduling) for one in (trace.ended_threads if trace else ())]
+    return sorted(rows, key=lambda row: -(row[3].on_cpu_ns + row[3].run_queue_ns))
+
+
+def _time_bar(scheduling: Scheduling, duration_ns: int) -> Markup:
+    parts = (
+        ("running", "on CPU", scheduling.on_cpu_ns),
+        ("queued", "waiting for a CPU", scheduling.run_queue_ns),
+        ("stuck", "uninterruptible", scheduling.uninterruptible_ns),
+        ("sleeping", "sleeping", scheduling.sleeping_ns),
+    )
+    return charts.bar(
+        charts.Part(kind, ns / duration_ns, f"{words} {format_duration(ns)}, {100 * ns / duration_ns:.1f} %")
+        for kind, words, ns in parts
+        if duration_ns
+    )
+
+
+def _delays(pid: int, rows: Iterable[tuple[int, str, bool, Scheduling]]) -> tuple[list[_Delay], int]:
+    """The longest, and how many there are."""
+    found: list[tuple[int, int, str, int, str, int | None, int | None]] = []
+    for tid, name, _, scheduling in rows:
+        total = sum(one.time_ns for one in scheduling.delayed_by) + scheduling.delayed_by_unknown_ns
+        holders = [(one.time_ns, one.name, one.tid, one.pid) for one in scheduling.delayed_by]
+        unknown = (scheduling.delayed_by_unknown_ns, "nobody known", None, pid)
+        found += [(ns, total, name, tid, *who) for ns, *who in (*holders, unknown) if ns]  # type: ignore[misc]
+    found.sort(key=lambda one: -one[0])
+    longest = found[0][0] if found else 1
+    return [
+        _Delay(
+            name,
+            tid,
+            holder,
+            holder_tid,
+            None if other in {pid, None} else other,
+            ns,
+            100 * ns / total,
+            charts.bar([charts.Part("queued", ns / longest)]),
+        )
+        for ns, total, name, tid, holder, holder_tid, other in found[:_LISTED]
+    ], len(found)
+
+
+def _wakers(rows: Iterable[tuple[int, str, bool, Scheduling]]) -> list[tuple[str, int, str, int | None, int]]:
+    """Who was woken, by whom, how often: the most frequent."""
+    found = [
+        (name, tid, waker.name, waker.tid, waker.count)
+        for tid, name, _, scheduling in rows
+        for waker in scheduling.woken_by
+    ]
+    return sorted(found, key=lambda one: -one[4])[:_LISTED]
+
+
+def _suspects(process: ProcessReport) -> tuple[list[_Suspects], int]:
+    """What was born during the trace and stayed; and in how many groups."""
+    groups = leak_suspects(process)
+    most = len(groups[0]) if groups else 1
+    return [
+        _Suspects(
+            group[0].type,
+            group[0].description,
+            group[0].origin,
+            len(group),
+            _numbers(group),
+            charts.bar([charts.Part("born", len(group) / most)]),
+        )
+        for group in groups[:_SUSPECTED_GROUPS]
+        if group[0].origin is not None
+    ], len(groups)
+
+
+def _numbers(group: Sequence[Descriptor]) -> str:
+    words = ", ".join(str(one.fd) for one in group[:_LISTED_NUMBERS])
+    return words + (f" and {len(group) - _LISTED_NUMBERS} more" if len(group) > _LISTED_NUMBERS else "")
+
+
+def _limit_bar(process: ProcessReport, soft: int | None) -> Markup:
+    if not soft or process.descriptors is None:
+        return Markup("")
+    return charts.bar([charts.Part("running", len(process.descriptors) / soft)])
+
+
+def _churn_chart(process: ProcessReport, trace: Trace | None) -> Markup | None:
+    if trace is None or trace.descriptors is None:
+        return None
+    churn = trace.descriptors
+    open_count = len(process.descriptors or ())
+    if trace.ended_by != "target":  # otherwise the list is from before the trace
+        open_count += sum(churn.closed_per_interval) - sum(churn.opened_per_interval)
+    return charts.churn(churn, max(open_count, 0))
+
+
+def _lifetimes(latency: Latency) -> dict[str, object] | None:
+    axis = charts.time_axis([latency])
+    if axis is None:
+        return None
+    chart = charts.columns(latency.octaves, axis) if latency.octaves else charts.waits(latency, axis, 1)
+    return {"axis": charts.axis_labels(axis), "chart": chart, "latency": latency}
+
+
+def _churn_counts(churn: DescriptorTrace) -> list[tuple[str, list[tuple[str, int, Markup]]]]:
+    """Titled lists of counts, each with its bars."""
+    lists: tuple[tuple[str, str, Mapping[str, int]], ...] = (
+        ("Opened, by type", "born", churn.by_type),
+        ("Opened, by call", "born", churn.by_syscall),
+        ("Closed, by call", "died", churn.closed_by_syscall),
+        ("Failed", "stuck", {f"{one.syscall} {one.error}": one.count for one in churn.failures}),
+    )
+    return [
+        (title, [(name, count, charts.bar([charts.Part(kind, count / max(counts.values()))])) for name, count in
+                 list(counts.items())[:_LISTED] if max(counts.values())])
+        for title, kind, counts in lists
+        if counts
+    ]  # fmt: skip
+
+
+def _moment(time: str | None) -> str | None:
+    """``2026-11-23 21:39:32 UTC``, without what is smaller than a second."""
+    if time is None:
+        return None
+    return f"{time[:10]} {time[11:19]} UTC" if len(time) >= 20 and time[10] == "T" else time
+
+
+def _mebibytes(size_bytes: int | None) -> str | None:
+    return None if size_bytes is None else f"{size_bytes / (1 << 20):,.1f} MiB"
+
+
+def _amount(value: float, unit: str) -> str:
+    if unit == "percent":
+        return f"{value:.0f} %"
+    if unit == "ns":
+        return format_duration(value)
+    return f"{value / (1 << 20):,.1f} MiB" if unit == "bytes" else f"{value:,.0f}"
+
+
+def _finding_number(finding: Finding) -> str:
+    return _amount(finding.value, finding.unit)
+
+
+def _finding_threshold(finding: Finding) -> str:
+    return _amount(finding.threshold, finding.unit)
