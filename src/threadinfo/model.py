@@ -268,6 +268,65 @@ class ThreadChurn(msgspec.Struct, frozen=True):
     closed_count: int
 
 
+class SiteChurn(msgspec.Struct, frozen=True, kw_only=True):
+    """What a call site of the program, or another way to it, opened while tracing watched."""
+
+    stack: tuple[str, ...]
+    """The frames that make it, innermost first: "function+0x12 [library] file.c:12"; the C library's are left out.
+    Empty: of these births no stack is known."""
+    library: str | None
+    """The file of the innermost of them."""
+    opened_count: int
+    closed_count: int
+    """How many of these were closed, however."""
+    still_open_count: int
+    limit_failed_count: int
+    """Calls that failed with EMFILE or ENFILE."""
+    by_type: dict[str, int]
+    """What was opened; the keys are `DESCRIPTOR_TYPES`."""
+    lifetime_ns: Latency
+
+
+class PathChurn(msgspec.Struct, frozen=True):
+    """How often a path was opened, as the program named it."""
+
+    path: str
+    opened_count: int
+
+
+class LeakSuspect(msgspec.Struct, frozen=True, kw_only=True):
+    """A call site whose descriptors stay open and become more and more."""
+
+    stack: tuple[str, ...]
+    """As in `SiteChurn`."""
+    library: str | None
+    opened_count: int
+    surviving_count: int
+    growth_per_minute: float
+    seconds_to_limit: float | None
+    """Until the soft limit on open files, should this site grow as it did and nothing else; null without a limit."""
+    confidence: Literal["high", "medium", "low"]
+    watched_ns: int
+    """From its first birth to the end of the trace."""
+    steadiness: float
+    """How well a straight line describes the growth: R², 0 to 1."""
+    fds: tuple[int, ...]
+    """Which are open, the first hundred."""
+
+
+class StackCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """How the call sites were found: one stack is copied for each way to a call."""
+
+    copied_count: int
+    attributed_count: int
+    """Of the births, those whose call site is known."""
+    unattributed_count: int
+    complete_count: int
+    """Of the stacks that were followed to their end, those that end where a thread starts."""
+    incomplete_count: int
+    unwind_ns_per_stack: int | None
+
+
 class DescriptorTrace(msgspec.Struct, frozen=True, kw_only=True):
     """What happened to the descriptors of a process during the trace."""
 
@@ -301,6 +360,16 @@ class DescriptorTrace(msgspec.Struct, frozen=True, kw_only=True):
     """What one element of the next two covers."""
     opened_per_interval: tuple[int, ...]
     closed_per_interval: tuple[int, ...]
+    by_call_site: tuple[SiteChurn, ...] = ()
+    """Most births first, at most 100; those of which no stack is known are one of them."""
+    by_path: tuple[PathChurn, ...] = ()
+    """Most opened first, at most 20."""
+    leak_suspects: tuple[LeakSuspect, ...] = ()
+    """The fastest first."""
+    seconds_to_limit: float | None = None
+    """Until the soft limit on open files, should all suspects grow as they did; null where there is none."""
+    stacks: StackCounts | None = None
+    """Null where call sites were not asked for or are not available; a gap then says why."""
 
 
 EventKind: TypeAlias = Literal[
