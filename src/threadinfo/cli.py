@@ -91,7 +91,7 @@ def _port_role(text: str) -> tuple[int, str]:
     number, equals, role = text.partition("=")
     digits = number.strip()
     if not (equals and digits.isdecimal() and len(digits) <= 5 and 0 < int(digits) < 1 << 16 and role.strip()):
-        raise click.BadParameter(f"{text[:80]!r} is not PORT=ROLE, for example 5000=\"web server\"")
+        raise click.BadParameter(f'{text[:80]!r} is not PORT=ROLE, for example 5000="web server"')
     return int(digits), role.strip()
 
 
@@ -159,9 +159,7 @@ def _complete_target(_ctx: click.Context, _argument: click.Parameter, incomplete
     type=_Seconds(0, _LONGEST_TRACE_SECONDS, min_open=True),
     help="As root: watch for so long, and add what threads and descriptors did.",
 )
-@click.option(
-    "--only", metavar="WHAT", callback=_read_only, help="Of a trace: descriptors, scheduling; default both."
-)
+@click.option("--only", metavar="WHAT", callback=_read_only, help="Of a trace: descriptors, scheduling; default both.")
 def report_command(
     targets: tuple[str, ...],
     trace_seconds: float | None,
@@ -178,6 +176,7 @@ def report_command(
 
     A name is compared literally with the kernel's name of the process. All processes of that name are reported.
     """
+    _refuse_page_on_terminal(output_format, output)
     gc.disable()  # a report is built once and then the process ends: nothing would be freed
     with _output(output) as write:
         root = _open_root(proc_path)
@@ -348,6 +347,7 @@ def show_command(file: str, output_format: str, output: str | None, verbose: boo
     """Render a report that was saved with --format json again; FILE may be - for standard input."""
     from threadinfo.render.json import parse_json  # noqa: PLC0415
 
+    _refuse_page_on_terminal(output_format, output)
     try:
         if file == "-" and sys.stdin is None:
             raise BadInputError("standard input is closed")
@@ -415,6 +415,12 @@ def _render(report: Report, output_format: str, *, verbose: bool) -> str:
 
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else width
     return render_text(report, verbose=verbose, width=width)
+
+
+def _refuse_page_on_terminal(output_format: str, output: str | None) -> None:
+    """Before any work: thousands of lines of HTML are of use to nobody there, unless ``-o -`` asks for them."""
+    if output_format == "html" and output is None and sys.stdout is not None and sys.stdout.isatty():
+        raise BadInputError("the page is for a browser, and standard output is a terminal", "name a file: -o page.html")
 
 
 @contextmanager

@@ -111,9 +111,7 @@ def collect_traced_report(
     return Report(generated_at=timestamp(), processes=tuple(reports))
 
 
-def _merge(
-    earlier: ProcessReport, later: ProcessReport | None, result: TraceResult, moments: Moments
-) -> ProcessReport:
+def _merge(earlier: ProcessReport, later: ProcessReport | None, result: TraceResult, moments: Moments) -> ProcessReport:
     check = result.checks.get(earlier.pid)
     confidence = result.confidence
     if check is not None:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
 
 import msgspec
 
-from threadinfo.model import Descriptor, DescriptorTrace, Finding, ProcessReport, Report, Scheduling, Thread
+from threadinfo.model import DescriptorTrace, Finding, LeakSuspect, ProcessReport, Report, Scheduling, Thread
 
 _WAITING_PERCENT = 50.0  # of the time in which a thread could run
 _WAITING_SHARE_PERCENT = 5.0  # of the trace: less does not matter to anybody
@@ -22,6 +23,7 @@ _P99_NS = 10_000_000  # a few turns of other threads: nothing that a CPU with ti
 _P99_LEAST_COUNT = 100  # below that the 99th percentile is the maximum
 _DESCRIPTORS_PERCENT = 80.0
 _DESCRIPTORS_HIGH_PERCENT = 95.0
+_SUSPECT_GROWTH_PER_MINUTE = 0.0  # the trace has judged already whether it is steady
 _GROWTH_COUNT = 10
 _GROWTH_INTERVALS = 4
 _GROWTH_HIGH_SECONDS = 3600
@@ -180,9 +182,51 @@ def _near_the_limit(process: ProcessReport) -> Iterator[Finding]:
 
 
 def _leak(process: ProcessReport) -> Iterator[Finding]:
-    """A number of open descriptors that grew in both halves of the trace."""
+    """What the trace suspects; where it knew no call sites, a number of open descriptors that only grew."""
     churn = process.trace.descriptors if process.trace else None
-    if churn is None or process.trace is None or process.trace.ended_by == "target":
+    if churn is None:
+        return
+    growing = [one for one in churn.leak_suspects if one.growth_per_minute > _SUSPECT_GROWTH_PER_MINUTE]
+    if growing:
+        yield _suspected_leak(process, churn, growing)
+    elif churn.stacks is None:
+        yield from _net_growth(process, churn)
+
+
+def _suspected_leak(process: ProcessReport, churn: DescriptorTrace, suspects: Sequence[LeakSuspect]) -> Finding:
+    """Of the suspects that are surest, the fastest."""
+    surest = sorted(suspects, key=lambda one: _SEVERITIES.index(one.confidence))
+    worst = surest[0]
+    left = worst.seconds_to_limit if churn.seconds_to_limit is None else churn.seconds_to_limit
+    site = worst.stack[0] if worst.stack else worst.library or "an unknown call site"
+    words = f"{worst.surviving_count} of {worst.opened_count} descriptors that {site} opened are still open, "
+    words += f"{_rate(worst.growth_per_minute)} more each minute"
+    words += _others(len(suspects) - 1, "call site grows", "call sites grow", "too")
+    if left is not None:
+        words += f". At this rate the limit is reached in {_long_time(left)}"
+    severity: Literal["high", "medium", "low"] = "medium"
+    if worst.confidence == "low":
+        severity = "low"
+    elif left is not None and left < _GROWTH_HIGH_SECONDS:
+        severity = "high"
+    return Finding(
+        kind="descriptor_leak",
+        severity=severity,
+        words=f"{words}. Confidence: {worst.confidence}, watched for {_long_time(worst.watched_ns / 1e9)}",
+        value=round(worst.growth_per_minute, 2),
+        threshold=_SUSPECT_GROWTH_PER_MINUTE,
+        unit="per_minute",
+        rule="what one call site opened stays open and becomes steadily more",
+        advice="Find the path after that call on which it is not closed. "
+        + ("Trace longer to be sure. " if worst.confidence != "high" else "")
+        + f"Meanwhile the limit can be raised: {_raise_limit(process)}",
+        fds=tuple(dict.fromkeys(fd for one in surest for fd in one.fds)),
+    )
+
+
+def _net_growth(process: ProcessReport, churn: DescriptorTrace) -> Iterator[Finding]:
+    """Growth in both halves of the trace, whoever made it."""
+    if process.trace is None or process.trace.ended_by == "target":
         return
     growth = [born - died for born, died in _per_interval(churn)]
     half = len(growth) // 2
@@ -196,24 +240,17 @@ def _leak(process: ProcessReport) -> Iterator[Finding]:
     if limit is not None and now is not None:
         left = max(0.0, (limit - now) * seconds / total)
         words += f"; at this rate the limit of {limit} is reached in {_long_time(left)}" if left else ", to the limit"
-    suspects = leak_suspects(process)
-    if suspects:
-        first = suspects[0][0].origin
-        if first is not None:
-            name = f"{first.thread_name} {first.tid}"
-            words += f". {len(suspects[0])} that are still open come from {first.syscall} in thread {name}"
     yield Finding(
-        kind="descriptor_leak",
+        kind="descriptor_growth",
         severity="high" if left is not None and left < _GROWTH_HIGH_SECONDS else "medium",
         words=words,
         value=float(total),
         threshold=float(_GROWTH_COUNT),
         unit="count",
         rule=f"{_GROWTH_COUNT} or more, and a quarter of that or more in either half of the trace",
-        advice="Look at what was born during the trace and stayed, trace longer to be sure, and find in the code the "
-        "path on which it is not closed.",
-        tids=tuple(dict.fromkeys(one[0].origin.tid for one in suspects if one[0].origin)),
-        fds=tuple(one.fd for one in suspects[0]) if suspects else (),
+        advice="Call sites are not known here: look at what was born during the trace and stayed, and trace "
+        "longer to be sure.",
+        fds=tuple(descriptor.fd for descriptor in process.descriptors or () if descriptor.origin),
     )
 
 
@@ -223,19 +260,6 @@ def _per_interval(churn: DescriptorTrace) -> Sequence[tuple[int, int]]:
         (*counts, *[0] * (length - len(counts))) for counts in (churn.opened_per_interval, churn.closed_per_interval)
     )
     return list(zip(opened, closed, strict=True))
-
-
-def leak_suspects(process: ProcessReport) -> list[list[Descriptor]]:
-    """What was born during the trace and stayed, by its origin, the largest group first.
-
-    The only place that says who is suspected: a list of suspects that the trace itself makes is to be used here.
-    """
-    groups: dict[tuple[object, ...], list[Descriptor]] = {}
-    for descriptor in process.descriptors or ():
-        if (origin := descriptor.origin) is not None:
-            key = (descriptor.type, origin.syscall, origin.tid, origin.stack)
-            groups.setdefault(key, []).append(descriptor)
-    return sorted(groups.values(), key=lambda group: -len(group))
 
 
 def _failed_for_the_limit(process: ProcessReport) -> Iterator[Finding]:
@@ -452,6 +476,10 @@ def _disagreement(process: ProcessReport) -> Iterator[Finding]:
 
 def _percent(part: float, whole: float) -> float:
     return round(100 * part / whole, 2) if whole else 0.0
+
+
+def _rate(per_minute: float) -> str:
+    return f"{per_minute:,.0f}" if per_minute >= 10 else f"{per_minute:.2g}"
 
 
 def _plural(count: int, word: str) -> str:

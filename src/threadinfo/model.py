@@ -463,7 +463,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     value: float
     """The number that crossed the threshold, in `unit`."""
     threshold: float
-    unit: Literal["percent", "ns", "bytes", "count"]
+    unit: Literal["percent", "ns", "bytes", "count", "per_minute"]
     rule: str
     """The threshold in words, with the smallest amounts that count."""
     advice: str

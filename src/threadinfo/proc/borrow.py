@@ -79,9 +79,7 @@ class Lender:
                 tcp_state=state,
                 had_connection=had_connection,
                 netlink_groups=(
-                    _option(borrowed, _SOL_NETLINK, _NETLINK_LIST_MEMBERSHIPS)
-                    if family == socket.AF_NETLINK
-                    else None
+                    _option(borrowed, _SOL_NETLINK, _NETLINK_LIST_MEMBERSHIPS) if family == socket.AF_NETLINK else None
                 ),
                 namespace_cookie=_option(borrowed, socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8),
             )

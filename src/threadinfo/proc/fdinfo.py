@@ -76,9 +76,7 @@ def common_details(lines: Lines) -> Details:
     except (KeyError, ValueError):
         raise MalformedLineError(1, " ".join(f"{key}: {value}" for key, value in lines[:4])) from None
     details: Details = {
-        "access": "path only"
-        if flags & os.O_PATH
-        else _ACCESS.get(flags & os.O_ACCMODE, "ioctl only"),
+        "access": "path only" if flags & os.O_PATH else _ACCESS.get(flags & os.O_ACCMODE, "ioctl only"),
         "close_on_exec": bool(flags & os.O_CLOEXEC),
     }
     for name, bit in (("append", os.O_APPEND), ("nonblocking", os.O_NONBLOCK), ("direct", os.O_DIRECT)):
@@ -232,4 +230,3 @@ _KINDS: dict[str, Callable[[Lines], Details]] = {
     "device": _terminal,
     "terminal": _terminal,
 }
-

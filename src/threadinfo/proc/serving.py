@@ -120,9 +120,7 @@ def _served(call: ThreadCall, by_fd: Mapping[int, Descriptor], memory: ProcessMe
 def _is_same_file(entry: Mapping[str, int | str | None], by_fd: Mapping[int, Descriptor]) -> bool:
     """An epoll entry keeps the number under which a file was registered, though another file may have it by now."""
     descriptor = by_fd.get(int(str(entry["fd"])))
-    return descriptor is not None and (
-        None in {descriptor.inode, entry["inode"]} or descriptor.inode == entry["inode"]
-    )
+    return descriptor is not None and (None in {descriptor.inode, entry["inode"]} or descriptor.inode == entry["inode"])
 
 
 def _select_fds(call: ThreadCall, memory: ProcessMemory) -> list[int]:

@@ -150,7 +150,9 @@ def churn(trace: DescriptorTrace, open_at_start: int) -> Markup:
         if died:
             drawn.append(rect.format("died", left, _number(width - gap), 178, _number(max(45 * died / most, 1))))
         second = index * trace.interval_seconds
-        words = f"{second} to {second + trace.interval_seconds} s: {born:,} opened, {died:,} closed, {count:,} open then"
+        words = (
+            f"{second} to {second + trace.interval_seconds} s: {born:,} opened, {died:,} closed, {count:,} open then"
+        )
         drawn.append(hover.format(_number(index * width), _number(width), _TITLE.format(words)))
     return Markup(
         '<svg class="churn" role="img" aria-label="Descriptors over time: {start:,} open at the start, {end:,} at the '

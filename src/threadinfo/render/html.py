@@ -15,16 +15,15 @@ import jinja2
 import msgspec
 from markupsafe import Markup
 
-from threadinfo.findings import leak_suspects
 from threadinfo.model import (
-    Descriptor,
     DescriptorTrace,
     Finding,
     Latency,
-    Origin,
+    LeakSuspect,
     ProcessReport,
     Report,
     Scheduling,
+    SiteChurn,
     Trace,
 )
 from threadinfo.render import charts
@@ -35,8 +34,6 @@ from threadinfo.render.text_trace import confidence_lines
 
 _CHARTED_THREADS = 100
 _LISTED = 40
-_SUSPECTED_GROUPS = 40
-_LISTED_NUMBERS = 30
 
 
 class _Row(msgspec.Struct, frozen=True):
@@ -64,15 +61,12 @@ class _Delay(msgspec.Struct, frozen=True):
     bar: Markup
 
 
-class _Suspects(msgspec.Struct, frozen=True):
-    """Descriptors of one origin that stayed."""
+class _Stack(msgspec.Struct, frozen=True):
+    """A call stack that births share: written once, and pointed to from each."""
 
-    type: str
-    example: str
-    origin: Origin
-    count: int
-    numbers: str
-    bar: Markup
+    number: int
+    frames: tuple[str, ...]
+    library: str | None
 
 
 def render_html(report: Report) -> str:
@@ -100,6 +94,7 @@ def render_html(report: Report) -> str:
         threshold=_finding_threshold,
         percent=lambda value: f"{value:.1f} %",
         count=lambda value: f"{value:,}",
+        long_time=_long_time,
     )
     page = environment.get_template("report.html.j2").render(
         report=report,
@@ -135,6 +130,7 @@ def _view(process: ProcessReport) -> dict[str, object]:
     shown = scheduled[:_CHARTED_THREADS]
     axis = charts.time_axis(one[3].run_queue_latency_ns for one in shown)
     most = max((count for one in shown for count in (one[3].run_queue_latency_ns.octaves or {}).values()), default=1)
+    churn = trace.descriptors if trace else None
     duration = trace.duration_ns if trace else 0
     rows = [
         _Row(
@@ -148,13 +144,12 @@ def _view(process: ProcessReport) -> dict[str, object]:
         for tid, name, has_ended, scheduling in shown
     ]
     delays, delay_count = _delays(process.pid, scheduled)
-    suspects, suspect_count = _suspects(process)
     latencies = [one[3].run_queue_latency_ns.p99 for one in scheduled]
     limit = process.limits.open_files if process.limits else None
     return {
         "process": process,
         "trace": trace,
-        "churn": trace.descriptors if trace else None,
+        "churn": churn,
         "seconds": duration / 1e9,
         "rows": rows,
         "row_count": len(scheduled),
@@ -165,15 +160,16 @@ def _view(process: ProcessReport) -> dict[str, object]:
         "delays": delays,
         "delay_count": delay_count,
         "wakers": _wakers(scheduled),
-        "suspects": suspects,
-        "suspect_count": suspect_count,
+        "suspects": _suspects(churn),
+        "sites": _sites(churn),
+        "stacks": _stacks(process),
         "sockets": [one for one in process.descriptors or () if one.socket is not None],
         "has_origins": any(one.origin for one in process.descriptors or ()),
         "limit": limit,
         "limit_bar": _limit_bar(process, limit.soft if limit else None),
         "churn_chart": _churn_chart(process, trace),
-        "lifetimes": _lifetimes(trace.descriptors.lifetime_ns) if trace and trace.descriptors else None,
-        "churn_counts": _churn_counts(trace.descriptors) if trace and trace.descriptors else [],
+        "lifetimes": _lifetimes(churn.lifetime_ns) if churn else None,
+        "churn_counts": _churn_counts(churn) if churn else [],
         "confidence": confidence_lines(trace.confidence) if trace else [],
         "gaps": list(dict.fromkeys(process.gaps)),
     }
@@ -235,27 +231,41 @@ def _wakers(rows: Iterable[tuple[int, str, bool, Scheduling]]) -> list[tuple[str
     return sorted(found, key=lambda one: -one[4])[:_LISTED]
 
 
-def _suspects(process: ProcessReport) -> tuple[list[_Suspects], int]:
-    """What was born during the trace and stayed; and in how many groups."""
-    groups = leak_suspects(process)
-    most = len(groups[0]) if groups else 1
+def _stacks(process: ProcessReport) -> dict[tuple[str, ...], _Stack]:
+    """The stacks of what is open, each once: a thousand descriptors come from a few places."""
+    found: dict[tuple[str, ...], _Stack] = {}
+    for descriptor in process.descriptors or ():
+        origin = descriptor.origin
+        if origin is not None and origin.stack and origin.stack not in found:
+            found[origin.stack] = _Stack(len(found) + 1, origin.stack, origin.library)
+    return found
+
+
+def _suspects(churn: DescriptorTrace | None) -> list[tuple[LeakSuspect, Markup]]:
+    """Each with a bar: what stayed, of what it opened."""
+    suspects = churn.leak_suspects if churn else ()
     return [
-        _Suspects(
-            group[0].type,
-            group[0].description,
-            group[0].origin,
-            len(group),
-            _numbers(group),
-            charts.bar([charts.Part("born", len(group) / most)]),
+        (one, charts.bar([charts.Part("stuck", one.surviving_count / max(one.opened_count, one.surviving_count, 1))]))
+        for one in suspects
+    ]
+
+
+def _sites(churn: DescriptorTrace | None) -> list[tuple[SiteChurn, Markup]]:
+    """Each with a bar on one scale: of what it opened, what was closed and what is open."""
+    sites = churn.by_call_site if churn else ()
+    most = max((one.opened_count for one in sites), default=0) or 1
+    return [
+        (
+            one,
+            charts.bar(
+                [
+                    charts.Part("died", one.closed_count / most, f"{one.closed_count:,} closed"),
+                    charts.Part("running", one.still_open_count / most, f"{one.still_open_count:,} still open"),
+                ]
+            ),
         )
-        for group in groups[:_SUSPECTED_GROUPS]
-        if group[0].origin is not None
-    ], len(groups)
-
-
-def _numbers(group: Sequence[Descriptor]) -> str:
-    words = ", ".join(str(one.fd) for one in group[:_LISTED_NUMBERS])
-    return words + (f" and {len(group) - _LISTED_NUMBERS} more" if len(group) > _LISTED_NUMBERS else "")
+        for one in sites
+    ]
 
 
 def _limit_bar(process: ProcessReport, soft: int | None) -> Markup:
@@ -314,7 +324,19 @@ def _amount(value: float, unit: str) -> str:
         return f"{value:.0f} %"
     if unit == "ns":
         return format_duration(value)
+    if unit == "per_minute":
+        return f"{value:,.3g}/min"
     return f"{value / (1 << 20):,.1f} MiB" if unit == "bytes" else f"{value:,.0f}"
+
+
+def _long_time(seconds: float | None) -> str | None:
+    """``90 s``, ``12 min``, ``5.0 h``, ``3.0 days``."""
+    if seconds is None:
+        return None
+    for size, unit in ((86_400, "days"), (3_600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def _finding_number(finding: Finding) -> str:

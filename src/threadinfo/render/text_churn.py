@@ -42,9 +42,7 @@ def render_churn(trace: DescriptorTrace, descriptors: tuple[Descriptor, ...] | N
             f"p99 {format_duration(life.p99)}, max {format_duration(life.max)} (of {life.count})"
         )
     lines += _threads(trace)
-    lines += [
-        f"Failed: {failure.syscall} {failure.error} {failure.count}" for failure in trace.failures[:_LISTED]
-    ]
+    lines += [f"Failed: {failure.syscall} {failure.error} {failure.count}" for failure in trace.failures[:_LISTED]]
     if len(trace.failures) > _LISTED:
         lines.append(f"Failed otherwise: {sum(failure.count for failure in trace.failures[_LISTED:])}")
     return lines + _born(descriptors)

@@ -60,9 +60,7 @@ def _relations(
     title: str, rows: Iterable[tuple[int, str, Scheduling]], describe: Callable[[Scheduling], str]
 ) -> list[str]:
     lines = [
-        f"  {format_text(name)} {tid}: {words}"
-        for tid, name, scheduling in rows
-        if (words := describe(scheduling))
+        f"  {format_text(name)} {tid}: {words}" for tid, name, scheduling in rows if (words := describe(scheduling))
     ]
     return ["", title, *lines] if lines else []
 

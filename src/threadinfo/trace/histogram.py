@@ -28,9 +28,7 @@ def bucket_of(ns: int) -> int:
     return min(index, BUCKETS - 1)
 
 
-def summarize(
-    count: int, sum_ns: int, max_ns: int, buckets: Sequence[int], *, with_octaves: bool = False
-) -> Latency:
+def summarize(count: int, sum_ns: int, max_ns: int, buckets: Sequence[int], *, with_octaves: bool = False) -> Latency:
     """A histogram to the summary of the report; a percentile is the middle of its bucket, and at most the maximum."""
     if not count:
         return Latency(count=0, mean=None, p50=None, p90=None, p99=None, max=None)

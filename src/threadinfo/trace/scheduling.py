@@ -327,10 +327,7 @@ class SchedulingTracer:
 
     def names(self) -> dict[int, tuple[int, str]]:
         """Thread id to (PID, name) of wakers and holders whose names the programs took."""
-        return {
-            key.value: (value.tgid, _text(value.comm))
-            for key, value in self._programs.table("names").items()
-        }
+        return {key.value: (value.tgid, _text(value.comm)) for key, value in self._programs.table("names").items()}
 
     def name(self, tid: int) -> str:
         """The same of one thread, "" where the programs took none: one look, however many there are."""
@@ -388,9 +385,7 @@ class SchedulingTracer:
                 count, total, max(wakeup.max_ns, preemption.max_ns), both, with_octaves=True
             ),
             after_wakeup_ns=summarize(wakeup.count, wakeup.sum_ns, wakeup.max_ns, wakeup.buckets),
-            after_preemption_ns=summarize(
-                preemption.count, preemption.sum_ns, preemption.max_ns, preemption.buckets
-            ),
+            after_preemption_ns=summarize(preemption.count, preemption.sum_ns, preemption.max_ns, preemption.buckets),
             on_cpu_ns=times[_RUNNING],
             run_queue_ns=times[_AFTER_WAKEUP] + times[_AFTER_PREEMPTION],
             blocked_ns=times[_SLEEPING] + times[_UNINTERRUPTIBLE],

@@ -55,9 +55,7 @@ class Stream:
                 self.scheduling = stack.enter_context(SchedulingTracer(read_threads, threshold_ns))
             if with_descriptors:
                 self.descriptors = stack.enter_context(
-                    DescriptorTracer(
-                        pids, read_links, read_link, read_pids, for_stream=True, buffer_bytes=buffer_bytes
-                    )
+                    DescriptorTracer(pids, read_links, read_link, read_pids, for_stream=True, buffer_bytes=buffer_bytes)
                 )
             self.interrupt = stack.enter_context(Interrupt())
             self._stack = stack.pop_all()
@@ -104,9 +102,7 @@ class Stream:
         return join_counts(confidence, recorder.counts(), recorder.statistics().missed_count)
 
 
-def make_chunks(
-    tracer: DescriptorTracer, batch: Batch, results: Sequence[BatchResult]
-) -> list[EventChunk]:
+def make_chunks(tracer: DescriptorTracer, batch: Batch, results: Sequence[BatchResult]) -> list[EventChunk]:
     """The events of every table in a batch; empty chunks are left out."""
     chunks = [make_chunk(batch, result, tracer.calls) for result in results]
     return [chunk for chunk in chunks if len(chunk.at_ns)]

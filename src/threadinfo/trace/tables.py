@@ -173,9 +173,7 @@ class Table:
         """Keeps what is open at the batch's end: as many steps as numbers that changed, not as there were changes."""
         changes = applied.changes
         born = np.flatnonzero(applied.is_last_birth)
-        sources = {
-            int(source): self.known.get(int(source)) for source in changes.source[born].tolist() if source >= 0
-        }
+        sources = {int(source): self.known.get(int(source)) for source in changes.source[born].tolist() if source >= 0}
         fresh: dict[int, Known] = {}
         for index in born[np.argsort(changes.at_ns[born], kind="stable")].tolist():
             fd, source = int(changes.fd[index]), int(changes.source[index])
@@ -250,4 +248,3 @@ def group_by_table(batch: Batch) -> dict[int, NDArray[np.intp]]:
     if (tables == tables[0]).all():
         return {int(tables[0]): np.arange(len(tables))}
     return {int(table): np.flatnonzero(tables == table) for table in np.unique(tables)}
-
