@@ -172,7 +172,7 @@ def churn(trace: DescriptorTrace, open_at_start: int) -> Markup:
         top=top,
         low=113,
         length=length,
-        line=Markup(line),
+        line=line,
         most=most,
         drawn=Markup("").join(drawn),
         ticks=_ticks(length * trace.interval_seconds),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from importlib import resources
 
 import jinja2
@@ -117,7 +117,7 @@ def _hash(text: str) -> str:
 def _finalize(value: object) -> object:
     """Whatever the template writes: unknown is a dash, text shows what is not printable in it."""
     if value is None:
-        return "–"
+        return "\u2013"
     if isinstance(value, str) and not isinstance(value, Markup):
         return format_text(value)
     return value
