@@ -14,15 +14,22 @@ from markupsafe import Markup
 
 from threadinfo.model import DescriptorTrace, Latency
 from threadinfo.render.escape import format_text
-from threadinfo.render.text_duration import format_duration
+from threadinfo.render.text_duration import format_duration as format_duration_text
 
 _RECT = Markup('<rect class="{}" x="{}%" width="{}%" height="100%">{}</rect>')
 _CELL = Markup('<rect class="cell" x="{}%" width="{}%" height="100%" fill-opacity="{}">{}</rect>')
 _TITLE = Markup("<title>{}</title>")
 _BAR = Markup('<svg class="bar" aria-hidden="true">{}</svg>')
 _LEAST_PERCENT = 0.05  # narrower would not be seen
-_DECADES = "1ns 10ns 100ns 1us 10us 100us 1ms 10ms 100ms 1s 10s 100s 1000s".split()
 _CHURN_TICKS = 5
+_DECADES = 13  # from 1 ns to 1000 s
+
+
+def format_duration(ns: float | None) -> str:
+    """As people set it: ``4.10 µs``."""
+    words = format_duration_text(ns)
+    number = words.rstrip("nums")
+    return f"{number} {words[len(number) :].replace('u', 'µ')}" if number != words else words
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -72,14 +79,21 @@ def time_axis(latencies: Iterable[Latency]) -> TimeAxis | None:
 
 def axis_labels(axis: TimeAxis) -> Markup:
     """The decades of the axis, to stand above its charts."""
-    label = Markup('<text x="{}%" y="11" text-anchor="{}">{}</text>')
+    label = Markup('<text x="{}%" y="11" text-anchor="{}"{}>{}</text>')
     drawn = []
-    for power, words in enumerate(_DECADES):
+    for power in range(_DECADES):
         if axis.low <= 10**power <= axis.high:
             place = axis.place(10**power)
-            anchor = "end" if place > 92 else "start" if place < 8 else "middle"
-            drawn.append(label.format(_number(place), anchor, words))
+            anchor = "end" if place > 95 else "start" if place < 5 else "middle"
+            between = Markup(' class="between"') if power % 2 else ""
+            drawn.append(label.format(_number(place), anchor, between, _decade(power)))
     return Markup('<svg class="axis" aria-hidden="true">{}</svg>').format(Markup("").join(drawn))
+
+
+def _decade(power: int) -> str:
+    """``10 µs`` for 4."""
+    size, unit = ((9, "s"), (6, "ms"), (3, "µs"), (0, "ns"))[3 - min(power // 3, 3)]
+    return f"{10 ** (power - size)} {unit}"
 
 
 def waits(latency: Latency, axis: TimeAxis, most: int) -> Markup:
@@ -146,9 +160,9 @@ def churn(trace: DescriptorTrace, open_at_start: int) -> Markup:
         left = _number(index * width + gap / 2)
         if born:
             height = max(45 * born / most, 1)
-            drawn.append(rect.format("born", left, _number(width - gap), _number(177 - height), _number(height)))
+            drawn.append(rect.format("born", left, _number(width - gap), _number(187 - height), _number(height)))
         if died:
-            drawn.append(rect.format("died", left, _number(width - gap), 178, _number(max(45 * died / most, 1))))
+            drawn.append(rect.format("died", left, _number(width - gap), 188, _number(max(45 * died / most, 1))))
         second = index * trace.interval_seconds
         words = (
             f"{second} to {second + trace.interval_seconds} s: {born:,} opened, {died:,} closed, {count:,} open then"
@@ -162,8 +176,8 @@ def churn(trace: DescriptorTrace, open_at_start: int) -> Markup:
         '<svg x="0" y="16" width="100%" height="100" viewBox="0 0 {length} 100" preserveAspectRatio="none">'
         '<path class="area" d="{line} L{length} 100 L0 100 Z"></path>'
         '<path class="level" d="{line}" vector-effect="non-scaling-stroke"></path></svg>'
-        '<text class="scale" x="0" y="130">{most:,} opened</text>'
-        '<text class="scale" x="0" y="234">{most:,} closed</text>{drawn}{ticks}</svg>'
+        '<text class="scale" x="0" y="136">{most:,} opened</text>'
+        '<text class="scale" x="0" y="246">{most:,} closed</text>{drawn}{ticks}</svg>'
     ).format(
         start=open_at_start,
         end=open_now[-1],
@@ -180,7 +194,7 @@ def churn(trace: DescriptorTrace, open_at_start: int) -> Markup:
 
 
 def _ticks(seconds: int) -> Markup:
-    label = Markup('<text class="tick" x="{}%" y="250" text-anchor="{}">{}</text>')
+    label = Markup('<text class="tick" x="{}%" y="262" text-anchor="{}">{}</text>')
     places = [(index / (_CHURN_TICKS - 1), "middle") for index in range(1, _CHURN_TICKS - 1)]
     places = [(0.0, "start"), *places, (1.0, "end")]
     return Markup("").join(

@@ -29,7 +29,6 @@ from threadinfo.model import (
 from threadinfo.render import charts
 from threadinfo.render.details import format_details
 from threadinfo.render.escape import format_text
-from threadinfo.render.text_duration import format_duration
 from threadinfo.render.text_trace import confidence_lines
 
 _CHARTED_THREADS = 100
@@ -86,7 +85,7 @@ def render_html(report: Report) -> str:
         keep_trailing_newline=True,
     )
     environment.filters.update(
-        duration=format_duration,
+        duration=charts.format_duration,
         details=format_details,
         moment=_moment,
         mebibytes=_mebibytes,
@@ -190,7 +189,7 @@ def _time_bar(scheduling: Scheduling, duration_ns: int) -> Markup:
         ("sleeping", "sleeping", scheduling.sleeping_ns),
     )
     return charts.bar(
-        charts.Part(kind, ns / duration_ns, f"{words} {format_duration(ns)}, {100 * ns / duration_ns:.1f} %")
+        charts.Part(kind, ns / duration_ns, f"{words} {charts.format_duration(ns)}, {100 * ns / duration_ns:.1f} %")
         for kind, words, ns in parts
         if duration_ns
     )
@@ -323,7 +322,7 @@ def _amount(value: float, unit: str) -> str:
     if unit == "percent":
         return f"{value:.0f} %"
     if unit == "ns":
-        return format_duration(value)
+        return charts.format_duration(value)
     if unit == "per_minute":
         return f"{value:,.3g}/min"
     return f"{value / (1 << 20):,.1f} MiB" if unit == "bytes" else f"{value:,.0f}"

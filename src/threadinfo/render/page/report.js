@@ -36,7 +36,8 @@
     const count = document.createElement("output");
     let haystacks = null;
     input.type = "search";
-    input.placeholder = "words, all of which must occur";
+    input.placeholder = "words";
+    input.title = "All of the words must occur in a row";
     label.append("Filter", input);
     tools.append(label, count);
     const say = (shown) => { count.textContent = shown === rows.length ? `${shown} rows` : `${shown} of ${rows.length} rows`; };
