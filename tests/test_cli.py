@@ -43,9 +43,7 @@ def test_report_name_is_no_regular_expression(start: Start, threadinfo: Run) -> 
     assert result.stderr == "Process exact.* not found\n"
 
 
-def test_report_name_longer_than_the_kernels_is_the_executables(
-    start: Start, threadinfo: Run, tmp_path: Path
-) -> None:
+def test_report_name_longer_than_the_kernels_is_the_executables(start: Start, threadinfo: Run, tmp_path: Path) -> None:
     program = tmp_path / "a-name-longer-than-fifteen"
     program.write_bytes(Path("/bin/cat").read_bytes())
     program.chmod(0o755)

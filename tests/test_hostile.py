@@ -67,9 +67,7 @@ def test_show_of_deep_nesting_is_an_error(text: str) -> None:
     assert "Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize(
-    "arguments", [["1"], ["1", "--format", "json"], ["doctor"], ["show", "-"]], ids=" ".join
-)
+@pytest.mark.parametrize("arguments", [["1"], ["1", "--format", "json"], ["doctor"], ["show", "-"]], ids=" ".join)
 def test_a_closed_standard_output_is_said(arguments: list[str]) -> None:
     command = f'"$@" >&- {"<&-" if arguments[0] == "show" else ""}'
     result = subprocess.run(
@@ -178,7 +176,7 @@ def test_a_process_that_hidepid_lets_be_seen_but_not_read_is_not_allowed() -> No
     script = (
         "mount -t proc -o hidepid=1 proc /proc || exit 99\n"
         "sleep 60 & hidden=$!\n"
-        f"run() {{ '{sys.executable}' -m tests.unprivileged threadinfo \"$@\"; echo \"exit $?\"; }}\n"
+        f'run() {{ \'{sys.executable}\' -m tests.unprivileged threadinfo "$@"; echo "exit $?"; }}\n'
         "run $hidden; run sleep; run no-such-process; run 77777; run $$ $hidden\n"
         "kill $hidden\n"
     )

@@ -72,5 +72,3 @@ def test_thread_stack_is_the_mapping_of_the_stack_pointer(
     truth, _, report = served
     stacks = {thread["name"]: thread["thread_stack_bytes"] for thread in report["threads"]}  # type: ignore[attr-defined]
     assert stacks["reader"] == truth["stack_bytes"]
-
-

@@ -295,7 +295,7 @@ def test_numbers_of_calls_are_those_of_the_header() -> None:
     import platform
     import re
 
-    source = '#include <sys/syscall.h>\n'
+    source = "#include <sys/syscall.h>\n"
     text = subprocess.run(["cc", "-E", "-dM", "-"], input=source, capture_output=True, text=True, check=True).stdout
     header = {name: int(number) for name, number in re.findall(r"#define __NR_(\w+) (\d+)", text)}
     column = "x86_64" if platform.machine() == "x86_64" else "aarch64"

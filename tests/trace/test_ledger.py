@@ -33,9 +33,7 @@ def changes(*steps: tuple[int, Op] | tuple[int, Op, int], first_ns: int = 1) -> 
 
 @given(
     steps=st.lists(
-        st.tuples(
-            st.integers(0, 7), st.sampled_from([op for op in Op if op != Op.KEEP])
-        ),
+        st.tuples(st.integers(0, 7), st.sampled_from([op for op in Op if op != Op.KEEP])),
         max_size=60,
     ),
     cuts=st.lists(st.integers(0, 60), max_size=4),
@@ -66,10 +64,7 @@ def test_ledger_is_what_an_event_by_event_loop_makes(
         elif not was:
             born.pop(number, None)
     edges = [0, *sorted(min(cut, len(steps)) for cut in cuts), len(steps)]
-    found = [
-        ledger.apply(changes(*steps[start:end], first_ns=start + 1))
-        for start, end in itertools.pairwise(edges)
-    ]
+    found = [ledger.apply(changes(*steps[start:end], first_ns=start + 1)) for start, end in itertools.pairwise(edges)]
     assert set(ledger.numbers().tolist()) == is_open
     assert sum(int(applied.is_birth.sum()) for applied in found) == births
     assert sum(int(applied.is_death.sum()) for applied in found) == deaths

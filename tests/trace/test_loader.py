@@ -77,9 +77,7 @@ def test_programs_that_the_verifier_refuses_say_so(
     assert capfd.readouterr().err == ""
 
 
-def test_programs_on_a_missing_tracepoint_name_it(
-    bpf: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_programs_on_a_missing_tracepoint_name_it(bpf: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(NotAvailableError, match="no_such_tracepoint"):
         programs(tmp_path, monkeypatch, GOOD, "no_such_tracepoint")
 

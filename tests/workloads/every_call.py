@@ -311,9 +311,7 @@ def messages() -> None:
     header = struct.Struct("=QIxxxxQQQQiI4x4x")
     array = ctypes.create_string_buffer(
         b"".join(
-            struct.pack(
-                "=QIxxxxQQQQi4xIxxxx", 0, 0, ctypes.addressof(vector), 1, ctypes.addressof(one), 64, 0, 0
-            )
+            struct.pack("=QIxxxxQQQQi4xIxxxx", 0, 0, ctypes.addressof(vector), 1, ctypes.addressof(one), 64, 0, 0)
             for one in controls
         )
     )
