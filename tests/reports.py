@@ -242,7 +242,7 @@ def server(thread_count: int, descriptor_count: int) -> ProcessReport:
                     complete_count=9,
                     incomplete_count=0,
                     unwind_ns_per_stack=120_000,
-                ),  # fmt: skip
+                ),
             )
         ),
         gaps=(Gap("limits", "cannot be read", "run as root"),),

@@ -95,7 +95,7 @@ class _Page(html.parser.HTMLParser):
             self.open.append(tag)
         for name, value in attributes:
             is_own_link = name == "href" and (value or "").startswith(("#", "data:,"))
-            if name in {"src", "href", "style", "action", "srcdoc"} and not is_own_link or name.startswith("on"):
+            if (name in {"src", "href", "style", "action", "srcdoc"} and not is_own_link) or name.startswith("on"):
                 self.dangerous.append((name, value))
         if tag == "meta" and ("http-equiv", "Content-Security-Policy") in attributes:
             self.policy = dict(attributes)["content"] or ""

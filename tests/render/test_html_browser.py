@@ -205,4 +205,5 @@ def test_print_shows_every_row_and_what_is_folded(show: Open) -> None:
     region = page.locator("table.descriptors").locator("xpath=..")
     assert region.evaluate("(box) => box.scrollHeight <= box.clientHeight + 1")
     page.evaluate("dispatchEvent(new Event('afterprint'))")
+    page.emulate_media(media="screen")
     assert not page.locator("table.suspects details li").first.is_visible()
