@@ -53,9 +53,7 @@ def main() -> None:
     print(f"ten times the descriptors: {ours.wall_seconds / tenth.wall_seconds:.2f} times the time")
 
     with subprocess.Popen(["sh", "-c", "read line"], stdin=subprocess.PIPE) as shell:
-        plain, imports = measure(
-            [[*OURS, str(shell.pid)], [sys.executable, "-c", "import click, psutil"]], runs=11
-        )
+        plain, imports = measure([[*OURS, str(shell.pid)], [sys.executable, "-c", "import click, psutil"]], runs=11)
     print(
         f"threadinfo of a shell {plain.wall_seconds:.3f} s, importing click and psutil {imports.wall_seconds:.3f} s: "
         f"{plain.wall_seconds / imports.wall_seconds:.2f}"

@@ -32,6 +32,4 @@ def measure(commands: Sequence[Sequence[str]], runs: int = 5) -> list[Measured]:
             if turn:
                 walls[index].append(time.perf_counter() - started)
                 peaks[index] = max(peaks[index], usage.ru_maxrss)
-    return [
-        Measured(statistics.median(series), peak) for series, peak in zip(walls, peaks, strict=True)
-    ]
+    return [Measured(statistics.median(series), peak) for series, peak in zip(walls, peaks, strict=True)]

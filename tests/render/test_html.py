@@ -223,7 +223,6 @@ def test_page_is_not_written_to_a_terminal(command: list[str]) -> None:
 
 
 def test_wheel_has_the_pages_files(tmp_path: Path) -> None:
-    pytest.importorskip("hatchling")
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")

@@ -258,7 +258,7 @@ def _sites(churn: DescriptorTrace | None) -> list[tuple[SiteChurn, Markup]]:
             one,
             charts.bar(
                 [
-                    charts.Part("died", one.closed_count / most, f"{one.closed_count:,} closed"),
+                    charts.Part("sleeping", one.closed_count / most, f"{one.closed_count:,} closed"),
                     charts.Part("running", one.still_open_count / most, f"{one.still_open_count:,} still open"),
                 ]
             ),
@@ -329,12 +329,12 @@ def _amount(value: float, unit: str) -> str:
 
 
 def _long_time(seconds: float | None) -> str | None:
-    """``90 s``, ``12 min``, ``5.0 h``, ``3.0 days``."""
+    """``90 s``, ``12 min``, ``5.5 h``, ``3 days``."""
     if seconds is None:
         return None
     for size, unit in ((86_400, "days"), (3_600, "h"), (60, "min")):
         if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
+            return f"{seconds / size:,.3g} {unit}"
     return f"{seconds:.0f} s"
 
 
