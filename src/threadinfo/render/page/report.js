@@ -26,7 +26,9 @@
     head.setAttribute("aria-sort", way);
     const sign = way === "ascending" ? 1 : -1;
     rows.sort(([a], [b]) => (a === null || b === null ? (a === null) - (b === null) : sign * compare(a, b)));
-    body.append(...rows.map(([, row]) => row));
+    body.remove(); // moving thousands of rows is quicker where nobody looks
+    for (const [, row] of rows) body.append(row);
+    table.append(body);
   };
 
   const addFilter = (table, tools) => {
