@@ -6,8 +6,8 @@
  * Read by src/threadinfo/trace/descriptor_records.py, whose layouts and constants mirror these.
  *
  * Given by the loader: CPU_COUNT, PID_LIMIT (pid_max), the pages of each buffer (SMALL_PAGES, MEDIUM_PAGES, LARGE_PAGES, HUGE_PAGES), the
- * machine's registers (REGISTERS_FROM, REGISTERS_BYTES and in them REGISTER_CALL, REGISTER_0 to REGISTER_3: offsets in
- * struct pt_regs), the 32-bit mark (COMPAT_OFFSET, COMPAT_MASK), and from the running kernel's BTF TASK_*, FILES_*, TABLE_*, FILE_*, INODE_*, and RING_*
+ * machine's registers (REGISTERS_FROM, REGISTERS_BYTES and in them REGISTER_CALL, REGISTER_0 to REGISTER_3, and where
+ * call sites are known for it REGISTER_IP, REGISTER_SP: offsets in struct pt_regs; PT_REGS_BYTES), LONG_STACK_PAGES, SHORT_STACK_PAGES, the 32-bit mark (COMPAT_OFFSET, COMPAT_MASK), and from the running kernel's BTF TASK_*, FILES_*, TABLE_*, FILE_*, INODE_*, and RING_*
  * where it has io_uring.
  */
 #include <linux/types.h>
@@ -52,7 +52,12 @@ enum action {
     ACTION_RECVMMSG,
     ACTION_GETSOCKOPT,
     ACTION_UNSHARE,
+    ACTION_ADDRESS, /* bind, connect */
+    ACTION_NUMBER_OF_SOCKET, /* listen, shutdown: and an argument */
 };
+/* Beside the action: of what calls the stack is wanted, and of what calls all of it, down to the thread's start. */
+#define WITH_STACK 0x100
+#define WITH_WHOLE_STACK 0x200
 
 /* What is not a system call has a number of its own. */
 #define URING 1024 /* and its opcode */
@@ -75,12 +80,12 @@ struct event {
     u32 tgid;
     u16 call;
     u8 flags;
-    u8 unused;
+    u8 file_type; /* of what was opened: the highest four bits of its st_mode, 0 where it is not known */
     s32 result;
     s32 fd;
     s32 fd2;
     u32 length; /* of the data */
-    u32 mode;   /* st_mode of what was opened, 0 where it is not known */
+    u32 stack;  /* the number of a copied stack that came the same way; 0: none was taken */
     u64 argument;
 };
 
@@ -106,6 +111,7 @@ BPF_F_TABLE("array", u32, u64, actions, CALLS, MAPPED);
 
 struct control {
     u64 is_on;
+    s64 copies_left; /* of stacks: user space gives more as it gets on with them */
 };
 BPF_F_TABLE("array", u32, struct control, control, 1, MAPPED);
 
@@ -116,6 +122,7 @@ struct counts {
     u64 map_full;    /* no room for another table */
     u64 compat;      /* 32-bit calls, which are not decoded */
     u64 unread;      /* data that could not be read, or was longer than we read */
+    u64 uncopied;    /* stacks that were new and had no room, or came too fast */
 };
 BPF_F_TABLE("array", u32, struct counts, counts, CPU_COUNT, MAPPED);
 
@@ -428,6 +435,163 @@ static __always_inline void introduce(struct event *e) {
     emit_bitmaps(&known, e->table);
 }
 
+/* --- call sites --------------------------------------------------------------------------------------------------- */
+
+#ifdef REGISTER_IP
+/* Copying a stack and finding the frames in it is for user space, and costs microseconds; so it is done once for every
+ * way that leads to a call. What user space finds, it teaches: how far from each return address the next one lies. With
+ * that a stack is walked here, and the return addresses, hashed, tell the ways apart (instruction and stack pointer do
+ * not: the first is always libc's, the second the same for frames of one size). */
+#define MOST_FRAMES 16
+#define MOST_FRAMES_WHOLE 32
+#define PAGE 4096 /* the smallest that there is */
+#define COPIED_STACK (2 * PAGE)
+#define COPIED_STACK_SHORT 1024 /* of a way that user space is busy learning */
+
+struct place {
+    u64 pc;
+    u32 tgid;
+    u32 exec_id; /* how often the process has called exec: another program has other frames */
+};
+struct frame {
+    u32 step; /* from where the frame begins (for the innermost: the stack pointer) to its return address */
+    u32 flags;
+};
+#define IS_PROGRAM 1   /* not of a C library, whose callers are meant */
+#define IS_END 2       /* what lies beyond is not walked */
+#define IS_OUTERMOST 4 /* nothing lies beyond */
+BPF_HASH(frames, struct place, struct frame, 32768);
+BPF_HASH(ways, u64, u32, 16384);                    /* to the number of the stack that was copied */
+BPF_TABLE("lru_hash", u64, u32, unlearnt, 4096); /* ways, as far as they are known, of which a long copy was made */
+
+struct copied_stack {
+    u32 number;
+    u32 tgid;
+    u32 tid;
+    u32 length;
+    u32 exec_id;
+    u32 unused;
+    u64 registers[PT_REGS_BYTES / 8];
+};
+struct long_stack {
+    struct copied_stack head;
+    u64 data[COPIED_STACK / 8];
+};
+struct short_stack {
+    struct copied_stack head;
+    u64 data[COPIED_STACK_SHORT / 8];
+};
+BPF_RINGBUF_OUTPUT(long_stacks, LONG_STACK_PAGES);
+BPF_RINGBUF_OUTPUT(short_stacks, SHORT_STACK_PAGES);
+BPF_F_TABLE("array", u32, u64, stack_number, 1, MAPPED);
+
+static __always_inline u32 count_uncopied(void) {
+    struct counts *c = this_cpu_counts();
+
+    if (c)
+        c->uncopied++;
+    return 0;
+}
+
+static __always_inline void fill_head(struct copied_stack *head, u32 number, u32 exec_id, void *registers) {
+    u64 id = bpf_get_current_pid_tgid();
+
+    head->number = number;
+    head->tgid = id >> 32;
+    head->tid = id;
+    head->length = 0;
+    head->exec_id = exec_id;
+    head->unused = 0;
+    bpf_probe_read_kernel(head->registers, sizeof head->registers, registers);
+}
+
+/* As much of it as is mapped: up to the end of what is wanted, or of the next page, or of this one. */
+static __always_inline u32 read_stack(void *to, u64 sp) {
+    u32 length = PAGE - (sp & (PAGE - 1));
+
+    if (!read_user_bytes(to, COPIED_STACK, (void *)sp))
+        return COPIED_STACK;
+    if (!read_user_bytes(to, length + PAGE, (void *)sp))
+        return length + PAGE;
+    return read_user_bytes(to, length, (void *)sp) ? 0 : length;
+}
+
+/* Gives the copy's number; 0 where there is no room. */
+static __always_inline u32 copy_stack(void *registers, u64 sp, u32 exec_id, bool is_long) {
+    u32 zero = 0, number;
+    struct control *c = control.lookup(&zero);
+    u64 *last = stack_number.lookup(&zero);
+
+    if (!c || !last || __sync_fetch_and_add(&c->copies_left, -1) <= 0)
+        return count_uncopied();
+    if (is_long) {
+        struct long_stack *record = long_stacks.ringbuf_reserve(sizeof *record);
+
+        if (!record)
+            return count_uncopied();
+        number = __sync_fetch_and_add(last, 1) + 1;
+        fill_head(&record->head, number, exec_id, registers);
+        record->head.length = read_stack(record->data, sp);
+        long_stacks.ringbuf_submit(record, NO_WAKEUP);
+    } else {
+        struct short_stack *record = short_stacks.ringbuf_reserve(sizeof *record);
+
+        if (!record)
+            return count_uncopied();
+        number = __sync_fetch_and_add(last, 1) + 1;
+        fill_head(&record->head, number, exec_id, registers);
+        if (!read_user_bytes(record->data, sizeof record->data, (void *)sp))
+            record->head.length = sizeof record->data;
+        short_stacks.ringbuf_submit(record, NO_WAKEUP);
+    }
+    return number;
+}
+
+/* The number of the copied stack of the way that led to this call, copied now where it is new. The way of a whole stack
+ * goes down to the thread's start; where it cannot be walked so far, every call has a copy of its own. */
+static __always_inline u32 stack_of_call(void *registers, u64 ip, u64 sp, void *task, bool is_whole) {
+    struct place place = {.pc = ip, .tgid = bpf_get_current_pid_tgid() >> 32};
+    u64 way = place.tgid ^ is_whole, at = sp;
+    bool is_program = false, is_exact = !is_whole;
+    struct frame *frame;
+    u32 one = 1, number, *known;
+
+    place.exec_id = read_u32(task, TASK_EXEC_ID);
+    for (int i = 0; i < MOST_FRAMES_WHOLE; i++) {
+        way = (way ^ place.pc) * 0x9e3779b97f4a7c15ULL;
+        way ^= way >> 32;
+        frame = frames.lookup(&place);
+        if (!frame)
+            goto unlearnt;
+        if (frame->flags & IS_END) {
+            is_exact |= frame->flags & IS_OUTERMOST;
+            break;
+        }
+        if (!is_whole) {
+            if (i == MOST_FRAMES - 1 || (is_program && !(frame->flags & IS_PROGRAM)))
+                break; /* the library that called the program: a thread's start, qsort */
+            is_program = frame->flags & IS_PROGRAM;
+        }
+        at += frame->step;
+        if (read_user_bytes(&place.pc, sizeof place.pc, (void *)at))
+            break;
+        at += sizeof place.pc;
+    }
+    known = ways.lookup(&way);
+    if (known && is_exact)
+        return *known;
+    number = copy_stack(registers, sp, place.exec_id, true);
+    if (number)
+        ways.update(&way, &number);
+    return number ? number : known ? *known : 0;
+unlearnt:
+    known = unlearnt.lookup(&way);
+    if (!known)
+        unlearnt.update(&way, &one);
+    return copy_stack(registers, sp, place.exec_id, is_whole || !known);
+}
+#endif
+
 /* --- system calls ------------------------------------------------------------------------------------------------- */
 
 /* The registers that hold a call's number and arguments, fetched at once: calling a helper costs more than the bytes. */
@@ -441,8 +605,8 @@ struct registers {
 #define ARGUMENT_2 REGISTER(r, u64, REGISTER_2)
 #define ARGUMENT_3 REGISTER(r, u64, REGISTER_3)
 
-/* S_IFMT and the rest of a new descriptor: at open's return another thread may have closed it already. */
-static __always_inline u32 mode_of(u64 files, s32 fd) {
+/* S_IFMT of a new descriptor: at open's return another thread may have closed it already. */
+static __always_inline u8 file_type_of(u64 files, s32 fd) {
     void *file, *inode;
 
     if (fd < 0)
@@ -450,7 +614,20 @@ static __always_inline u32 mode_of(u64 files, s32 fd) {
     file = (void *)read_u64((void *)files, FILES_FDT);
     file = (void *)read_u64((void *)read_u64(file, TABLE_FD), (u32)fd * 8);
     inode = file ? (void *)read_u64(file, FILE_INODE) : NULL;
-    return inode ? read_u32(inode, INODE_MODE) & 0xffff : 0;
+    return inode ? (read_u32(inode, INODE_MODE) & 0xffff) >> 12 : 0;
+}
+
+/* What the arguments of socket(2) were that made it, as ACTION_SOCKET has them; 0 where it is none. */
+static __always_inline u64 socket_kind_of(u64 files, s32 fd) {
+    void *file, *socket;
+
+    if (file_type_of(files, fd) != 0xc /* S_IFSOCK >> 12 */)
+        return 0;
+    file = (void *)read_u64((void *)files, FILES_FDT);
+    file = (void *)read_u64((void *)read_u64(file, TABLE_FD), (u32)fd * 8);
+    socket = (void *)read_u64((void *)read_u64(file, FILE_PRIVATE), SOCKET_SK);
+    return (u16)read_u32(socket, SOCK_FAMILY) | (u64)(u16)read_u32(socket, SOCK_TYPE) << 16 |
+           (u64)(u16)read_u32(socket, SOCK_PROTOCOL) << 32;
 }
 
 /* struct user_msghdr: msg_control and msg_controllen are at 32 and 40 on every 64-bit machine */
@@ -474,6 +651,47 @@ static __always_inline bool bpf_makes_descriptor(u64 command) {
     return command < 64 && (makers >> command & 1);
 }
 
+#ifdef REGISTER_IP
+/* Whether a call of that action bore a descriptor, or would have, had the table not been full; what is done with sockets
+ * always has a stack. It is asked before the
+ * call is decoded: afterwards the verifier would follow the walk anew for every action. */
+static __always_inline bool needs_stack(u64 action, struct registers *registers, s64 result) {
+    struct registers r = *registers;
+    struct payload p;
+
+    if (action == ACTION_ADDRESS || action == ACTION_NUMBER_OF_SOCKET)
+        return true;
+    if (result < 0 && result != -24 /* EMFILE */ && result != -23 /* ENFILE */)
+        return false;
+    switch (action) {
+    case ACTION_FCNTL:
+        return ARGUMENT_1 == 0 /* F_DUPFD */ || ARGUMENT_1 == 1030 /* F_DUPFD_CLOEXEC */;
+    case ACTION_SIGNALFD:
+        return (s32)ARGUMENT_0 == -1;
+    case ACTION_BPF_CALL:
+        return bpf_makes_descriptor(ARGUMENT_0);
+    case ACTION_CLONE:
+        return ARGUMENT_0 & 0x1000 /* CLONE_PIDFD */ && result > 0;
+    case ACTION_CLONE3: {
+        u64 flags = 0; /* the first of struct clone_args */
+
+        read_user_bytes(&flags, sizeof flags, (void *)ARGUMENT_0);
+        return flags & 0x1000 && result > 0;
+    }
+    case ACTION_SECCOMP:
+        return ARGUMENT_1 & 8 /* SECCOMP_FILTER_FLAG_NEW_LISTENER */;
+    case ACTION_LANDLOCK:
+        return !ARGUMENT_2;
+    case ACTION_RECVMSG:
+    case ACTION_RECVMMSG:
+        return find_control(ARGUMENT_1, &p);
+    case ACTION_GETSOCKOPT:
+        return (s32)ARGUMENT_1 == 1 /* SOL_SOCKET */ && (s32)ARGUMENT_2 == 77 /* SO_PEERPIDFD */;
+    }
+    return true;
+}
+#endif
+
 int on_sys_exit(struct bpf_raw_tracepoint_args *ctx) {
     struct registers r;
     s64 result = ctx->args[1];
@@ -493,7 +711,7 @@ int on_sys_exit(struct bpf_raw_tracepoint_args *ctx) {
     action_of = actions.lookup(&index);
     if (!action_of || !*action_of || !is_on())
         return 0;
-    action = *action_of;
+    action = *action_of & (WITH_STACK - 1);
     task = (void *)bpf_get_current_task();
     table = find_table(task, &is_new);
     if (!table || IS_RESTARTED(result))
@@ -509,18 +727,23 @@ int on_sys_exit(struct bpf_raw_tracepoint_args *ctx) {
         return 0;
     begin(&e, table, number, result);
     first = ARGUMENT_0;
+#ifdef REGISTER_IP
+    if (*action_of & (WITH_STACK | WITH_WHOLE_STACK) && needs_stack(action, &r, result))
+        e.stack = stack_of_call((void *)ctx->args[0], REGISTER(r, u64, REGISTER_IP), REGISTER(r, u64, REGISTER_SP),
+                                task, *action_of & WITH_WHOLE_STACK);
+#endif
     switch (action) {
     case ACTION_NUMBER:
         e.argument = first;
         break;
     case ACTION_NUMBER_PATH_0:
-        e.mode = mode_of(table, e.result);
+        e.file_type = file_type_of(table, e.result);
         e.argument = ARGUMENT_1;
         p.kind = PAYLOAD_STRING;
         p.address = first;
         break;
     case ACTION_NUMBER_PATH_1:
-        e.mode = mode_of(table, e.result);
+        e.file_type = file_type_of(table, e.result);
         e.argument = ARGUMENT_2;
         p.kind = PAYLOAD_STRING;
         p.address = ARGUMENT_1;
@@ -629,6 +852,18 @@ int on_sys_exit(struct bpf_raw_tracepoint_args *ctx) {
             p.kind = PAYLOAD_NUMBER;
             p.address = ARGUMENT_3;
         }
+        break;
+    case ACTION_ADDRESS:
+        e.fd = first;
+        e.argument = socket_kind_of(table, first);
+        p.kind = PAYLOAD_BYTES;
+        p.address = ARGUMENT_1;
+        p.length = (u32)ARGUMENT_2 > ADDRESS_BYTES ? ADDRESS_BYTES : (u32)ARGUMENT_2;
+        break;
+    case ACTION_NUMBER_OF_SOCKET:
+        e.fd = first;
+        e.fd2 = ARGUMENT_1;
+        e.argument = socket_kind_of(table, first);
         break;
     case ACTION_UNSHARE: /* that the table is another one is found above */
         p.kind = PAYLOAD_NO_EVENT;
@@ -857,7 +1092,7 @@ int on_io_uring_complete(struct bpf_raw_tracepoint_args *ctx) {
         struct scratch *s = get_scratch();
         struct name *n = names.lookup(&key);
 
-        e.mode = mode_of(table, result);
+        e.file_type = file_type_of(table, result);
         if (s && n) {
             long length = bpf_probe_read_kernel_str(s->data, sizeof n->data, n->data);
 

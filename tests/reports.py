@@ -8,7 +8,9 @@ from threadinfo.model import (
     Confidence,
     DelayedBy,
     Descriptor,
+    DescriptorEvent,
     DescriptorTrace,
+    EventKind,
     Failure,
     Gap,
     Latency,
@@ -33,6 +35,17 @@ from threadinfo.model import (
 
 SECOND_NS = 1_000_000_000
 STACK = ("open_log+0x12 [libhydrogen.so] log.c:42", "handle+0x40 [hydrogen] web.c:7", "start_thread+0x80 [libc.so.6]")
+STACKS = StackCounts(
+    site_count=3,
+    copied_count=9,
+    uncopied_count=0,
+    unwound_count=9,
+    complete_count=9,
+    attributed_count=460,
+    unattributed_count=5,
+    unwind_ns_per_stack=120_000,
+    problems={},
+)
 NOTHING = Latency(count=0, mean=None, p50=None, p90=None, p99=None, max=None)
 _PARTS = ("mhd", "websocket", "log-writer", "mdns", "timer", "worker")
 
@@ -235,14 +248,7 @@ def server(thread_count: int, descriptor_count: int) -> ProcessReport:
                 seconds_to_limit=1800.0,
                 failed_count=3,
                 failures=(Failure("openat", "ENOENT", 3),),
-                stacks=StackCounts(
-                    copied_count=9,
-                    attributed_count=460,
-                    unattributed_count=5,
-                    complete_count=9,
-                    incomplete_count=0,
-                    unwind_ns_per_stack=120_000,
-                ),
+                stacks=STACKS,
             )
         ),
         gaps=(Gap("limits", "cannot be read", "run as root"),),
@@ -262,6 +268,20 @@ def _site(stack: tuple[str, ...], opened: int) -> SiteChurn:
     )
 
 
+def event(kind: EventKind, **changes: object) -> DescriptorEvent:
+    """Something that was done to a socket."""
+    whole = DescriptorEvent(
+        at_ns=1,
+        time="2026-11-23T11:59:59.123456Z",
+        pid=1,
+        tid=1000,
+        thread_name="mhd-0",
+        event=kind,
+        fd=9,
+    )
+    return msgspec.structs.replace(whole, **changes)
+
+
 def _any_descriptor(fd: int) -> Descriptor:
     if fd % 10 == 3:
         return listener(fd, 0, 128)
@@ -275,7 +295,8 @@ def _any_descriptor(fd: int) -> Descriptor:
             thread_name="mhd-0",
             stack=STACK,
             library="/opt/libhydrogen.so",
-            events=("bind 127.0.0.1:5000", "listen 128"),
+            maker="libhydrogen.so's open_log, called from handle, thread mhd-0 1000",
+            events=(event("bind", local="127.0.0.1:5000"), event("listen", backlog=128)),
         )
         return descriptor(fd, origin=origin)
     return descriptor(fd)

@@ -14,6 +14,7 @@ from tests.conftest import MakeProc, Run
 from tests.reports import (
     NOTHING,
     SECOND_NS,
+    STACKS,
     churn,
     confidence,
     descriptor,
@@ -39,15 +40,9 @@ from threadinfo.model import (
     OpenFilesLimit,
     ProcessReport,
     Scheduling,
-    StackCounts,
 )
 from threadinfo.render.json import parse_json, render_json
 from threadinfo.render.text import render_text
-
-STACKS = StackCounts(
-    copied_count=1, attributed_count=1, unattributed_count=0, complete_count=1, incomplete_count=0,
-    unwind_ns_per_stack=None,
-)  # fmt: skip
 
 
 def scheduled(**changes: object) -> ProcessReport:
@@ -102,7 +97,7 @@ CASES = [
     ("zombie", process(threads=(thread(state="Z"), thread(8))), process(threads=(thread(state="T"), thread(8)))),
     ("descriptors_near_limit", many(81, 100), many(80, 100)),
     ("descriptors_near_limit", many(81, 100), many(81, None)),
-    ("descriptor_leak", leaking(), leaking(growth_per_minute=0.0)),
+    ("descriptor_leak", leaking(surviving_count=3), leaking(surviving_count=2)),
     (
         "descriptor_growth",
         process(trace=trace(descriptors=churn(opened=(6,) * 10))),
@@ -200,7 +195,7 @@ def test_leak_has_its_call_site_the_time_to_the_limit_and_the_confidence() -> No
         "60 of 61 descriptors that open_log+0x12 [libhydrogen.so] log.c:42 opened are still open, 6 more each minute. "
         "At this rate the limit is reached in 30 minutes. Confidence: high, watched for 10 minutes"
     )
-    assert (found.severity, found.value, found.unit) == ("high", 6.0, "per_minute")
+    assert (found.severity, found.value, found.unit) == ("high", 60.0, "count")
     assert found.fds == tuple(range(20, 80))
 
 
@@ -218,7 +213,7 @@ def test_leak_tells_of_the_surest_suspect_and_of_the_limit_that_all_reach_togeth
     unsure, sure = suspect(growth_per_minute=90.0, confidence="low", fds=(5,)), suspect(fds=(6, 5))
     whole = churn(leak_suspects=(unsure, sure), seconds_to_limit=600.0, stacks=STACKS)
     (found,) = find(process(trace=trace(descriptors=whole)))
-    assert (found.value, found.fds) == (6.0, (6, 5))
+    assert (found.value, found.fds) == (60.0, (6, 5))
     assert "1 other call site grows too. At this rate the limit is reached in 10 minutes" in found.words
 
 

@@ -19,16 +19,18 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 MAY_IMPORT = {
     "errors": set(),
     "model": set(),
-    "proc": {"model"},
-    "trace": {"model", "errors"},
-    "merge": {"model"},
+    "netlink_names": set(),
+    "proc": {"model", "netlink_names"},
+    "trace": {"model", "errors", "netlink_names"},
+    "socket_story": {"model"},
+    "merge": {"model", "socket_story"},
     "findings": {"model"},
-    "render": {"model", "errors", "findings"},
+    "render": {"model", "errors", "findings", "socket_story"},
     "output": {"errors"},
     "target": {"errors", "proc"},
     "collect": {"errors", "model", "proc"},
-    "collect_trace": {"errors", "model", "proc", "trace", "merge", "collect"},
-    "collect_stream": {"model", "proc", "trace", "collect_trace"},
+    "collect_trace": {"errors", "model", "proc", "trace", "merge", "collect"} | {"socket_story"},
+    "collect_stream": {"errors", "model", "proc", "trace", "collect_trace"},
     "line_output": {"errors"},
     "cli": {"errors", "model", "proc", "trace", "render", "output", "target", "collect", "collect_trace"}
     | {"collect_stream", "findings", "line_output"},
@@ -77,6 +79,32 @@ def test_who_may_open_proc_import_bcc_print_and_exit(path: Path) -> None:
         if call in {"open", "os.open", "os.listdir", "os.readlink", "os.scandir"} and "/proc" in ast.unparse(node):
             allowed = name == "proc/reader.py" or any(own in ast.unparse(node) for own in ("/proc/self", "/proc/sys"))
             assert allowed, f"{name}:{node.lineno} opens /proc"
+
+
+# What runs in the child that reads hostile files. It opens nothing: descriptors come from its parent.
+CHILD = ("libdw", "confinement", "unwind_messages", "unwind_child")
+
+
+@pytest.mark.parametrize("name", CHILD)
+def test_unwinding_child_opens_no_path(name: str) -> None:
+    tree = ast.parse((SOURCE / "trace" / f"{name}.py").read_text())
+    calls = [ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    opened = [call for call in calls if call in {"open", "os.open", "Path", "os.memfd_create"}]
+    assert opened == (["os.open"] if name == "confinement" else [])  # the directory that becomes its root
+
+
+def test_unwinding_child_imports_little() -> None:
+    program = f"import sys; sys.path.append({str(SOURCE.parent)!r}); import threadinfo.trace.unwind_child as child"
+    command = [sys.executable, "-I", "-S", "-c", f"{program}; print(*sys.modules)"]
+    loaded = set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+    own = {name for name in loaded if name.startswith("threadinfo.")}
+    assert own == {"threadinfo.errors", "threadinfo.trace", *(f"threadinfo.trace.{name}" for name in CHILD)}
+    assert not loaded & {"socket", "subprocess", "json", "msgspec", "tempfile", "numpy"}
+
+
+def test_only_one_module_binds_libdw() -> None:
+    naming = {path.name for path in MODULES if "libdw.so" in path.read_text()}
+    assert naming == {"libdw.py", "doctor.py"}
 
 
 def test_the_rule_itself_finds_a_breach() -> None:

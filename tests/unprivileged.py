@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import ctypes
+import difflib  # noqa: F401 - click imports it when it is first needed
 import encodings.idna  # noqa: F401 - the socket module imports it when it is first needed
 import importlib
 import os

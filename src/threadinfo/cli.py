@@ -42,7 +42,7 @@ FORMATS = ("text", "json")
 _REPORT_FORMATS = (*FORMATS, "html")
 _DEFAULT_COMMAND = "report"
 _LONGEST_TRACE_SECONDS = 86_400
-_WATCHED = ("descriptors", "scheduling")
+_WATCHED = ("descriptors", "sockets", "scheduling")
 _LARGEST_REPORT_BYTES = 1 << 30
 _LARGEST_PORTS_FILE = 1 << 20
 _FORMAT_SECONDS = 0.015  # of every tick of a stream
@@ -159,7 +159,9 @@ def _complete_target(_ctx: click.Context, _argument: click.Parameter, incomplete
     type=_Seconds(0, _LONGEST_TRACE_SECONDS, min_open=True),
     help="As root: watch for so long, and add what threads and descriptors did.",
 )
-@click.option("--only", metavar="WHAT", callback=_read_only, help="Of a trace: descriptors, scheduling; default both.")
+@click.option(
+    "--only", metavar="WHAT", callback=_read_only, help="Of a trace: descriptors, sockets, scheduling; default all."
+)
 def report_command(
     targets: tuple[str, ...],
     trace_seconds: float | None,
@@ -240,7 +242,7 @@ def _read_threshold(_ctx: click.Context, _option: click.Parameter, text: str) ->
 @cli.command("trace")
 @click.argument("targets", nargs=-1, required=True, metavar="TARGET...", shell_complete=_complete_target)
 @click.option(
-    "--only", metavar="WHAT", callback=_read_only, help="descriptors, scheduling, or both with a comma; default both."
+    "--only", metavar="WHAT", callback=_read_only, help="descriptors, sockets, scheduling, with commas; default all."
 )
 @click.option(
     "--duration",
@@ -255,6 +257,7 @@ def _read_threshold(_ctx: click.Context, _option: click.Parameter, text: str) ->
 @click.option("--thread", "threads", multiple=True, metavar="NAME", help="Only what a thread did: its name or number.")
 @click.option("--path", metavar="PATTERN", help="Only paths or addresses that match, for example '/var/log/*'.")
 @click.option("--failures", is_flag=True, help="Only calls that failed.")
+@click.option("--stacks", is_flag=True, help="With each call where in the program it was made.")
 @click.option("--format", "output_format", type=click.Choice(FORMATS), default="text", show_default=True)
 def trace_command(
     targets: tuple[str, ...],
@@ -265,6 +268,7 @@ def trace_command(
     threads: tuple[str, ...],
     path: str | None,
     failures: bool,
+    stacks: bool,
     output_format: str,
 ) -> None:
     """As root: print what happens to descriptors, and waits for a CPU, as they happen."""
@@ -278,7 +282,10 @@ def trace_command(
     has_filter = bool(kinds or threads or path or failures)
     options = StreamOptions(
         threshold_ns=threshold if "scheduling" in only and not has_filter else None,
-        with_descriptors="descriptors" in only,
+        with_descriptors=bool(only & {"descriptors", "sockets"}),
+        with_sockets="sockets" in only,
+        only_sockets="descriptors" not in only,
+        with_stacks=stacks,
         kinds=frozenset(kinds),
         threads=frozenset(threads),
         path=path,
@@ -286,6 +293,8 @@ def trace_command(
     )
     sys.stdout.flush()
     with open_stream(root, pids, options) as stream:
+        if stacks and (stackless := stream.stack_problem()):
+            _print_error(stackless)
         interrupted = _print_stream(stream, duration, output_format)
     for problem in missing:
         _print_error(problem)

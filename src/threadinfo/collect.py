@@ -161,6 +161,11 @@ def _collect_from(
             gaps.gaps.append(
                 Gap("who serves each descriptor", "system call numbers of this kind of process are not known", None)
             )
+    if descriptors and options.with_details:
+        from threadinfo.proc.makers import attach_makers  # noqa: PLC0415 - the plain text has no use for it
+
+        known = descriptors
+        descriptors = gaps.read("who made each socket", lambda: attach_makers(alive, known)) or descriptors
 
     return ProcessReport(
         pid=pid,

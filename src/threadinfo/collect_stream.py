@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
+from collections import deque
 from collections.abc import Iterator, Sequence
 from time import monotonic, monotonic_ns, time_ns
 from typing import NamedTuple
@@ -11,13 +12,16 @@ from typing import NamedTuple
 import msgspec
 
 from threadinfo.collect_trace import TargetReader, hold_targets
+from threadinfo.errors import NotAvailableError
 from threadinfo.model import Confidence, DelayEvent, DescriptorEvent
 from threadinfo.proc.reader import ProcDirectory
 from threadinfo.trace.descriptor_events import EventChunk, EventMaker, Moments
+from threadinfo.trace.descriptors import CodeAccess
 from threadinfo.trace.scheduling import Delay
 from threadinfo.trace.stream import Stream, StreamTick
 
 _NAMES_LAST_SECONDS = 1.0
+_STACKS_LAST_SECONDS = 0.5
 _MOST_NAMES = 65_536
 
 
@@ -34,6 +38,10 @@ class StreamOptions(NamedTuple):
     path: str | None = None
     """A pattern of the shell (fnmatch(3))."""
     only_failures: bool = False
+    with_sockets: bool = True
+    """What is done with sockets between their birth and their death."""
+    only_sockets: bool = False
+    with_stacks: bool = False
 
 
 class Chunk(NamedTuple):
@@ -62,12 +70,29 @@ class EventStream:
         self._names_until = 0.0
         self._maker: EventMaker | None = None
         if stream.descriptors is not None:
-            self._maker = EventMaker(stream.descriptors.calls, stream.descriptors.types, self._moments)
+            tracer = stream.descriptors
+            self._maker = EventMaker(tracer.calls, tracer.types, self._moments, tracer.stack)
+        self._held: deque[tuple[float, list[Chunk]]] = deque()
 
     def chunks(self, duration_seconds: float | None) -> Iterator[list[Chunk]]:
         """What happened, a list a tick, which may be empty."""
         for tick in self._stream.ticks(duration_seconds):
-            yield self._chunks(tick)
+            yield self._hold(self._chunks(tick))
+
+    def _hold(self, chunks: list[Chunk]) -> list[Chunk]:
+        """With stacks: what has waited until they are known, or long enough."""
+        tracer = self._stream.descriptors
+        if tracer is None or tracer.sites is None:
+            return chunks
+        self._held.append((monotonic() + _STACKS_LAST_SECONDS, chunks))
+        ready = []
+        while self._held and (not tracer.sites.waiting_count() or self._held[0][0] < monotonic()):
+            ready += self._held.popleft()[1]
+        return ready
+
+    def stack_problem(self) -> NotAvailableError | None:
+        """Why no stacks are shown, although they were asked for."""
+        return self._stream.descriptors.stack_problem if self._stream.descriptors else None
 
     def was_interrupted(self) -> bool:
         """Whether Ctrl-C ended it."""
@@ -76,7 +101,8 @@ class EventStream:
     def finish(self) -> tuple[list[Chunk], Confidence]:
         """Stops; what is left, and the whole account."""
         tick = self._stream.finish()
-        chunks = self._chunks(tick)
+        chunks = [*(chunk for _, held in self._held for chunk in held), *self._chunks(tick)]
+        self._held.clear()
         confidence = tick.confidence
         checks = [check for check in (tick.checks or {}).values() if check is not None]
         if checks:
@@ -111,6 +137,10 @@ class EventStream:
             chunks.append(Chunk({}, None, tuple(self._delay_event(delay) for delay in tick.delays)))
         for found in tick.chunks:
             events = found.only_failures() if self._options.only_failures else found
+            if self._options.only_sockets and self._stream.descriptors:
+                events = events.only_type(self._stream.descriptors.types.code("socket"))
+            elif not self._options.with_sockets:
+                events = events.without_socket_use()
             if len(events.at_ns):
                 chunks.append(Chunk(self._names_of(events), events, ()))
         return chunks
@@ -160,6 +190,7 @@ def open_stream(root: ProcDirectory, pids: Sequence[int], options: StreamOptions
             read_links=reader.links,
             read_link=reader.link,
             read_pids=root.numbers,
+            code=CodeAccess(reader.maps, reader.open_mapping) if options.with_stacks else None,
         ) as stream,
     ):
         yield EventStream(stream, reader, options)

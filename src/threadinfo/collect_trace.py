@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from time import monotonic_ns, time_ns
 
 import msgspec
@@ -15,9 +16,11 @@ from threadinfo.model import Gap, Origin, ProcessReport, Report
 from threadinfo.proc.process import ENDED_STATES, Machine, read_machine
 from threadinfo.proc.reader import ProcDirectory, ProcError, ProcGoneError
 from threadinfo.proc.threads import read_thread_owner, read_thread_states
+from threadinfo.socket_story import tell_maker
 from threadinfo.trace.descriptor_events import Moments
-from threadinfo.trace.descriptors import DescriptorActivity
+from threadinfo.trace.descriptors import CodeAccess, DescriptorActivity
 from threadinfo.trace.session import Progress, TraceResult, trace_processes
+from threadinfo.trace.site_groups import entry_point, format_frames, site_frames, site_library
 
 
 class TargetReader:
@@ -47,6 +50,20 @@ class TargetReader:
         try:
             return self._held[pid].link(f"fd/{fd}")
         except ProcError:
+            return None
+
+    def maps(self, pid: int) -> bytes | None:
+        """/proc/PID/maps of a target; None where it has ended."""
+        try:
+            return self._held[pid].read("maps")
+        except (KeyError, ProcError):
+            return None
+
+    def open_mapping(self, pid: int, addresses: str) -> int | None:
+        """Opens what a target has mapped at "START-END", whatever its name leads to now; the caller closes it."""
+        try:
+            return self._held[pid].mapped_file(addresses)
+        except (KeyError, ProcError):
             return None
 
     def name(self, tid: int) -> tuple[int | None, str] | None:
@@ -79,7 +96,7 @@ def collect_traced_report(
     only: frozenset[str],
     progress: Progress,
 ) -> Report:
-    """The extended report; `only`: "scheduling", "descriptors", or both.
+    """The extended report; `only`: some of "scheduling", "descriptors" and "sockets".
 
     A target that ends during the trace is reported as it was before.
     """
@@ -90,7 +107,9 @@ def collect_traced_report(
             traced_pids,
             seconds,
             with_scheduling="scheduling" in only,
-            with_descriptors="descriptors" in only,
+            with_descriptors=bool(only & {"descriptors", "sockets"}),
+            with_sockets="sockets" in only,
+            code=CodeAccess(reader.maps, reader.open_mapping),
             read_threads=reader.threads,
             read_name=reader.name,
             read_links=reader.links,
@@ -107,11 +126,17 @@ def collect_traced_report(
             reports.append(msgspec.structs.replace(earlier, gaps=(*earlier.gaps, gap)))
             continue
         later = _collect_again(root, earlier, options, machine)
-        reports.append(_merge(earlier, later, result, moments))
+        reports.append(_merge(earlier, later, result, moments, only))
     return Report(generated_at=timestamp(), processes=tuple(reports))
 
 
-def _merge(earlier: ProcessReport, later: ProcessReport | None, result: TraceResult, moments: Moments) -> ProcessReport:
+def _merge(
+    earlier: ProcessReport,
+    later: ProcessReport | None,
+    result: TraceResult,
+    moments: Moments,
+    only: frozenset[str],
+) -> ProcessReport:
     check = result.checks.get(earlier.pid)
     confidence = result.confidence
     if check is not None:
@@ -142,21 +167,41 @@ def _merge(earlier: ProcessReport, later: ProcessReport | None, result: TraceRes
     if activity is None:
         return report
     gaps = [] if result.sees_io_uring else [Gap("descriptors", "this kernel's io_uring is not watched", None)]
-    return merge_descriptors(report, activity.trace, _origins(report, activity, moments), gaps)
+    if (problem := activity.stack_problem) is not None:
+        gaps.append(Gap("call sites", str(problem), problem.remedy))
+    return merge_descriptors(
+        report,
+        activity.trace if "descriptors" in only else None,
+        activity.sockets,
+        _origins(report, activity, moments),
+        gaps,
+    )
 
 
 def _origins(report: ProcessReport, activity: DescriptorActivity, moments: Moments) -> dict[int, Origin]:
     names = {thread.tid: thread.name for thread in report.threads or ()}
     names |= {thread.tid: thread.name for thread in report.trace.ended_threads} if report.trace else {}
-    return {
-        fd: Origin(
+    started = None if report.started_at is None else datetime.fromisoformat(report.started_at).timestamp()
+    origins = {}
+    for fd, known in activity.born.items():
+        stack = activity.stacks.get(fd)
+        name = names.get(known.tid, "")
+        after = None if started is None else (known.at_ns + moments.offset_ns) / 1e9 - started
+        origins[fd] = Origin(
             opened_at=moments.format(known.at_ns),
             syscall=known.call,
             tid=known.tid,
-            thread_name=names.get(known.tid, ""),
+            thread_name=name,
+            stack=()
+            if stack is None
+            else format_frames(stack.frames)
+            if known.type == "socket"
+            else site_frames(stack),
+            library=site_library(stack),
+            maker=None if stack is None else tell_maker(*entry_point(stack), f"{name or '?'} {known.tid}", after),
+            events=tuple(activity.socket_uses.get(fd, ())),
         )
-        for fd, known in activity.born.items()
-    }
+    return origins
 
 
 def _collect_again(

@@ -23,7 +23,7 @@ _P99_NS = 10_000_000  # a few turns of other threads: nothing that a CPU with ti
 _P99_LEAST_COUNT = 100  # below that the 99th percentile is the maximum
 _DESCRIPTORS_PERCENT = 80.0
 _DESCRIPTORS_HIGH_PERCENT = 95.0
-_SUSPECT_GROWTH_PER_MINUTE = 0.0  # the trace has judged already whether it is steady
+_SUSPECT_COUNT = 3  # the trace has judged already that they become steadily more (trace/leaks.py)
 _GROWTH_COUNT = 10
 _GROWTH_INTERVALS = 4
 _GROWTH_HIGH_SECONDS = 3600
@@ -186,7 +186,7 @@ def _leak(process: ProcessReport) -> Iterator[Finding]:
     churn = process.trace.descriptors if process.trace else None
     if churn is None:
         return
-    growing = [one for one in churn.leak_suspects if one.growth_per_minute > _SUSPECT_GROWTH_PER_MINUTE]
+    growing = [one for one in churn.leak_suspects if one.surviving_count >= _SUSPECT_COUNT]
     if growing:
         yield _suspected_leak(process, churn, growing)
     elif churn.stacks is None:
@@ -213,10 +213,10 @@ def _suspected_leak(process: ProcessReport, churn: DescriptorTrace, suspects: Se
         kind="descriptor_leak",
         severity=severity,
         words=f"{words}. Confidence: {worst.confidence}, watched for {_long_time(worst.watched_ns / 1e9)}",
-        value=round(worst.growth_per_minute, 2),
-        threshold=_SUSPECT_GROWTH_PER_MINUTE,
-        unit="per_minute",
-        rule="what one call site opened stays open and becomes steadily more",
+        value=float(worst.surviving_count),
+        threshold=float(_SUSPECT_COUNT),
+        unit="count",
+        rule=f"{_SUSPECT_COUNT} or more that one call site opened stay open, and become steadily more to the end",
         advice="Find the path after that call on which it is not closed. "
         + ("Trace longer to be sure. " if worst.confidence != "high" else "")
         + f"Meanwhile the limit can be raised: {_raise_limit(process)}",
@@ -288,6 +288,7 @@ def _failed_for_the_limit(process: ProcessReport) -> Iterator[Finding]:
         advice="The whole machine is out of files: see /proc/sys/fs/file-nr and raise fs.file-max."
         if whole_machine
         else f"Find what is not closed, and raise the limit meanwhile: {_raise_limit(process)}",
+        tids=tuple(dict.fromkeys(one.tid for one in churn.limit_failures)) if churn else (),
     )
 
 

@@ -13,14 +13,19 @@ import msgspec
 
 from threadinfo.model import (
     Confidence,
+    Descriptor,
+    DescriptorEvent,
     DescriptorTrace,
     EndedThread,
     Gap,
     Origin,
     ProcessReport,
     Scheduling,
+    SocketTrace,
+    StackCounts,
     Trace,
 )
+from threadinfo.socket_story import settle
 
 
 class TracedThread(msgspec.Struct, frozen=True):
@@ -78,27 +83,87 @@ def merge_scheduling(
 
 
 def merge_descriptors(
-    report: ProcessReport, trace: DescriptorTrace, origins: Mapping[int, Origin], gaps: Sequence[Gap]
+    report: ProcessReport,
+    trace: DescriptorTrace | None,
+    sockets: SocketTrace | None,
+    origins: Mapping[int, Origin],
+    gaps: Sequence[Gap],
 ) -> ProcessReport:
-    """The report with what happened to its descriptors, and the origin of each that was born during the trace."""
+    """The report with what happened to its descriptors (None: not asked for), and the origin of each that was born."""
     if report.trace is None:
         return report
     names = {thread.tid: thread.name for thread in report.trace.ended_threads}
     names |= {thread.tid: thread.name for thread in report.threads or ()}
-    by_thread = tuple(
-        msgspec.structs.replace(thread, name=names.get(thread.tid, thread.name)) for thread in trace.by_thread
-    )
     descriptors = report.descriptors
     if descriptors is not None:
         descriptors = tuple(
-            msgspec.structs.replace(descriptor, origin=origins[descriptor.fd])
+            _with_origin(descriptor, _name_threads(origins[descriptor.fd], names))
             if descriptor.fd in origins
             else descriptor
             for descriptor in descriptors
         )
+    if trace is not None:
+        limit = report.limits.open_files.soft if report.limits else None
+        trace = _with_time_left(_name_churn(trace, names), limit, None if descriptors is None else len(descriptors))
+        gaps = [*gaps, *_stack_gaps(trace.stacks)]
+    if sockets is not None:
+        events = tuple(_name_thread(event, names) for event in sockets.events)
+        sockets = msgspec.structs.replace(sockets, events=events)
     return msgspec.structs.replace(
         report,
         descriptors=descriptors,
-        trace=msgspec.structs.replace(report.trace, descriptors=msgspec.structs.replace(trace, by_thread=by_thread)),
+        trace=msgspec.structs.replace(report.trace, descriptors=trace, sockets=sockets),
         gaps=(*report.gaps, *gaps),
     )
+
+
+def _name_churn(trace: DescriptorTrace, names: Mapping[int, str]) -> DescriptorTrace:
+    return msgspec.structs.replace(
+        trace,
+        by_thread=tuple(
+            msgspec.structs.replace(thread, name=names.get(thread.tid, thread.name)) for thread in trace.by_thread
+        ),
+        limit_failures=tuple(
+            msgspec.structs.replace(failure, thread_name=names.get(failure.tid, failure.thread_name))
+            for failure in trace.limit_failures
+        ),
+    )
+
+
+def _name_thread(event: DescriptorEvent, names: Mapping[int, str]) -> DescriptorEvent:
+    return msgspec.structs.replace(event, thread_name=names.get(event.tid, event.thread_name))
+
+
+def _name_threads(origin: Origin, names: Mapping[int, str]) -> Origin:
+    return msgspec.structs.replace(origin, events=tuple(_name_thread(event, names) for event in origin.events))
+
+
+def _with_time_left(trace: DescriptorTrace, limit: int | None, open_count: int | None) -> DescriptorTrace:
+    """When the limit on open files is reached: by each suspect alone, and by all of them."""
+    if limit is None or open_count is None or not trace.leak_suspects:
+        return trace
+    left = max(0, limit - open_count)
+    suspects = tuple(
+        msgspec.structs.replace(suspect, seconds_to_limit=60 * left / suspect.growth_per_minute)
+        for suspect in trace.leak_suspects
+    )
+    total = sum(suspect.growth_per_minute for suspect in suspects)
+    return msgspec.structs.replace(trace, leak_suspects=suspects, seconds_to_limit=60 * left / total)
+
+
+def _stack_gaps(stacks: StackCounts | None) -> list[Gap]:
+    if stacks is None or not stacks.problems:
+        return []
+    count = sum(stacks.problems.values())
+    problem, most = next(iter(stacks.problems.items()))
+    words = f"{count} of {stacks.unwound_count} stacks end early; {most}: {problem}"
+    return [Gap("call sites", words, None)]
+
+
+def _with_origin(descriptor: Descriptor, origin: Origin) -> Descriptor:
+    """What a trace saw of the maker replaces what was inferred."""
+    sock = descriptor.socket
+    if sock is not None:
+        inference = None if origin.library is not None else sock.inference
+        sock = msgspec.structs.replace(sock, inference=inference, explanation=settle(sock, origin))
+    return msgspec.structs.replace(descriptor, origin=origin, socket=sock)

@@ -142,6 +142,20 @@ class Served(msgspec.Struct, frozen=True):
     """The system call that the thread is in, for example "accept4" or "epoll_wait on FD 5"."""
 
 
+class Inference(msgspec.Struct, frozen=True, kw_only=True):
+    """Who probably made a socket: the kernel does not record it, so without a trace this is what can be seen."""
+
+    words: str
+    """For example "libwebsockets' routing socket, one per context (lws_create_context)"."""
+    library: str
+    confidence: Literal["likely", "possible"]
+    """"possible" where much other code makes such a socket too."""
+    evidence: tuple[str, ...]
+    """What speaks for it, for example "libwebsockets.so.19 is mapped"; a file may be called anything."""
+    source: str
+    """Where the library's own source says so."""
+
+
 class Socket(msgspec.Struct, frozen=True, kw_only=True):
     """What a socket is, found from outside the process."""
 
@@ -163,6 +177,10 @@ class Socket(msgspec.Struct, frozen=True, kw_only=True):
     """What the user calls this port, for example "web server"."""
     evidence: tuple[str, ...] = ()
     """Which sources spoke, in the order asked, for example "/proc/PID/net/tcp"."""
+    explanation: str | None = None
+    """Which kind of socket it is and why, in a sentence; in a report with details only."""
+    inference: Inference | None = None
+    """Who probably made it; null where nothing speaks for anybody, or a trace saw which library did."""
 
 
 class Origin(msgspec.Struct, frozen=True, kw_only=True):
@@ -176,7 +194,11 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
     stack: tuple[str, ...] = ()
     """Innermost first; empty where no stack was taken."""
     library: str | None = None
-    events: tuple[str, ...] = ()
+    """The file of the innermost frame that is not the C library's."""
+    maker: str | None = None
+    """Who made it, in words; null where no stack is known."""
+    events: tuple[DescriptorEvent, ...] = ()
+    """Of a socket: bind, listen, connect, shutdown."""
 
 
 class Descriptor(msgspec.Struct, frozen=True, kw_only=True):
@@ -259,6 +281,16 @@ class Failure(msgspec.Struct, frozen=True):
     count: int
 
 
+class LimitFailure(msgspec.Struct, frozen=True):
+    """How often a thread found no free descriptor."""
+
+    error: Literal["EMFILE", "ENFILE"]
+    """EMFILE: the process has as many open as it may; ENFILE: the machine has."""
+    tid: int
+    thread_name: str
+    count: int
+
+
 class ThreadChurn(msgspec.Struct, frozen=True):
     """The descriptors that a thread opened and closed."""
 
@@ -317,14 +349,19 @@ class LeakSuspect(msgspec.Struct, frozen=True, kw_only=True):
 class StackCounts(msgspec.Struct, frozen=True, kw_only=True):
     """How the call sites were found: one stack is copied for each way to a call."""
 
+    site_count: int
     copied_count: int
+    uncopied_count: int
+    """Calls of which a copy was wanted, and there was no room or there were too many at once."""
+    unwound_count: int
+    complete_count: int
+    """Of these, those that end where a thread starts."""
     attributed_count: int
     """Of the births, those whose call site is known."""
     unattributed_count: int
-    complete_count: int
-    """Of the stacks that were followed to their end, those that end where a thread starts."""
-    incomplete_count: int
     unwind_ns_per_stack: int | None
+    problems: dict[str, int]
+    """Why stacks end early, and how many do, most first."""
 
 
 class DescriptorTrace(msgspec.Struct, frozen=True, kw_only=True):
@@ -362,8 +399,12 @@ class DescriptorTrace(msgspec.Struct, frozen=True, kw_only=True):
     closed_per_interval: tuple[int, ...]
     by_call_site: tuple[SiteChurn, ...] = ()
     """Most births first, at most 100; those of which no stack is known are one of them."""
+    limit_failures: tuple[LimitFailure, ...] = ()
+    """Most first."""
     by_path: tuple[PathChurn, ...] = ()
     """Most opened first, at most 20."""
+    by_path_omitted_count: int = 0
+    """Openings of paths that came after 16,384 others, and are in no place of the list."""
     leak_suspects: tuple[LeakSuspect, ...] = ()
     """The fastest first."""
     seconds_to_limit: float | None = None
@@ -373,7 +414,21 @@ class DescriptorTrace(msgspec.Struct, frozen=True, kw_only=True):
 
 
 EventKind: TypeAlias = Literal[
-    "open", "close", "duplicate", "socket", "accept", "pipe", "receive", "close_on_exec", "fork", "exec", "exit"
+    "open",
+    "close",
+    "duplicate",
+    "socket",
+    "accept",
+    "pipe",
+    "receive",
+    "bind",
+    "listen",
+    "connect",
+    "shutdown",
+    "close_on_exec",
+    "fork",
+    "exec",
+    "exit",
 ]
 """What happened to a descriptor or its process; "open" is every birth that has no word of its own."""
 
@@ -418,7 +473,15 @@ class DescriptorEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     family: str | None = None
     socket_type: str | None = None
     protocol: str | None = None
+    local: str | None = None
+    """What a socket was bound to."""
     remote: str | None = None
+    backlog: int | None = None
+    """Of listen(2)."""
+    shut: Literal["receiving", "sending", "both"] | None = None
+    """Of shutdown(2)."""
+    stack: tuple[str, ...] = ()
+    """The frames that made the call, innermost first; those of a socket's calls down to the thread's start."""
     source_fd: int | None = None
     """What was duplicated, listened on or received from."""
     how: Literal["close", "replaced", "exec", "exit"] | None = None
@@ -431,6 +494,15 @@ class DescriptorEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     child_tid: int | None = None
     shares_descriptors: bool | None = None
     """Whether the child uses the same table."""
+
+
+class SocketTrace(msgspec.Struct, frozen=True, kw_only=True):
+    """What happened to the sockets of a process."""
+
+    events: tuple[DescriptorEvent, ...]
+    """In the order of time, the first ten thousand."""
+    omitted_count: int
+    """Events after these."""
 
 
 class EndedThread(msgspec.Struct, frozen=True):
@@ -449,6 +521,7 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the time was over, the user interrupted, or the process ended."""
     ended_threads: tuple[EndedThread, ...]
     descriptors: DescriptorTrace | None = None
+    sockets: SocketTrace | None = None
     confidence: Confidence
 
 
@@ -463,7 +536,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     value: float
     """The number that crossed the threshold, in `unit`."""
     threshold: float
-    unit: Literal["percent", "ns", "bytes", "count", "per_minute"]
+    unit: Literal["percent", "ns", "bytes", "count"]
     rule: str
     """The threshold in words, with the smallest amounts that count."""
     advice: str

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import MakeProc
-from threadinfo.proc import describe, netlink_names, socket_tables
+from threadinfo import netlink_names
+from threadinfo.proc import describe, socket_tables
 from threadinfo.proc.reader import MalformedLineError, ProcDirectory
 from threadinfo.proc.sockets import FoundSocket, read_sockets
 

@@ -22,6 +22,7 @@ from tests.reports import (
     churn,
     confidence,
     descriptor,
+    event,
     latency,
     process,
     report,
@@ -33,7 +34,7 @@ from tests.reports import (
     unbound,
 )
 from threadinfo.findings import with_findings
-from threadinfo.model import EndedThread, LedgerDifference, Memory, Origin, ProcessReport, Served
+from threadinfo.model import EndedThread, Inference, LedgerDifference, Memory, Origin, ProcessReport, Served
 from threadinfo.render.html import render_html
 from threadinfo.render.json import render_json
 
@@ -52,9 +53,20 @@ def hostile() -> ProcessReport:
         thread_name=HOSTILE,
         stack=(HOSTILE,),
         library=HOSTILE,
-        events=(HOSTILE,),
+        maker=HOSTILE,
+        events=(event("bind", local=HOSTILE, thread_name=HOSTILE),),
     )
-    sock = unbound(4, local=HOSTILE, remote=HOSTILE, role=HOSTILE, state=HOSTILE, evidence=(HOSTILE,))
+    guess = Inference(words=HOSTILE, library=HOSTILE, confidence="likely", evidence=(HOSTILE,), source=HOSTILE)
+    sock = unbound(
+        4,
+        explanation=HOSTILE,
+        inference=guess,
+        local=HOSTILE,
+        remote=HOSTILE,
+        role=HOSTILE,
+        state=HOSTILE,
+        evidence=(HOSTILE,),
+    )
     served = (Served(7, HOSTILE, HOSTILE),)
     difference = LedgerDifference(9, "open", "closed", HOSTILE, HOSTILE)
     whole = churn(

@@ -142,7 +142,10 @@ def test_addresses_of_any_bytes_are_words_or_nothing(data: bytes) -> None:
         (b"\x01\x00/run/x\x00", "/run/x"),
         (b"\x01\x00\x00abstract", "@abstract"),
         (b"\x01\x00", None),
-        (b"\x10\x00\x00\x00\x07\x00\x00\x00\x51\x05\x00\x00", "portid 7, groups 0x551"),
+        (
+            b"\x10\x00\x00\x00\x07\x00\x00\x00\x51\x05\x00\x00",
+            "portid 7, groups 0x551 (LINK, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE)",
+        ),
     ],
 )
 def test_addresses(data: bytes, words: str | None) -> None:

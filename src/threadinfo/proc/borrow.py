@@ -7,6 +7,7 @@ error away from the target, is left alone.
 from __future__ import annotations
 
 import os
+import select
 import socket
 import struct
 from types import TracebackType
@@ -19,6 +20,7 @@ _SO_NETNS_COOKIE = 71
 _TCP_INFO_BYTES = 240
 _TCP_CLOSE = 7
 _SOL_NETLINK, _NETLINK_LIST_MEMBERSHIPS = 270, 9
+_GROUPS_BYTES = 64  # the kernel says how many it would need, even where fewer were offered: offer enough
 
 
 class Borrowed(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,7 +35,9 @@ class Borrowed(msgspec.Struct, frozen=True, kw_only=True):
     listens: bool = False
     tcp_state: int | None = None
     had_connection: bool | None = None
-    """Of TCP: whether anything was ever acknowledged or received."""
+    """Of TCP: whether there ever was a connection; its round trip is measured when one begins."""
+    error_pending: bool = False
+    """Of TCP: whether an error waits to be read (poll(2) tells without taking it away)."""
     netlink_groups: int | None = None
     namespace_cookie: int | None = None
 
@@ -65,10 +69,6 @@ class Lender:
             state, had_connection = None, None
             if kind == socket.SOCK_STREAM and family in {socket.AF_INET, socket.AF_INET6}:
                 state, had_connection = _tcp_info(borrowed)
-                if state == _TCP_CLOSE and isinstance(local, tuple) and not local[1]:
-                    return Borrowed(  # never bound: nothing else can be known
-                        family=family, type=kind, protocol=protocol, local=local, tcp_state=state, had_connection=False
-                    )
             return Borrowed(
                 family=family,
                 type=kind,
@@ -78,8 +78,11 @@ class Lender:
                 listens=bool(_option(borrowed, socket.SOL_SOCKET, socket.SO_ACCEPTCONN)),
                 tcp_state=state,
                 had_connection=had_connection,
+                error_pending=state == _TCP_CLOSE and _has_error(borrowed),
                 netlink_groups=(
-                    _option(borrowed, _SOL_NETLINK, _NETLINK_LIST_MEMBERSHIPS) if family == socket.AF_NETLINK else None
+                    _option(borrowed, _SOL_NETLINK, _NETLINK_LIST_MEMBERSHIPS, _GROUPS_BYTES)
+                    if family == socket.AF_NETLINK
+                    else None
                 ),
                 namespace_cookie=_option(borrowed, socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8),
             )
@@ -99,12 +102,22 @@ def _option(borrowed: socket.socket, level: int, option: int, size: int = 4) -> 
         return None
 
 
+def _has_error(borrowed: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(borrowed, 0)
+    return any(events & select.POLLERR for _, events in poll.poll(0))
+
+
 def _tcp_info(borrowed: socket.socket) -> tuple[int | None, bool | None]:
-    """State, and whether there ever was a connection (include/uapi/linux/tcp.h, struct tcp_info)."""
+    """State, and whether there ever was a connection (include/uapi/linux/tcp.h, struct tcp_info).
+
+    Segments do not tell: a refused connection has sent one and received one.
+    """
     try:
         info = borrowed.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
     except OSError:
         return None, None
-    if len(info) < 144:  # a kernel before 4.6 does not count segments
+    if len(info) < 136:  # a kernel before 4.1 does not count bytes
         return (info[0] if info else None), None
-    return info[0], any(struct.unpack_from("=QQII", info, 120))  # bytes acked, bytes received, segments out, in
+    round_trip_us = struct.unpack_from("=I", info, 68)[0]
+    return info[0], bool(round_trip_us or any(struct.unpack_from("=QQ", info, 120)))  # bytes acked, bytes received

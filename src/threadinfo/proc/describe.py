@@ -98,6 +98,8 @@ def _describe_other(sock: Socket, details: Details, inode: int) -> str:
         return f"packet{f' {ethernet}' if ethernet else ''}{where}"
     if family == "AF_VSOCK":
         state = f", {sock.state}" if sock.state else ""
+        if sock.bound is None:
+            return "vsock"
         return f"vsock port {sock.port}{state}" if sock.port else "vsock, not bound"
     if family is not None:
         return f"{family.removeprefix('AF_')}{f' {sock.state}' if sock.state else ''}"

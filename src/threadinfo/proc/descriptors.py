@@ -108,6 +108,10 @@ def _read_descriptor(
         kind = _ANON_KINDS.get(target) or _classify_special(target)
     details = kind.details
     if with_details:
+        if sock is not None:
+            from threadinfo.proc.explain import explain_socket  # noqa: PLC0415 - the plain text has no use for it
+
+            sock = msgspec.structs.replace(sock, explanation=explain_socket(sock, details))
         details = details | _read_details(process, fd, kind.type)
     return Descriptor(
         fd=fd,

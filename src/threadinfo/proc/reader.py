@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import struct
 from collections.abc import Callable, Iterator
 from types import TracebackType
@@ -183,6 +184,25 @@ class ProcDirectory:
             return os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._fd)
         except OSError as problem:
             raise _error(f"{self.path}/{name}", problem) from None
+
+    def mapped_file(self, mapping: str) -> int | None:
+        """The file that is mapped at START-END (/proc/PID/map_files), even if it was deleted; the caller closes it.
+
+        None where it cannot be opened, or is no regular file: opening a device can do something. CAP_CHECKPOINT_RESTORE
+        or CAP_SYS_ADMIN.
+        """
+        try:
+            handle = os.open(f"map_files/{mapping}", os.O_PATH | os.O_CLOEXEC, dir_fd=self._fd)
+        except OSError:
+            return None
+        try:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                return None
+            return os.open(f"/proc/self/fd/{handle}", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None
+        finally:
+            os.close(handle)
 
 
 class ProcessMemory:

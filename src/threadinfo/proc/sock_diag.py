@@ -30,7 +30,7 @@ _UDIAG_SHOW_NAME, _UDIAG_SHOW_PEER, _UDIAG_SHOW_RQLEN = 0x01, 0x04, 0x10
 _UNIX_DIAG_NAME, _UNIX_DIAG_PEER, _UNIX_DIAG_RQLEN = 0, 2, 4
 
 _INET_REQUEST = struct.Struct("=BBBBI48x")  # struct inet_diag_req_v2
-_INET_ANSWER = struct.Struct("=BBBB48xIIIII")  # struct inet_diag_msg
+_INET_ANSWER = struct.Struct("=BBBB2s2x16s28xIIIII")  # struct inet_diag_msg
 _INET_DIAG_SKV6ONLY = 11
 _LISTEN, _BOUND_INACTIVE = 10, 13
 _UNIX_LISTEN = 10
@@ -67,8 +67,8 @@ class Answers(msgspec.Struct, frozen=True):
     """SO_NETNS_COOKIE of the namespace that was asked."""
     unix: dict[int, UnixPeer]
     listeners: dict[int, Listener]
-    bound_inactive: frozenset[int] | None
-    """TCP sockets that are bound and do nothing else; None where the kernel (before 6.8) cannot list them."""
+    bound_inactive: dict[int, tuple[str, int]] | None
+    """Addresses of TCP sockets that are bound and do nothing else; None where the kernel (before 6.8) lists none."""
     interfaces: dict[int, str]
     """Names of network interfaces by index."""
 
@@ -78,16 +78,16 @@ def ask(*, with_unix: bool, with_tcp: bool) -> Answers:
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as diag:
         diag.bind((0, 0))
         listeners: dict[int, Listener] = {}
-        bound_inactive: set[int] = set()
+        bound_inactive: dict[int, tuple[str, int]] = {}
         lists_inactive = False
         if with_tcp:
             for family in (socket.AF_INET, socket.AF_INET6):
                 try:
-                    for state, inode, listener in _tcp(diag, family):
+                    for state, inode, listener, address in _tcp(diag, family):
                         if state == _LISTEN:
                             listeners[inode] = listener
                         else:  # the kernel gives their state as CLOSE; one before 6.8 gives none
-                            bound_inactive.add(inode)
+                            bound_inactive[inode] = address
                 except OSError:  # this kernel has no inet_diag, or no IPv6
                     continue
             lists_inactive = bool(bound_inactive) or _kernel_lists_inactive(diag)
@@ -95,7 +95,7 @@ def ask(*, with_unix: bool, with_tcp: bool) -> Answers:
             namespace_cookie=_namespace_cookie(diag),
             unix=dict(_unix(diag)) if with_unix else {},
             listeners=listeners,
-            bound_inactive=frozenset(bound_inactive) if lists_inactive else None,
+            bound_inactive=bound_inactive if lists_inactive else None,
             interfaces=dict(socket.if_nameindex()),
         )
 
@@ -113,7 +113,7 @@ def _kernel_lists_inactive(diag: socket.socket) -> bool:
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
             probe.bind(("127.0.0.1", 0))
             inode = os.fstat(probe.fileno()).st_ino
-            return inode in [found for _, found, _ in _tcp(diag, socket.AF_INET)]
+            return inode in [found for _, found, _, _ in _tcp(diag, socket.AF_INET)]
     except OSError:
         return False
 
@@ -169,9 +169,16 @@ def _unix_name(raw: bytes) -> str:
     return decode(raw.replace(b"\0", b"@") if raw[:1] == b"\0" else raw.rstrip(b"\0"))
 
 
-def _tcp(diag: socket.socket, family: int) -> Iterator[tuple[int, int, Listener]]:
+def _tcp(diag: socket.socket, family: int) -> Iterator[tuple[int, int, Listener, tuple[str, int]]]:
+    """State, inode, queue and local address of listeners, and of what is bound and does nothing else."""
     request = _INET_REQUEST.pack(family, socket.IPPROTO_TCP, 0, 0, 1 << _LISTEN | 1 << _BOUND_INACTIVE)
     for payload in _dump(diag, request):
-        _, state, _, _, _, waiting, limit, _, inode = _INET_ANSWER.unpack_from(payload)
+        _, state, _, _, port, address, _, waiting, limit, _, inode = _INET_ANSWER.unpack_from(payload)
         only = dict(_attributes(payload, _INET_ANSWER.size)).get(_INET_DIAG_SKV6ONLY)
-        yield state, inode, Listener(waiting, limit, bool(only[0]) if only else None)
+        host = socket.inet_ntop(family, address[: 4 if family == socket.AF_INET else 16])
+        yield (
+            state,
+            inode,
+            Listener(waiting, limit, bool(only[0]) if only else None),
+            (host, int.from_bytes(port, "big")),
+        )

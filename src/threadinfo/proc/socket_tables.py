@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from threadinfo import netlink_names
 from threadinfo.model import Details
-from threadinfo.proc import netlink_names
 from threadinfo.proc.reader import MalformedLineError
 
 

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from threadinfo import netlink_names
 from threadinfo.model import Details, Gap, Socket
-from threadinfo.proc import netlink_names, socket_tables
+from threadinfo.proc import socket_tables
 from threadinfo.proc.reader import ProcDeniedError, ProcDirectory, ProcError, ProcGoneError
 from threadinfo.proc.socket_tables import SocketEntry
 
@@ -237,7 +238,7 @@ def _explain_unknown(
         except OSError as problem:
             refusal = problem.strerror
     for inode, fd, name in unknown:
-        sock = FoundSocket(_from_protocol_name(name), {})
+        sock = _from_protocol_name(name, inode, answers)
         if lender is not None:
             try:
                 sock = _from_borrowed(lender.ask(fd), inode, sock.socket, answers)
@@ -254,12 +255,17 @@ def _explain_unknown(
     return results
 
 
-def _from_protocol_name(name: str | None) -> Socket:
+def _from_protocol_name(name: str | None, inode: int, answers: Answers | None) -> FoundSocket:
     if name is None:
-        return Socket()
+        return FoundSocket(Socket(), {})
     family, kind, protocol = _PROTOCOL_NAMES.get(name, (None, None, name))
     bound = False if protocol in {"UDP", "UDPLITE", "NETLINK"} else None  # bound ones of these are in a table
-    return Socket(family=family, type=kind, protocol=protocol, bound=bound, evidence=(_PROTOCOL_NAME,))
+    sock = Socket(family=family, type=kind, protocol=protocol, bound=bound, evidence=(_PROTOCOL_NAME,))
+    if answers is not None and answers.bound_inactive and (address := answers.bound_inactive.get(inode)):
+        local, port = socket_tables.format_endpoint(*address), address[1]
+        evidence = (*sock.evidence, _SOCK_DIAG)
+        sock = msgspec.structs.replace(sock, state="BOUND", local=local, port=port, bound=True, evidence=evidence)
+    return FoundSocket(sock, {})
 
 
 def _from_borrowed(borrowed: Borrowed, inode: int, named: Socket, answers: Answers | None) -> FoundSocket:
@@ -286,9 +292,14 @@ def _from_borrowed(borrowed: Borrowed, inode: int, named: Socket, answers: Answe
                     bound = inode in answers.bound_inactive or elsewhere
                 state = "BOUND" if bound else state
                 details["had_connection"] = borrowed.had_connection
+                details["error_pending"] = borrowed.error_pending
     elif family == "AF_NETLINK":
         protocol = netlink_names.protocol_name(borrowed.protocol)
-        local, remote, bound = None, None, False
+        port_id = borrowed.local[0] if isinstance(borrowed.local, tuple) else 0
+        bound = bool(port_id)
+        local, remote, port = f"port id {port_id}" if bound else None, None, None
+        if bound:  # the table of another network namespace has it
+            details["port_id"] = port_id
         if borrowed.netlink_groups:
             details["groups"] = f"{borrowed.netlink_groups:#x}"
             details["group_names"] = netlink_names.group_names(borrowed.protocol, borrowed.netlink_groups)

@@ -12,6 +12,12 @@ _SECOND_NS = 1_000_000_000
 def format_details(descriptor: Descriptor) -> str:
     """The details of one descriptor, separated by "; "; may be empty. Not yet escaped."""
     words = []
+    if descriptor.socket is not None and descriptor.socket.explanation:
+        words.append(descriptor.socket.explanation)
+    if descriptor.socket is not None and (inference := descriptor.socket.inference):
+        evidence = ", ".join(inference.evidence)
+        adverb = "possibly" if inference.confidence == "possible" else inference.confidence
+        words.append(f"inferred: {adverb} {inference.words}, because {evidence}")
     for key, value in descriptor.details.items():
         if value is None or value is False or value == []:
             continue
@@ -85,8 +91,10 @@ _FORMATTERS: dict[str, Callable[[str, DetailValue, Details], str]] = {
     "backlog_count": _backlog,
     "backlog_limit_count": _nothing,
     "deleted": _nothing,
+    "error_pending": _nothing,
     "expiration_count": _unless_zero,
     "group_names": _nothing,
+    "had_connection": _nothing,
     "held_bytes": _nothing,
     "interval_ns": _duration,
     "next_expiry_ns": _duration,

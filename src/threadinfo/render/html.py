@@ -30,6 +30,7 @@ from threadinfo.render import charts
 from threadinfo.render.details import format_details
 from threadinfo.render.escape import format_text
 from threadinfo.render.text_trace import confidence_lines
+from threadinfo.socket_story import tell_event
 
 _CHARTED_THREADS = 100
 _LISTED = 40
@@ -94,6 +95,7 @@ def render_html(report: Report) -> str:
         percent=lambda value: f"{value:.1f} %",
         count=lambda value: f"{value:,}",
         long_time=_long_time,
+        told=tell_event,
     )
     page = environment.get_template("report.html.j2").render(
         report=report,
@@ -323,8 +325,6 @@ def _amount(value: float, unit: str) -> str:
         return f"{value:.0f} %"
     if unit == "ns":
         return charts.format_duration(value)
-    if unit == "per_minute":
-        return f"{value:,.3g}/min"
     return f"{value / (1 << 20):,.1f} MiB" if unit == "bytes" else f"{value:,.0f}"
 
 

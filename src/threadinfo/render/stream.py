@@ -17,6 +17,10 @@ _VERBS = {
     "accept": "accept",
     "pipe": "pipe",
     "receive": "receive",
+    "bind": "bind",
+    "listen": "listen",
+    "connect": "connect",
+    "shutdown": "shutdown",
     "close": "close",
     "close_on_exec": "mark",
     "fork": "fork",
@@ -31,7 +35,8 @@ def render_event_text(event: DescriptorEvent | DelayEvent) -> str:
     if isinstance(event, DelayEvent):
         return _delay(event)
     where = f"{event.time[11:26]} {format_text(event.thread_name or '?')} {event.tid}"
-    return f"{where} {_VERBS[event.event]} {_what(event)}".rstrip() + "\n"
+    stack = "".join(f"    {format_text(frame)}\n" for frame in event.stack)
+    return f"{where} {_VERBS[event.event]} {_what(event)}".rstrip() + "\n" + stack
 
 
 def _delay(event: DelayEvent) -> str:
@@ -70,8 +75,14 @@ def _subject(event: DescriptorEvent) -> str:
         words.append(f"on {event.source_fd}")
     if event.family:
         words.append(f"{event.family} {event.socket_type} {event.protocol}")
+    if event.local:
+        words.append(f"at {event.local}")
     if event.remote:
-        words.append(f"from {event.remote}")
+        words.append(f"{'to' if event.event == 'connect' else 'from'} {event.remote}")
+    if event.backlog is not None:
+        words.append(f"backlog {event.backlog}")
+    if event.shut:
+        words.append({"both": "receiving and sending"}.get(event.shut, event.shut))
     if event.path:
         words.append(event.path)
     return format_text(" ".join(words))

@@ -59,7 +59,7 @@ def _render_process(process: ProcessReport, *, verbose: bool, width: int) -> str
     lines += _descriptors(process.descriptors, verbose=verbose)
     lines += ["", "=== Resource Limits ===", _limits(process), "", *_NOTE]
     if process.trace is not None:
-        lines += render_trace(process, process.trace, width)
+        lines += render_trace(process, process.trace, width, verbose=verbose)
     if process.gaps:
         lines += ["", "Not in this report:"]
         lines += [f"  {format_text(gap)}" for gap in dict.fromkeys(format_gap(gap) for gap in process.gaps)]

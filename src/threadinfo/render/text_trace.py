@@ -8,6 +8,8 @@ from threadinfo.model import Confidence, DelayedBy, ProcessReport, Scheduling, T
 from threadinfo.render.escape import format_text
 from threadinfo.render.text_churn import render_churn
 from threadinfo.render.text_duration import format_duration
+from threadinfo.render.text_sites import render_sites
+from threadinfo.render.text_sockets import render_sockets
 
 _NAME_COLUMNS = 15
 _WIDE_NAME_COLUMNS = 24
@@ -16,8 +18,8 @@ _DIFFERENCES = 20
 _ENDED_ROWS = 20
 
 
-def render_trace(process: ProcessReport, trace: Trace, width: int = 80) -> list[str]:
-    """The lines of the scheduling and confidence sections."""
+def render_trace(process: ProcessReport, trace: Trace, width: int = 80, *, verbose: bool = False) -> list[str]:
+    """The lines of the sections; `verbose`: with whole stacks."""
     rows = [(thread.tid, thread.name, thread.scheduling) for thread in process.threads or () if thread.scheduling]
     busiest = sorted(trace.ended_threads, key=lambda thread: -thread.scheduling.on_cpu_ns)[:_ENDED_ROWS]
     ended = [(thread.tid, f"{thread.name} (ended)", thread.scheduling) for thread in busiest]
@@ -41,6 +43,9 @@ def render_trace(process: ProcessReport, trace: Trace, width: int = 80) -> list[
     lines += _relations("Who woke them:", everyone, _wakers)
     if trace.descriptors is not None:
         lines += render_churn(trace.descriptors, process.descriptors, trace.duration_ns)
+        lines += render_sites(trace.descriptors, verbose=verbose)
+    if trace.sockets is not None:
+        lines += render_sockets(trace.sockets, process.descriptors, verbose=verbose)
     lines += ["", "=== Trace Confidence ===", *confidence_lines(trace.confidence)]
     return lines
 

@@ -6,12 +6,13 @@ import socket
 import struct
 from typing import NamedTuple
 
+from threadinfo import netlink_names
+
 _FAMILIES = {int(family): family.name for family in socket.AddressFamily}
 _TYPE_MASK = 0xF  # SOCK_TYPE_MASK: SOCK_NONBLOCK and SOCK_CLOEXEC are above it
 _TYPES = {1: "SOCK_STREAM", 2: "SOCK_DGRAM", 3: "SOCK_RAW", 4: "SOCK_RDM", 5: "SOCK_SEQPACKET", 10: "SOCK_PACKET"}
 _PROTOCOLS = {1: "ICMP", 6: "TCP", 17: "UDP", 33: "DCCP", 58: "ICMPV6", 132: "SCTP", 136: "UDPLITE", 262: "MPTCP"}
 _DEFAULTS = {1: 6, 2: 17}  # of AF_INET and AF_INET6, by type
-_NETLINK = {0: "ROUTE", 4: "SOCK_DIAG", 6: "XFRM", 9: "AUDIT", 12: "NETFILTER", 15: "KOBJECT_UEVENT", 16: "GENERIC"}
 
 
 class SocketKind(NamedTuple):
@@ -35,22 +36,25 @@ def _protocol(family: int, kind: int, protocol: int) -> str:
         number = protocol or _DEFAULTS.get(kind, 0)
         return _PROTOCOLS.get(number, str(number))
     if family == socket.AF_NETLINK:
-        return f"NETLINK_{_NETLINK.get(protocol, protocol)}"
+        return netlink_names.protocol_name(protocol)
     return "UNIX" if family == socket.AF_UNIX else str(protocol)
 
 
-def format_address(data: bytes) -> str | None:
-    """An address in words: ``127.0.0.1:5000``, ``[::1]:80``, ``/run/x``, ``@abstract``; None where there is none."""
+def format_address(data: bytes, protocol: int = 0) -> str | None:
+    """An address in words: ``127.0.0.1:5000``, ``[::1]:80``, ``/run/x``, ``@abstract``; None where there is none.
+
+    `protocol`: the socket's, on which the names of netlink groups depend.
+    """
     if len(data) < 2:
         return None
     family = int.from_bytes(data[:2], "little")
     try:
-        return _format(family, data)
+        return _format(family, data, protocol)
     except (struct.error, ValueError):
         return f"malformed {_FAMILIES.get(family, family)} address"
 
 
-def _format(family: int, data: bytes) -> str | None:
+def _format(family: int, data: bytes, protocol: int) -> str | None:
     if family == socket.AF_UNIX:
         return _format_unix(data[2:])
     if family == socket.AF_INET:
@@ -62,7 +66,8 @@ def _format(family: int, data: bytes) -> str | None:
         return f"[{socket.inet_ntop(socket.AF_INET6, data[8:24])}{f'%{scope}' if scope else ''}]:{port}"
     if family == socket.AF_NETLINK:
         port, groups = struct.unpack_from("=II", data, 4)
-        return f"portid {port}" + (f", groups {groups:#x}" if groups else "")
+        names = ", ".join(netlink_names.group_names(protocol, groups))
+        return f"portid {port}" + (f", groups {groups:#x} ({names})" if groups else "")
     if family == socket.AF_VSOCK:
         port, context = struct.unpack_from("=II", data, 4)
         return f"{context}:{port}"

@@ -41,6 +41,16 @@ class Action(IntEnum):
     RECVMMSG = auto()
     GETSOCKOPT = auto()
     UNSHARE = auto()
+    ADDRESS = auto()
+    NUMBER_OF_SOCKET = auto()
+
+
+WITH_STACK, WITH_WHOLE_STACK = 0x100, 0x200
+"""Beside an action: the stack of the call is wanted, or all of it, down to the thread's start."""
+_NO_STACK = {Action.NOTHING, Action.COMPAT_ONLY, Action.CLOSE, Action.CLOSE_RANGE, Action.IOCTL, Action.UNSHARE}
+ON_SOCKET = frozenset({Action.ADDRESS, Action.NUMBER_OF_SOCKET})
+"""What is done with a socket that there is."""
+_WHOLE_STACK = {Action.SOCKET, Action.PAIR_3, Action.ACCEPT, *ON_SOCKET}
 
 
 class Call(NamedTuple):
@@ -103,6 +113,10 @@ SYSTEM_CALLS = (
     Call("recvmmsg", _A.RECVMMSG, None, "receive", 299, 243),
     Call("getsockopt", _A.GETSOCKOPT, "pidfd", "receive", 55, 209),
     Call("pidfd_getfd", _A.NUMBER, None, "receive", 438, 438),
+    Call("bind", _A.ADDRESS, None, "bind", 49, 200),
+    Call("connect", _A.ADDRESS, None, "connect", 42, 203),
+    Call("listen", _A.NUMBER_OF_SOCKET, None, "listen", 50, 201),
+    Call("shutdown", _A.NUMBER_OF_SOCKET, None, "shutdown", 48, 210),
     Call("close", _A.CLOSE, None, "close", 3, 57),
     Call("close_range", _A.CLOSE_RANGE, None, "close", 436, 436),
     Call("ioctl", _A.IOCTL, None, "close_on_exec", 16, 29),
@@ -133,15 +147,19 @@ _COMPAT = {
 }
 
 MACHINES: dict[str, dict[str, int]] = {
-    # struct pt_regs: r15 r14 r13 r12 bp bx r11 r10 r9 r8 ax cx dx si di orig_ax; thread_info.status, TS_COMPAT
+    # struct pt_regs: r15 r14 r13 r12 bp bx r11 r10 r9 r8 ax cx dx si di orig_ax ip cs flags sp ss;
+    # thread_info.status, TS_COMPAT
     "x86_64": {
         "REGISTERS_FROM": 56,
-        "REGISTERS_BYTES": 72,
+        "REGISTERS_BYTES": 104,
         "REGISTER_CALL": 120,
         "REGISTER_0": 112,
         "REGISTER_1": 104,
         "REGISTER_2": 96,
         "REGISTER_3": 56,
+        "REGISTER_IP": 128,
+        "REGISTER_SP": 152,
+        "PT_REGS_BYTES": 168,
         "COMPAT_MASK": 2,
     },
     # struct pt_regs: regs[31] sp pc pstate orig_x0 syscallno; thread_info.flags, TIF_32BIT
@@ -166,7 +184,14 @@ def calls_of(machine: str) -> dict[int, Call]:
     return {number: call for number, call in numbered if number is not None} | OTHER_CALLS
 
 
-def actions_of(machine: str) -> dict[int, Action]:
-    """What the program does with each number of a system call."""
-    actions = dict.fromkeys(map(int, _COMPAT[machine].split()), Action.COMPAT_ONLY)
-    return actions | {number: call.action for number, call in calls_of(machine).items() if number < URING}
+def actions_of(machine: str, *, with_stacks: bool = False, with_sockets: bool = True) -> dict[int, int]:
+    """What the program does with each number of a system call: an `Action`, with or without `WITH_STACK`."""
+    actions: dict[int, int] = dict.fromkeys(map(int, _COMPAT[machine].split()), Action.COMPAT_ONLY)
+    actions |= {number: call.action for number, call in calls_of(machine).items() if number < URING}
+    if not with_sockets:
+        actions = {number: action for number, action in actions.items() if action not in ON_SOCKET}
+    if with_stacks:
+        for number, action in actions.items():
+            if action not in _NO_STACK:
+                actions[number] |= WITH_WHOLE_STACK if action in _WHOLE_STACK else WITH_STACK
+    return actions

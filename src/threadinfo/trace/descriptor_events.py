@@ -5,24 +5,30 @@ A chunk holds arrays until its lines are written: it is small, can be pickled, a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import datetime, timezone
 from typing import Literal, NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from threadinfo.model import DescriptorEvent
-from threadinfo.trace.addresses import socket_kind
-from threadinfo.trace.calls import BITMAP, EXEC, EXIT, FORK, TABLE, Action, Call
+from threadinfo.trace.addresses import format_address, socket_kind
+from threadinfo.trace.calls import BITMAP, EXEC, EXIT, FORK, ON_SOCKET, TABLE, Action, Call
 from threadinfo.trace.changes import Op
 from threadinfo.trace.control_messages import received_descriptors
 from threadinfo.trace.descriptor_records import SHARES, Batch, is_mark
+from threadinfo.trace.site_groups import format_frames, site_frames
 from threadinfo.trace.tables import BatchResult, Known, TypeTable, event_text
 from threadinfo.trace.totals import error_name
+from threadinfo.trace.unwinder import Stack
 
 _MOST_DUPLICATIONS = 8
-_DEATH, _BIRTH, _FAILURE, _MARK, _PROCESS = range(5)
+_DEATH, _BIRTH, _FAILURE, _MARK, _PROCESS, _ON_SOCKET = range(6)
+_SHUT: tuple[Literal["receiving", "sending", "both"], ...] = ("receiving", "sending", "both")
+
+_WHOLE_STACKS = {"socket", "accept", "bind", "listen", "connect", "shutdown"}
 
 How = Literal["close", "replaced", "exec", "exit"]
 
@@ -57,24 +63,38 @@ class EventChunk(NamedTuple):
     tid: NDArray[np.uint32]
     lifetime_ns: NDArray[np.int64]
     born_by: NDArray[np.int32]
+    type: NDArray[np.uint8]
+    """The code (`TypeTable`) of what is born, dies or is used; 0: not known, or nothing."""
     earlier: Mapping[int, Known]
     copied: Mapping[int, int]
 
     def nbytes(self) -> int:
         """About how much memory it takes."""
-        arrays = (*self[2:10], self.batch.events, self.batch.places, *self.batch.sources)
+        arrays = (*self[2:11], self.batch.events, self.batch.places, *self.batch.sources)
         return int(sum(array.nbytes for array in arrays if isinstance(array, np.ndarray)))
 
     def only_failures(self) -> EventChunk:
         """Without everything that succeeded."""
-        which = self.kind == _FAILURE
+        failed = self.batch.events["result"][self.event] < 0
+        return self.take((self.kind == _FAILURE) | (failed & (self.kind == _ON_SOCKET)))
+
+    def only_type(self, code: int) -> EventChunk:
+        """What was done with descriptors of one type alone."""
+        return self.take(self.type == code)
+
+    def without_socket_use(self) -> EventChunk:
+        """Without what was done with a socket between its birth and its death."""
+        return self.take(self.kind != _ON_SOCKET)
+
+    def take(self, which: NDArray[np.bool_] | slice) -> EventChunk:
+        """Some of the events."""
         return self._replace(**{name: getattr(self, name)[which] for name in _COLUMNS})
 
 
-_COLUMNS = ("at_ns", "kind", "event", "fd", "call", "tid", "lifetime_ns", "born_by")
+_COLUMNS = ("at_ns", "kind", "event", "fd", "call", "tid", "lifetime_ns", "born_by", "type")
 
 
-def make_chunk(batch: Batch, result: BatchResult, calls: Mapping[int, Call]) -> EventChunk:
+def make_chunk(batch: Batch, result: BatchResult, calls: Mapping[int, Call], types: TypeTable) -> EventChunk:
     """The events of a table in the order of time."""
     applied = result.applied
     changes, op = applied.changes, applied.changes.op
@@ -98,11 +118,12 @@ def make_chunk(batch: Batch, result: BatchResult, calls: Mapping[int, Call]) -> 
         np.concatenate([row[1].tid for row in rows]),
         np.concatenate([row[2] for row in rows]),
         np.concatenate([row[3] for row in rows]),
+        np.concatenate([result.death_types[closes], result.birth_types[applied.is_birth]]),
     ]
-    others = _other_events(batch, result.which, calls)
+    others = _other_events(batch, result.which, calls, types)
     columns = [np.concatenate(pair) for pair in zip(columns, others, strict=True)]
     order = np.argsort(columns[0], kind="stable")  # a number that is replaced dies before it is born
-    at_ns, kind, event, fd, call, tid, lifetime, born_by = (column[order] for column in columns)
+    at_ns, kind, event, fd, call, tid, lifetime, born_by, type_codes = (column[order] for column in columns)
     return EventChunk(
         result.pid,
         batch,
@@ -114,44 +135,80 @@ def make_chunk(batch: Batch, result: BatchResult, calls: Mapping[int, Call]) -> 
         tid.astype(np.uint32),
         lifetime,
         born_by.astype(np.int32),
+        type_codes.astype(np.uint8),
         result.earlier,
         result.copied,
     )
 
 
-def _other_events(batch: Batch, which: NDArray[np.intp], calls: Mapping[int, Call]) -> list[NDArray[np.generic]]:
-    """Failures, close-on-exec, and what happened to processes."""
+def _other_events(
+    batch: Batch, which: NDArray[np.intp], calls: Mapping[int, Call], types: TypeTable
+) -> list[NDArray[np.generic]]:
+    """Failures, close-on-exec, what was done with sockets, and what happened to processes."""
     events = batch.take(which)
     call = events["call"]
     kind = np.full(len(events), 255, np.uint8)
     kind[is_mark(events)] = _MARK
     kind[events["result"] < 0] = _FAILURE
     kind[(call >= FORK) & (call < TABLE)] = _PROCESS
+    kind[_numbers_of(calls, ON_SOCKET)[call]] = _ON_SOCKET
     chosen = kind != 255
     events = events[chosen]
     unknown = np.full(len(events), -1)
-    is_close = np.zeros(max(calls) + 8, bool)
-    is_close[[number for number, known in calls.items() if known.action == Action.CLOSE]] = True
-    fd = np.where(kind[chosen] == _MARK, events["fd2"], np.where(is_close[events["call"]], events["fd"], -1))
-    return [events["at_ns"], kind[chosen], which[chosen], fd, events["call"], events["tid"], unknown, unknown]
+    has_fd = _numbers_of(calls, {Action.CLOSE, *ON_SOCKET})
+    fd = np.where(kind[chosen] == _MARK, events["fd2"], np.where(has_fd[events["call"]], events["fd"], -1))
+    code = types.of_calls(events["call"])
+    code[kind[chosen] == _ON_SOCKET] = types.code("socket")
+    return [events["at_ns"], kind[chosen], which[chosen], fd, events["call"], events["tid"], unknown, unknown, code]
+
+
+def _numbers_of(calls: Mapping[int, Call], actions: Collection[Action]) -> NDArray[np.bool_]:
+    """Which calls have one of the actions."""
+    chosen = np.zeros(max(calls) + 8, bool)
+    chosen[[number for number, call in calls.items() if call.action in actions]] = True
+    return chosen
 
 
 class EventMaker:
     """Turns chunks into events."""
 
-    def __init__(self, calls: Mapping[int, Call], types: TypeTable, moments: Moments) -> None:
-        self._calls, self._types, self._moments = calls, types, moments
+    def __init__(
+        self,
+        calls: Mapping[int, Call],
+        types: TypeTable,
+        moments: Moments,
+        find_stack: Callable[[int], Stack | None] | None = None,
+    ) -> None:
+        """`find_stack` gives the stack behind a number; without it the events have none."""
+        self._calls, self._types, self._moments, self._find_stack = calls, types, moments, find_stack
 
     def events(self, chunk: EventChunk, names: Mapping[int, str]) -> Iterator[DescriptorEvent]:
         """In the order of time; `names` are those of the threads."""
-        columns = zip(*(getattr(chunk, name).tolist() for name in _COLUMNS), strict=True)
-        for at_ns, kind, event, fd, call, tid, lifetime, born_by in columns:
-            if kind == _DEATH:
-                yield self._death(chunk, names, at_ns, event, fd, call, tid, lifetime, born_by)
-            elif kind == _BIRTH:
-                yield self._birth(chunk, names, at_ns, event, fd, call, tid)
+        for event, number in self.numbered_events(chunk, names):
+            if number and self._find_stack and (stack := self._find_stack(number)):
+                yield msgspec.structs.replace(event, stack=self.frames(event, stack))
             else:
-                yield self._other(chunk, names, at_ns, kind, event, fd, call, tid)
+                yield event
+
+    def frames(self, event: DescriptorEvent, stack: Stack) -> tuple[str, ...]:
+        """What is shown of an event's stack: of a socket's all of it, otherwise the program's own frames."""
+        is_whole = event.event in _WHOLE_STACKS or event.type == "socket"
+        return format_frames(stack.frames) if is_whole else site_frames(stack)
+
+    def numbered_events(self, chunk: EventChunk, names: Mapping[int, str]) -> Iterator[tuple[DescriptorEvent, int]]:
+        """The events without their stacks, and the numbers of these; 0 where none was taken."""
+        columns = zip(*(getattr(chunk, name).tolist() for name in _COLUMNS), strict=True)
+        stacks = chunk.batch.events["stack"]
+        for at_ns, kind, event, fd, call, tid, lifetime, born_by, _ in columns:
+            if kind == _DEATH:
+                yield self._death(chunk, names, at_ns, event, fd, call, tid, lifetime, born_by), 0
+            elif kind == _BIRTH:
+                yield self._birth(chunk, names, at_ns, event, fd, call, tid), int(stacks[event])
+            elif kind == _ON_SOCKET:
+                yield self._on_socket(chunk, names, at_ns, event, fd, call, tid), int(stacks[event])
+            else:
+                number = int(stacks[event]) if kind == _FAILURE else 0
+                yield self._other(chunk, names, at_ns, kind, event, fd, call, tid), number
 
     def _death(
         self,
@@ -257,6 +314,35 @@ class EventMaker:
             child_pid=int(record["fd2"]) if call == FORK else None,
             child_tid=int(record["fd"]) if call == FORK else None,
             shares_descriptors=bool(int(record["flags"]) & SHARES) if call == FORK else None,
+        )
+
+    def _on_socket(
+        self, chunk: EventChunk, names: Mapping[int, str], at_ns: int, event: int, fd: int, call: int, tid: int
+    ) -> DescriptorEvent:
+        known = self._calls[call]
+        record = chunk.batch.events[event]
+        result, kind, value = int(record["result"]), int(record["argument"]), int(record["fd2"])
+        address = format_address(chunk.batch.data(event), kind >> 32) if known.action == Action.ADDRESS else None
+        family, socket_type, protocol = socket_kind(kind) if kind else (None, None, None)
+        return DescriptorEvent(
+            at_ns=at_ns,
+            time=self._moments.format(at_ns),
+            pid=chunk.pid,
+            tid=tid,
+            thread_name=names.get(tid, ""),
+            event=known.event,
+            syscall=known.name,
+            fd=fd,
+            result=result,
+            error=error_name(-result) if result < 0 else None,
+            type="socket" if kind else None,
+            family=family,
+            socket_type=socket_type,
+            protocol=protocol,
+            local=address if known.event == "bind" else None,
+            remote=address if known.event == "connect" else None,
+            backlog=value if known.event == "listen" else None,
+            shut=_SHUT[value] if known.event == "shutdown" and 0 <= value < len(_SHUT) else None,
         )
 
     def _describe(self, chunk: EventChunk, event: int) -> tuple[str | None, str | None]:

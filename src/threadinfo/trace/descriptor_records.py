@@ -19,6 +19,7 @@ from threadinfo.trace.calls import COMPAT_FIELD, MACHINES, actions_of
 from threadinfo.trace.loader import Programs, ProgramStatistics
 from threadinfo.trace.machine import cpu_count, pid_limit
 from threadinfo.trace.ring import Records, RingReader
+from threadinfo.trace.stack_records import STACK_BUFFER_BYTES, StackReader
 
 # Mirrors of bpf/descriptors.bpf.c.
 EVENT = np.dtype(
@@ -29,12 +30,12 @@ EVENT = np.dtype(
         ("tgid", "<u4"),
         ("call", "<u2"),
         ("flags", "u1"),
-        ("unused", "u1"),
+        ("file_type", "u1"),
         ("result", "<i4"),
         ("fd", "<i4"),
         ("fd2", "<i4"),
         ("length", "<u4"),
-        ("mode", "<u4"),
+        ("stack", "<u4"),
         ("argument", "<u8"),
     ]
 )
@@ -68,6 +69,7 @@ _OFFSETS = {
     "TASK_PID": ("task_struct", "pid"),
     "TASK_COMM": ("task_struct", "comm"),
     "TASK_FILES": ("task_struct", "files"),
+    "TASK_EXEC_ID": ("task_struct", "self_exec_id"),
     "TASK_SIGNAL": ("task_struct", "signal"),
     "SIGNAL_LIVE": ("signal_struct", "live"),
     "FILES_FDT": ("files_struct", "fdt"),
@@ -76,6 +78,11 @@ _OFFSETS = {
     "TABLE_FD": ("fdtable", "fd"),
     "TABLE_OPEN_FDS": ("fdtable", "open_fds"),
     "FILE_INODE": ("file", "f_inode"),
+    "FILE_PRIVATE": ("file", "private_data"),
+    "SOCKET_SK": ("socket", "sk"),
+    "SOCK_FAMILY": ("sock_common", "skc_family"),
+    "SOCK_TYPE": ("sock", "sk_type"),
+    "SOCK_PROTOCOL": ("sock", "sk_protocol"),
     "INODE_MODE": ("inode", "i_mode"),
     "BINARY_NAME": ("linux_binprm", "filename"),
 }
@@ -129,6 +136,11 @@ class Counts(NamedTuple):
     map_full: int
     compat: int
     unread: int
+    uncopied: int
+
+
+class _Control(ctypes.Structure):
+    _fields_ = (("is_on", ctypes.c_uint64), ("copies_left", ctypes.c_int64))
 
 
 class _Counts(ctypes.Structure):
@@ -180,7 +192,12 @@ class DescriptorRecorder:
     """Watches the descriptor tables of some processes. A context manager: it detaches at its end."""
 
     def __init__(
-        self, pids: Collection[int], sharers: Collection[int] = (), buffer_bytes: dict[str, int] | None = None
+        self,
+        pids: Collection[int],
+        sharers: Collection[int] = (),
+        buffer_bytes: dict[str, int] | None = None,
+        *,
+        with_stacks: bool = False,
     ) -> None:
         """Attaches, and records at once; `sharers` are other processes that use a table of theirs.
 
@@ -192,15 +209,17 @@ class DescriptorRecorder:
         defines |= {f"{name.upper()}_PAGES": size // mmap.PAGESIZE for name, size in sizes.items()}
         self._cpu_count = cpu_count()
         defines |= {"CPU_COUNT": self._cpu_count, "PID_LIMIT": pid_limit()}
+        defines |= {f"{name.upper()}_STACK_PAGES": size // mmap.PAGESIZE for name, size in STACK_BUFFER_BYTES.items()}
         self._programs = Programs("descriptors.bpf.c", defines, attach)
         try:
             programs = self._programs
+            self.stacks = StackReader(programs) if with_stacks and "REGISTER_IP" in defines else None
             actions = (ctypes.c_uint64 * _CALLS).from_buffer(programs.memory("actions", 8, _CALLS))
-            for number, action in actions_of(machine).items():
+            for number, action in actions_of(machine, with_stacks=self.stacks is not None).items():
                 actions[number] = action
             counts = programs.memory("counts", ctypes.sizeof(_Counts), self._cpu_count)
             self._counts = (_Counts * self._cpu_count).from_buffer(counts)
-            self._control = ctypes.c_uint64.from_buffer(programs.memory("control", 8, 1))
+            self._control = _Control.from_buffer(programs.memory("control", ctypes.sizeof(_Control), 1))
             self._readers = {}
             self._held = {}
             for name, data_bytes in _DATA_BYTES.items():
@@ -212,7 +231,7 @@ class DescriptorRecorder:
             for mark, marked in ((_TARGET, pids), (_SHARER, sharers)):
                 for pid in marked:
                     marks[pid // 32] |= mark << pid % 32 * 2
-            self._control.value = 1
+            self._control.is_on = 1
         except BaseException:
             self._programs.close()
             raise
@@ -227,11 +246,15 @@ class DescriptorRecorder:
 
     def stop(self) -> None:
         """Records nothing more; what is in the buffers can still be read."""
-        self._control.value = 0
+        self._control.is_on = 0
 
     def resume(self) -> None:
         """Records again, for measuring; what comes from now on must not be read."""
-        self._control.value = 1
+        self._control.is_on = 1
+
+    def allow_copies(self, count: int) -> None:
+        """How many stacks may be copied until the next call."""
+        self._control.copies_left = count
 
     def statistics(self) -> ProgramStatistics:
         """The kernel's account of the programs."""

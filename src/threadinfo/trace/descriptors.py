@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import errno
 import os
 import platform
 import time
@@ -13,12 +15,37 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from threadinfo.model import DescriptorTrace, Failure, LedgerDifference, ThreadChurn
-from threadinfo.trace.calls import BITMAP, EXEC, EXIT, FORK, TABLE, calls_of
+from threadinfo.errors import NotAvailableError
+from threadinfo.model import (
+    DescriptorEvent,
+    DescriptorTrace,
+    Failure,
+    LedgerDifference,
+    LimitFailure,
+    PathChurn,
+    SocketTrace,
+    ThreadChurn,
+)
+from threadinfo.trace.call_sites import CallSites, ReadMaps
+from threadinfo.trace.calls import BITMAP, EXEC, EXIT, FORK, ON_SOCKET, TABLE, calls_of
 from threadinfo.trace.changes import ChangeTable, open_numbers
+from threadinfo.trace.descriptor_events import EventMaker, Moments
 from threadinfo.trace.descriptor_records import LAST, SHARES, Batch, DescriptorRecorder, is_mark
-from threadinfo.trace.tables import BatchResult, Known, ReadLink, Table, TypeTable, group_by_table
+from threadinfo.trace.path_totals import PathTotals
+from threadinfo.trace.site_report import describe_sites
+from threadinfo.trace.site_totals import SiteTotals
+from threadinfo.trace.socket_log import SocketLog
+from threadinfo.trace.tables import (
+    BatchResult,
+    Known,
+    ReadLink,
+    Table,
+    TableTotals,
+    TypeTable,
+    group_by_table,
+)
 from threadinfo.trace.totals import Totals, error_name
+from threadinfo.trace.unwinder import Stack, Unwinder
 
 ReadLinks = Callable[[int], Mapping[int, str] | None]
 """Gives all of /proc/PID/fd: number to what it points to; None where the process has ended."""
@@ -31,6 +58,17 @@ _LATE_NS = 1_000_000  # a call may have done its work so long before it is seen 
 _SYS_KCMP = {"x86_64": 312, "aarch64": 272}
 _KCMP_FILES = 2
 _LIBC = ctypes.CDLL(None)
+_UNWIND_SECONDS = 3.0  # at the end, for what is still waiting
+_SHOWN_PATHS = 20
+_NO_DESCRIPTOR_LEFT = (-errno.EMFILE, -errno.ENFILE)
+
+
+class CodeAccess(NamedTuple):
+    """What the unwinding of stacks needs to read of the processes."""
+
+    read_maps: ReadMaps
+    open_mapping: Callable[[int, str], int | None]
+    """Opens the file that a process has mapped at "START-END", as /proc/PID/maps has it."""
 
 
 class LedgerCheck(NamedTuple):
@@ -48,6 +86,14 @@ class DescriptorActivity(NamedTuple):
     """Its threads are named where they have ended; the others' names are for /proc to say."""
     born: Mapping[int, Known]
     """Of the numbers that are open at the end, those that were born during the trace."""
+    sockets: SocketTrace | None
+    """None where it was not asked for."""
+    socket_uses: Mapping[int, Sequence[DescriptorEvent]]
+    """Of the sockets among `born`: what was done with them."""
+    stacks: Mapping[int, Stack]
+    """Of `born`: where they were born, as far as that is known; by descriptor."""
+    stack_problem: NotAvailableError | None
+    """Why no stacks are known, although they were asked for."""
 
 
 class DescriptorTracer:
@@ -60,28 +106,52 @@ class DescriptorTracer:
         read_link: ReadLink,
         read_pids: ReadPids,
         *,
+        code: CodeAccess | None = None,
+        with_sockets: bool = True,
         for_stream: bool = False,
         buffer_bytes: dict[str, int] | None = None,
     ) -> None:
-        """Attaches; raises NotAvailableError."""
+        """Attaches; raises NotAvailableError. With `code` the call sites are found, where that is possible."""
         self.calls = calls_of(platform.machine())
         self.types = TypeTable(self.calls)
         self._changes = ChangeTable(self.calls)
+        self._on_socket = np.zeros(max(self.calls) + 8, bool)  # neither births nor deaths
+        self._on_socket[[number for number, call in self.calls.items() if call.action in ON_SOCKET]] = True
         self._read_links, self._read_link = read_links, read_link
         self._for_stream = for_stream
+        self._logs: dict[int, SocketLog] = {}
+        if with_sockets and not for_stream:
+            maker = EventMaker(self.calls, self.types, Moments(time.time_ns() - time.monotonic_ns()))
+            self._logs = {pid: SocketLog(self.calls, self.types, maker) for pid in pids}
         sharers = [other for other in read_pids() if any(_is_same_table(pid, other) for pid in pids)]
-        self.recorder = DescriptorRecorder(pids, sharers, buffer_bytes)
+        self._stack = contextlib.ExitStack()
+        self.stack_problem: NotAvailableError | None = None
+        """Why there are no call sites, although they were asked for."""
+        self.sites: CallSites | None = None
+        with contextlib.ExitStack() as stack:
+            if code and (unwinder := self._start_unwinder(code)):
+                stack.enter_context(unwinder)
+                self.sites = CallSites(unwinder, code.read_maps, pids)
+                stack.callback(self.sites.close)
+            recorder = DescriptorRecorder(pids, sharers, buffer_bytes, with_stacks=self.sites is not None)
+            self.recorder = stack.enter_context(recorder)
+            if self.sites and recorder.stacks:
+                self.sites.attach(recorder.stacks, recorder.allow_copies)
+            self._stack = stack.pop_all()
         self._niceness = _hurry()
-        self.started_ns = time.monotonic_ns()
+        self.started_ns = self.stopped_ns = time.monotonic_ns()
         self.names: dict[int, str] = {}
         """Names of threads that ended, and of those that were born."""
         self._tables: dict[int, Table] = {}
         self._main: dict[int, Table] = {}
         self.totals: dict[int, Totals] = {}
         self.compat_pids: set[int] = set()
+        self._added_up: dict[int, TableTotals] = {}
         for pid in pids:
             self.totals[pid] = Totals(max(self.calls) + 8, 256, self.started_ns)
-            self._main[pid] = Table(pid, pid, self.calls, self.types, self.totals[pid])
+            sites = SiteTotals(self.started_ns) if self.sites else None
+            self._added_up[pid] = TableTotals(self.totals[pid], PathTotals(), sites)
+            self._main[pid] = Table(pid, pid, self.calls, self.types, self._added_up[pid])
         for pid, table in self._main.items():  # while records come in already
             table.seed(read_links(pid) or {})
         self._seeded_ns: int | None = time.monotonic_ns()
@@ -92,7 +162,7 @@ class DescriptorTracer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.recorder.__exit__(kind, error, trace)
+        self._stack.close()
         if self._niceness is not None:
             os.setpriority(os.PRIO_PROCESS, 0, self._niceness)
 
@@ -100,13 +170,21 @@ class DescriptorTracer:
         """What has happened since the last call."""
         if self._seeded_ns is not None:  # the first batch must hold all that happened while /proc was listed
             time.sleep(max(0.0, _SETTLE_SECONDS - (time.monotonic_ns() - self._seeded_ns) / 1e9))
-        return self._take(self.recorder.read())
+        taken = self._take(self.recorder.read())
+        if self.sites:
+            self.sites.read()
+        return taken
 
     def _take(self, batch: Batch) -> tuple[Batch, list[BatchResult]]:
         if self._seeded_ns is not None:
             self._seeded_ns = None
             self._infer_first_states(batch)
-        return batch, self._apply(batch)
+        results = self._apply(batch)
+        now_ns = time.monotonic_ns()
+        for added_up in self._added_up.values():
+            if added_up.sites:
+                added_up.sites.note_moment(now_ns)
+        return batch, results
 
     def _infer_first_states(self, batch: Batch) -> None:
         """What moved while /proc was listed is told by the records alone."""
@@ -126,16 +204,23 @@ class DescriptorTracer:
             events = batch.take(which)
             self._count_others(table, events)
             changes = self._changes.of(batch, events, which, table.ledger.highest())
-            results.append(table.apply(batch, which, changes, self._read_link, for_stream=self._for_stream))
+            result = table.apply(batch, which, changes, self._read_link, for_stream=self._tells_all())
+            results.append(result)
             if not table.users:
                 results.append(self._end(table, batch, which))
+        for result in results:
+            if result.pid in self._logs:
+                self._logs[result.pid].add(batch, result)
         return results
+
+    def _tells_all(self) -> bool:
+        return self._for_stream or any(not log.omitted_count for log in self._logs.values())
 
     def _end(self, table: Table, batch: Batch, which: NDArray[np.intp]) -> BatchResult:
         """The last process that used a table has ended."""
         last = batch.events[which[-1]]
         changes = table.close_all(int(last["at_ns"]), int(last["tid"]), EXIT)
-        return table.apply(batch, which[:0], changes, self._read_link, for_stream=self._for_stream)
+        return table.apply(batch, which[:0], changes, self._read_link, for_stream=self._tells_all())
 
     def _table(self, address: int, batch: Batch, which: NDArray[np.intp]) -> tuple[Table, bool]:
         """The table of an address, and whether it is a part that was not known: a copy of its process's table."""
@@ -149,7 +234,7 @@ class DescriptorTracer:
         if main not in self._tables.values() and _share_table(pid, tid):
             self._tables[address] = main
             return main, False
-        self._tables[address] = main.part(tid, self.totals[main.pid])
+        self._tables[address] = main.part(tid)
         return self._tables[address], True
 
     def _correct_part(self, table: Table, batch: Batch, which: NDArray[np.intp]) -> NDArray[np.intp]:
@@ -186,7 +271,13 @@ class DescriptorTracer:
         """Failures, and close-on-exec."""
         failed = events["result"] < 0
         if failed.any():
+            failed &= ~self._on_socket[events["call"]]
             table.totals.add_failures(events["call"][failed], events["result"][failed])
+            full = np.isin(events["result"], _NO_DESCRIPTOR_LEFT)
+            if full.any():
+                table.totals.add_limit_failures(events["result"][full], events["tid"][full])
+                if table.added_up.sites:
+                    table.added_up.sites.add_limit_failures(events["stack"][full])
         marks = is_mark(events)
         if marks.any():
             set_count = int(np.count_nonzero(events["argument"][marks] & 1))
@@ -198,7 +289,10 @@ class DescriptorTracer:
         readings = {pid: (time.monotonic_ns(), self._read_links(pid)) for pid in self._main}
         time.sleep(_SETTLE_SECONDS)
         self.recorder.stop()
+        self.stopped_ns = time.monotonic_ns()
         batch, results = self._take(self.recorder.read(is_last=True))
+        if self.sites:
+            self.sites.finish(_UNWIND_SECONDS)
         return batch, results, {pid: self._check(pid, *reading) for pid, reading in readings.items()}
 
     def _check(self, pid: int, began_ns: int, links: Mapping[int, str] | None) -> LedgerCheck | None:
@@ -263,8 +357,46 @@ class DescriptorTracer:
             interval_seconds=interval,
             opened_per_interval=opened,
             closed_per_interval=closed,
+            limit_failures=tuple(
+                LimitFailure("EMFILE" if error == errno.EMFILE else "ENFILE", tid, self.names.get(tid, ""), count)
+                for (error, tid), count in totals.limit_failures.most_common()
+            ),
+            by_path=tuple(
+                PathChurn(path, count) for path, count in self._added_up[pid].paths.most_common(_SHOWN_PATHS)
+            ),
+            by_path_omitted_count=self._added_up[pid].paths.uncounted,
         )
-        return DescriptorActivity(trace, lived)
+        if (sites := self._added_up[pid].sites) is not None and self.sites:
+            fds: dict[int, list[int]] = {}
+            for fd, known in lived.items():
+                fds.setdefault(known.stack, []).append(fd)
+            uncopied = self.recorder.counts().uncopied
+            trace = describe_sites(trace, sites, self.sites, self.types.names, fds, self.stopped_ns, uncopied)
+        log = self._logs.get(pid)
+        born_ns = {fd: known.at_ns for fd, known in lived.items()}
+        stacks = {fd: self.stack(known.stack) for fd, known in lived.items()}
+        return DescriptorActivity(
+            trace,
+            lived,
+            SocketTrace(events=tuple(log.events(self.sites)), omitted_count=log.omitted_count) if log else None,
+            log.of_open(born_ns, self.sites) if log else {},
+            {fd: stack for fd, stack in stacks.items() if stack is not None},
+            self.stack_problem,
+        )
+
+    def stack(self, number: int) -> Stack | None:
+        """The stack behind a number, where it is known by now."""
+        return self.sites.stack(number) if self.sites else None
+
+    def _start_unwinder(self, code: CodeAccess) -> Unwinder | None:
+        if platform.machine() != "x86_64":
+            self.stack_problem = NotAvailableError(f"stacks are not unwound on {platform.machine()} yet", None)
+            return None
+        try:
+            return Unwinder(code.open_mapping)
+        except NotAvailableError as problem:
+            self.stack_problem = problem
+            return None
 
 
 def _hurry() -> int | None:

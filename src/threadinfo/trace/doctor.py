@@ -17,6 +17,7 @@ from threadinfo.errors import NotAvailableError
 from threadinfo.model import Check
 from threadinfo.trace import loader
 from threadinfo.trace.btf import BTF_PATH
+from threadinfo.trace.libdw import INSTALL_LIBDW
 from threadinfo.trace.machine import GRANT_CAPABILITIES, may_trace
 from threadinfo.trace.scheduling import kernel_facts, possible_on_this_process
 
@@ -37,7 +38,7 @@ def examine() -> tuple[Check, ...]:
         _tracepoints(),
         _bcc(),
         _library("LLVM through libbcc", "libbcc.so.0", "no tracing", loader.INSTALL_BCC),
-        _library("libdw", "libdw.so.1", "no user stacks", "apt-get install libdw1"),
+        _library("libdw", "libdw.so.1", "no user stacks", INSTALL_LIBDW),
         _memory_lock(),
         _tracefs(),
     )

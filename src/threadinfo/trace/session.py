@@ -22,7 +22,14 @@ import msgspec
 from threadinfo.errors import NotAvailableError
 from threadinfo.model import Confidence
 from threadinfo.trace.descriptor_records import Counts, DescriptorRecorder
-from threadinfo.trace.descriptors import DescriptorActivity, DescriptorTracer, LedgerCheck, ReadLinks, ReadPids
+from threadinfo.trace.descriptors import (
+    CodeAccess,
+    DescriptorActivity,
+    DescriptorTracer,
+    LedgerCheck,
+    ReadLinks,
+    ReadPids,
+)
 from threadinfo.trace.machine import CAPABILITIES_NEEDED, GRANT_CAPABILITIES, may_trace
 from threadinfo.trace.scheduling import ReadThreads, SchedulingTracer, ThreadActivity, possible_on_this_process
 from threadinfo.trace.tables import ReadLink
@@ -133,6 +140,8 @@ def trace_processes(
     *,
     with_scheduling: bool,
     with_descriptors: bool,
+    with_sockets: bool,
+    code: CodeAccess | None,
     read_threads: ReadThreads,
     read_name: ReadName,
     read_links: ReadLinks,
@@ -147,7 +156,9 @@ def trace_processes(
         scheduling = stack.enter_context(SchedulingTracer(read_threads)) if with_scheduling else None
         descriptors = None
         if with_descriptors:
-            descriptors = stack.enter_context(DescriptorTracer(pids, read_links, read_link, read_pids))
+            descriptors = stack.enter_context(
+                DescriptorTracer(pids, read_links, read_link, read_pids, code=code, with_sockets=with_sockets)
+            )
             descriptors.read()
         names: dict[int, tuple[int | None, str]] = {}
         started_ns = time.monotonic_ns()

@@ -12,7 +12,7 @@ import msgspec
 from threadinfo.model import Confidence
 from threadinfo.trace.descriptor_events import EventChunk, make_chunk
 from threadinfo.trace.descriptor_records import Batch
-from threadinfo.trace.descriptors import DescriptorTracer, LedgerCheck, ReadLinks, ReadPids
+from threadinfo.trace.descriptors import CodeAccess, DescriptorTracer, LedgerCheck, ReadLinks, ReadPids
 from threadinfo.trace.scheduling import Delay, ReadThreads, SchedulingTracer
 from threadinfo.trace.session import NOTHING_SEEN, Interrupt, Target, check_privilege, join_counts, ticks
 from threadinfo.trace.tables import BatchResult, ReadLink
@@ -43,9 +43,13 @@ class Stream:
         read_links: ReadLinks,
         read_link: ReadLink,
         read_pids: ReadPids,
+        code: CodeAccess | None = None,
         buffer_bytes: dict[str, int] | None = None,
     ) -> None:
-        """Attaches. Without `threshold_ns` scheduling is not watched. Raises NotAvailableError."""
+        """Attaches. Without `threshold_ns` scheduling is not watched. Raises NotAvailableError.
+
+        With `code` the stacks of calls are found.
+        """
         check_privilege()
         with contextlib.ExitStack() as stack:
             self._targets = [stack.enter_context(Target(pid)) for pid in pids]
@@ -55,7 +59,15 @@ class Stream:
                 self.scheduling = stack.enter_context(SchedulingTracer(read_threads, threshold_ns))
             if with_descriptors:
                 self.descriptors = stack.enter_context(
-                    DescriptorTracer(pids, read_links, read_link, read_pids, for_stream=True, buffer_bytes=buffer_bytes)
+                    DescriptorTracer(
+                        pids,
+                        read_links,
+                        read_link,
+                        read_pids,
+                        code=code,
+                        for_stream=True,
+                        buffer_bytes=buffer_bytes,
+                    )
                 )
             self.interrupt = stack.enter_context(Interrupt())
             self._stack = stack.pop_all()
@@ -104,5 +116,5 @@ class Stream:
 
 def make_chunks(tracer: DescriptorTracer, batch: Batch, results: Sequence[BatchResult]) -> list[EventChunk]:
     """The events of every table in a batch; empty chunks are left out."""
-    chunks = [make_chunk(batch, result, tracer.calls) for result in results]
+    chunks = [make_chunk(batch, result, tracer.calls, tracer.types) for result in results]
     return [chunk for chunk in chunks if len(chunk.at_ns)]

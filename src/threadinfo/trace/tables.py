@@ -14,6 +14,8 @@ from threadinfo.trace.calls import Action, Call
 from threadinfo.trace.changes import Changes, Op
 from threadinfo.trace.descriptor_records import Batch
 from threadinfo.trace.ledger import Applied, Ledger
+from threadinfo.trace.path_totals import PathTotals
+from threadinfo.trace.site_totals import SiteTotals
 from threadinfo.trace.totals import Totals
 
 ReadLink = Callable[[int, int], str | None]
@@ -41,6 +43,7 @@ _ANONYMOUS = {
     "[io_uring]": "io_uring",
     "[perf_event]": "perf_event",
 }
+_PATH_ACTIONS = {Action.NUMBER_PATH_0, Action.NUMBER_PATH_1}
 _MOST_DUPLICATIONS = 4  # of duplicates of duplicates within one batch
 
 
@@ -54,6 +57,17 @@ class Known(NamedTuple):
     """When it was born; 0: before the trace."""
     tid: int
     call: str
+    stack: int = 0
+    """The number of a copied stack that tells where it was born; 0: none was taken."""
+
+
+class TableTotals(NamedTuple):
+    """What is added up of a process's tables."""
+
+    totals: Totals
+    paths: PathTotals
+    sites: SiteTotals | None
+    """None where call sites are not asked for."""
 
 
 class TypeTable:
@@ -76,13 +90,17 @@ class TypeTable:
 
     def of_event(self, event: np.void) -> str | None:
         """Of one event that bore something; None where that is not told by the event alone."""
-        code = int(self._of_call[event["call"]]) or int(self._of_mode[int(event["mode"]) >> 12 & 0xF])
+        code = int(self._of_call[event["call"]]) or int(self._of_mode[int(event["file_type"])])
         return self.names[code]
+
+    def of_calls(self, calls: NDArray[np.uint16]) -> NDArray[np.uint8]:
+        """What calls bear, as far as the call alone tells."""
+        return self._of_call[calls]
 
     def of_births(self, events: NDArray[np.void], changes: Changes) -> NDArray[np.uint8]:
         """By call, and for what was opened by its mode; 0 for duplicates and for what was received."""
         by_call = self._of_call[changes.call]
-        by_mode = self._of_mode[events["mode"][changes.event] >> 12 & 0xF]
+        by_mode = self._of_mode[events["file_type"][changes.event]]
         return np.where(by_call == 0, by_mode, by_call)
 
 
@@ -97,31 +115,44 @@ class BatchResult(NamedTuple):
     """What the numbers were that die, or are duplicated, in this batch and were born before it."""
     copied: Mapping[int, int]
     """The event of a duplicate to the event of this batch that bore what it duplicates."""
+    birth_types: NDArray[np.uint8]
+    """The code (`TypeTable`) of what each change bears; 0: it bears nothing, or that is not known."""
+    death_types: NDArray[np.uint8]
+    """The code of what dies by each change."""
 
 
 class Table:
     """One table of descriptors."""
 
-    def __init__(self, pid: int, tid: int, calls: Mapping[int, Call], types: TypeTable, totals: Totals) -> None:
+    def __init__(self, pid: int, tid: int, calls: Mapping[int, Call], types: TypeTable, added_up: TableTotals) -> None:
         self.pid, self.tid = pid, tid
         self.users = {pid}
         """The processes that use it, as far as is known."""
         self.ledger = Ledger()
         self.known: dict[int, Known] = {}
-        self.totals = totals
+        self.added_up = added_up
+        self.totals = added_up.totals
         self._calls, self._types = calls, types
-        self._type_of = np.zeros(0, np.uint8)  # code by number, of what was born before the present batch
+        # By number: the copied stack of the birth, and the code of the type.
+        self._born_at, self._type_of = np.zeros(0, np.uint32), np.zeros(0, np.uint8)
+        self._has_path = np.zeros(max(calls) + 8, bool)
+        paths = [number for number, call in calls.items() if call.action in _PATH_ACTIONS]
+        self._has_path[paths] = True
 
     def seed(self, links: Mapping[int, str]) -> None:
         """What /proc says is open."""
         self.ledger.seed(links)
+        self._grow(max(links, default=0))
         for fd, link in links.items():
             self.known[fd] = Known(type_of_link(link), link, 0, 0, "")
+            self._type_of[fd] = self._types.code(self.known[fd].type)
 
-    def part(self, tid: int, totals: Totals) -> Table:
-        """A copy that another thread goes on with."""
-        other = Table(self.pid, tid, self._calls, self._types, totals)
+    def part(self, tid: int) -> Table:
+        """A copy that another thread goes on with; what it inherited was born at no site of its own."""
+        other = Table(self.pid, tid, self._calls, self._types, self.added_up)
         other.ledger, other.known = self.ledger.copy(), dict(self.known)
+        other._grow(len(self._type_of))
+        other._type_of[: len(self._type_of)] = self._type_of
         return other
 
     def apply(
@@ -133,6 +164,11 @@ class Table:
         types = self._types.of_births(batch.events, changes)
         duplicates, sources = self._resolve_duplicates(applied, types)
         self.totals.add_changes(applied, types)
+        self._add_paths(batch, changes.event[applied.is_birth & self._has_path[changes.call]])
+        self._grow(int(changes.fd.max(initial=0)))
+        death_types = self._types_of_deaths(batch, applied, types)
+        if self.added_up.sites:
+            self._add_sites(batch, applied, types, self.added_up.sites)
         earlier: dict[int, Known] = {}
         copied: dict[int, int] = {}
         if for_stream:
@@ -144,7 +180,37 @@ class Table:
                 zip(changes.event[duplicates[here]].tolist(), changes.event[sources[here]].tolist(), strict=True)
             )
         self._learn(batch, applied, types, read_link)
-        return BatchResult(self.pid, which, applied, earlier, copied)
+        return BatchResult(self.pid, which, applied, earlier, copied, types, death_types)
+
+    def _add_paths(self, batch: Batch, which: NDArray[np.int32]) -> None:
+        named = which[batch.events["length"][which] > 0]
+        if named.size:
+            self.added_up.paths.add(batch, named)
+
+    def _grow(self, number: int) -> None:
+        if number >= len(self._born_at):
+            more = max(2 * len(self._born_at), number + 1) - len(self._born_at)
+            self._born_at = np.concatenate([self._born_at, np.zeros(more, np.uint32)])
+            self._type_of = np.concatenate([self._type_of, np.zeros(more, np.uint8)])
+
+    def _types_of_deaths(self, batch: Batch, applied: Applied, types: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """What dies by each change; notes what is alive at the batch's end."""
+        changes, births, last = applied.changes, applied.is_birth, applied.is_last_birth
+        of_event = np.zeros(len(batch.events) + 1, np.uint8)
+        of_event[changes.event[births]] = types[births]
+        dying = np.where(applied.born_by >= 0, of_event[applied.born_by], self._type_of[changes.fd])
+        self._type_of[changes.fd[last]] = types[last]
+        return np.where(applied.is_death, dying, 0)
+
+    def _add_sites(self, batch: Batch, applied: Applied, types: NDArray[np.uint8], sites: SiteTotals) -> None:
+        fd, stacks = applied.changes.fd, batch.events["stack"]
+        if not fd.size:
+            return
+        born_at = stacks[applied.changes.event]
+        died_at = np.where(applied.born_by >= 0, stacks[applied.born_by], self._born_at[fd])
+        sites.add_changes(applied, types, born_at, died_at)
+        last = applied.is_last_birth
+        self._born_at[fd[last]] = born_at[last]
 
     def _resolve_duplicates(
         self, applied: Applied, types: NDArray[np.uint8]
@@ -187,7 +253,8 @@ class Table:
                 text = text or link
                 type_name = type_name or (type_of_link(link) if link else None)
             name = self.name_of(int(changes.call[index]))
-            fresh[fd] = Known(type_name, text, int(changes.at_ns[index]), int(changes.tid[index]), name)
+            stack = int(batch.events["stack"][event])
+            fresh[fd] = Known(type_name, text, int(changes.at_ns[index]), int(changes.tid[index]), name, stack)
         gone = changes.fd[applied.is_death]
         for fd in (np.unique(gone) if gone.size else gone).tolist():
             if not self.ledger.is_open[fd]:

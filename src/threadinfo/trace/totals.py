@@ -44,6 +44,8 @@ class Totals:
         self.closed_by_how: Counter[str] = Counter()
         self.failures: Counter[tuple[int, int]] = Counter()
         """By call and error number."""
+        self.limit_failures: Counter[tuple[int, int]] = Counter()
+        """EMFILE and ENFILE, by error number and thread."""
         self.opened_by_thread: Counter[int] = Counter()
         self.closed_by_thread: Counter[int] = Counter()
         self.marked_count = [0, 0]
@@ -98,6 +100,12 @@ class Totals:
         pairs, counts = np.unique(call.astype(np.int64) << 16 | -result.astype(np.int64), return_counts=True)
         for pair, count in zip(pairs.tolist(), counts.tolist(), strict=True):
             self.failures[pair >> 16, pair & 0xFFFF] += count
+
+    def add_limit_failures(self, result: NDArray[np.int32], tid: NDArray[np.uint32]) -> None:
+        """Calls that failed with EMFILE or ENFILE."""
+        pairs, counts = np.unique(-result.astype(np.int64) << 32 | tid, return_counts=True)
+        for pair, count in zip(pairs.tolist(), counts.tolist(), strict=True):
+            self.limit_failures[pair >> 32, pair & 0xFFFFFFFF] += count
 
     def lifetime(self) -> Latency:
         """Of those that were born and died during the trace."""

@@ -76,6 +76,7 @@ def protocol_name(protocol: int) -> str:
 
 
 def group_names(protocol: int, groups: int) -> list[str]:
-    """The names of the groups of a bit mask, ``"group N"`` where a group has none; the mask holds groups 1 to 32."""
+    """The names of the groups of a bit mask, ``"group N"`` where a group has none."""
     names = _GROUPS.get(protocol, {})
-    return [names.get(group, f"group {group}") for group in range(1, 33) if groups >> (group - 1) & 1]
+    present = (group for group in range(1, groups.bit_length() + 1) if groups >> (group - 1) & 1)
+    return [names.get(group, f"group {group}") for group in present]

@@ -1,0 +1,76 @@
+"""What a trace knows of a socket, in words: who made it, what was done with it, and why it is bound to nothing.
+
+Pure functions over the model. What /proc alone leaves open ("never bound, or its bind failed") is settled here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from threadinfo.model import DescriptorEvent, Origin, Socket
+
+_OPEN_QUESTION = "only a trace tells"  # proc/explain.py
+_JUST_STARTED_SECONDS = 60.0
+
+
+def tell_maker(
+    library: str | None, entry: str | None, caller: str | None, thread: str, seconds_after_start: float | None
+) -> str:
+    """``libwebsockets.so.17's lws_create_context, called from start_server, thread main 7, 0.31 s after its start``.
+
+    `entry` is the library's function that the program called, `caller` the program's that did.
+    """
+    words = []
+    if library and entry:
+        words.append(f"{library}'s {entry}")
+    elif entry or library:
+        words.append(entry or library or "")
+    if caller:
+        words.append(f"called from {caller}")
+    words.append(f"thread {thread}")
+    if seconds_after_start is not None and 0 <= seconds_after_start < _JUST_STARTED_SECONDS:
+        words.append(f"{seconds_after_start:.2f} s after the process started")
+    return ", ".join(words)
+
+
+def settle(sock: Socket, origin: Origin | None) -> str | None:
+    """The explanation of a socket whose birth and all of whose use was seen; otherwise the one that it has."""
+    explanation = sock.explanation
+    if origin is None or origin.syscall not in {"socket", "accept", "accept4"}:
+        return explanation
+    story = tell_use(origin.events, is_accepted=origin.syscall != "socket")
+    if explanation is None:
+        return None
+    if _OPEN_QUESTION not in explanation:
+        return f"{explanation}; {story}" if origin.events else explanation
+    label = sock.protocol or sock.family or "socket"
+    return f"{label}{'6' if sock.family == 'AF_INET6' else ''}, {story}"
+
+
+def tell_use(events: Sequence[DescriptorEvent], *, is_accepted: bool = False) -> str:
+    """``bound to 0.0.0.0:80, listening with a backlog of 128, shut down for receiving and sending by web 12``."""
+    if not events:
+        return "accepted, and nothing else was done with it" if is_accepted else "never bound, connected or listened on"
+    return ", ".join(["accepted"] * is_accepted + [tell_event(event) for event in events])
+
+
+def tell_event(event: DescriptorEvent) -> str:
+    """One use of a socket."""
+    who = f" (thread {event.thread_name or '?'} {event.tid})"
+    failed = f"failed with {event.error}" if event.error else ""
+    match event.event:
+        case "bind":
+            text = f"bind to {event.local or 'nothing'} {failed}" if failed else f"bound to {event.local or 'nothing'}"
+        case "connect" if event.error == "EINPROGRESS":
+            text = f"connecting to {event.remote or 'nobody'}"
+        case "connect":
+            where = event.remote or "nobody"
+            text = f"connect to {where} {failed}" if failed else f"connected to {where}"
+        case "listen":
+            text = f"listen {failed}" if failed else f"listening with a backlog of {event.backlog}"
+        case "shutdown":
+            way = {"both": "receiving and sending"}.get(event.shut or "", event.shut or "?")
+            text = f"shutdown {failed}" if failed else f"shut down for {way}"
+        case _:
+            text = event.event
+    return text + who

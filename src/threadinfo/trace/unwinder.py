@@ -1,0 +1,449 @@
+"""User stacks: copies of registers and stack tops to frames with names, by a child that the target's files may crash.
+
+The kernel cannot walk the stacks of programs without frame pointers, so BPF copies registers and the top of the stack,
+and libdw unwinds them afterwards from the unwind tables in the ELF files. Those files are the target's: the child
+(unwind_child.py) that parses them can do nothing else, is believed nothing unchecked, and is stopped when it hangs.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import ctypes
+import fcntl
+import os
+import platform
+import resource
+import select
+import shutil
+import signal
+import socket
+import stat
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+
+import msgspec
+
+from threadinfo.errors import NotAvailableError
+from threadinfo.trace import unwind_messages as message
+from threadinfo.trace.code_layout import (
+    VDSO,
+    CodeLayout,
+    Module,
+    parse_layout,
+)
+from threadinfo.trace.libdw import Libraries
+from threadinfo.trace.stack_frames import Frame, Place, Sample, Stack, make_stack, parse_place, why_not
+
+__all__ = ["Counters", "Frame", "Sample", "Stack", "Unwinder"]
+
+_SECONDS_PER_STACK = 2.0
+"""The longest that one stack may take, its files' first reading included."""
+_SECONDS_PER_BATCH, _SECONDS_PER_SAMPLE = 10.0, 0.02
+_SECONDS_TO_START = 5.0
+_MAX_RESTARTS = 5  # a batch
+_SUSPICIONS = 2  # until a file is not given to the child any more
+_MAX_SPACES = 16
+_MAX_MODULES = 4000  # what a message holds
+_MAX_PLACES_BYTES = 64 << 20
+_BUILD_IDS = Path("/usr/lib/debug/.build-id")
+
+
+class Counters(msgspec.Struct):
+    """What the unwinder has done so far."""
+
+    stacks: int = 0
+    complete: int = 0
+    failures: int = 0
+    """Stacks without a frame."""
+    restarts: int = 0
+    """Children that had to be replaced."""
+    seconds: float = 0.0
+    """Spent in `unwind`, waiting for the child included."""
+
+
+class _StoppedError(Exception):
+    """The child crashed, hung or talked nonsense: the reason, in words."""
+
+
+class _Child:
+    """A running child and what it has been told. Raises _StoppedError or OSError when it does not start."""
+
+    def __init__(self) -> None:
+        self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.spaces: OrderedDict[object, int] = OrderedDict()
+        self.next_space = 0
+        self.places: dict[int, Place] = {}
+        self.places_bytes = 0
+        self.spent_seconds = 0.0
+        self.held: frozenset[str] = frozenset()
+        self._memory = os.memfd_create("threadinfo-suspect", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.write(self._memory, message.SUSPECT.pack(-1))
+        fcntl.fcntl(self._memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+        self._directory = tempfile.mkdtemp(prefix="threadinfo-")
+        source = str(Path(__file__).resolve().parents[2])
+        program = f"import sys; sys.path.append({source!r}); from threadinfo.trace.unwind_child import main; main()"
+        options = ["-I", "-S", *(["-B"] if sys.dont_write_bytecode else [])]
+        try:
+            self.process = subprocess.Popen(  # noqa: S603 - our own interpreter
+                [sys.executable, *options, "-c", program, str(theirs.fileno()), str(self._memory), self._directory],
+                pass_fds=[theirs.fileno(), self._memory],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env={},
+                start_new_session=True,  # an interrupt from the terminal is its parent's to answer
+            )
+        except OSError:
+            self.channel.close()
+            os.close(self._memory)
+            self._remove_directory()
+            raise
+        finally:
+            theirs.close()
+        try:
+            try:
+                data = self.receive(time.monotonic() + _SECONDS_TO_START)
+            except TimeoutError:
+                raise _StoppedError(f"the unwinder did not start within {_SECONDS_TO_START:g} s") from None
+            if data[:1] != message.READY:
+                raise _StoppedError("the unwinder did not start")
+        except _StoppedError:
+            self.close()
+            raise
+        self.held = frozenset(data[1:].decode("ascii", "replace").split())
+        self._remove_directory()
+        if "seccomp" not in self.held:
+            self.close()
+            raise _StoppedError("the unwinder could not be confined")
+
+    def receive(self, deadline: float) -> bytes:
+        """A message; raises TimeoutError at the deadline (CLOCK_MONOTONIC), _StoppedError when none can come."""
+        try:
+            data = self.channel.recv(message.MAX_MESSAGE_BYTES, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            poller = select.poll()
+            poller.register(self.channel, select.POLLIN)
+            if not poller.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                raise TimeoutError from None
+            return self.receive(deadline)
+        except ConnectionError:
+            data = b""
+        if not data:
+            raise _StoppedError(self._why_it_ended())
+        if data[:1] == message.FAILED:
+            raise _StoppedError(f"the unwinder failed ({data[1:201].decode('utf-8', 'backslashreplace')})")
+        return data
+
+    def _why_it_ended(self) -> str:
+        try:
+            code = self.process.wait(1)
+        except subprocess.TimeoutExpired:
+            return "the unwinder closed its socket"
+        if code < 0:
+            with contextlib.suppress(ValueError):
+                return f"the unwinder crashed ({signal.Signals(-code).name})"
+        return f"the unwinder ended (status {code})"
+
+    def send(self, data: bytes, descriptor: int | None = None) -> None:
+        ancillary = []
+        if descriptor is not None:
+            ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))]
+        try:
+            self.channel.sendmsg([data], ancillary)
+        except OSError:
+            raise _StoppedError(self._why_it_ended()) from None
+
+    def suspect(self, modules: Sequence[Module]) -> Module | None:
+        """The module that it looked into last."""
+        (index,) = message.SUSPECT.unpack(os.pread(self._memory, message.SUSPECT.size, 0))
+        return modules[index] if 0 <= index < len(modules) else None
+
+    def renew_cpu_time(self, seconds: float) -> None:
+        """Allows that much more CPU time: a bound for the case that this process cannot stop it any more."""
+        bounds = int(self.spent_seconds + seconds) + 5, resource.RLIM_INFINITY
+        with contextlib.suppress(OSError, ValueError):
+            resource.prlimit(self.process.pid, resource.RLIMIT_CPU, bounds)
+
+    def close(self) -> None:
+        self.channel.close()
+        os.close(self._memory)
+        self.process.kill()
+        self.process.wait()
+        self._remove_directory()
+
+    def _remove_directory(self) -> None:
+        shutil.rmtree(self._directory, ignore_errors=True)  # the child removed it, if it could
+
+
+def _start_child() -> _Child:
+    """A child that is ready; raises _StoppedError where there cannot be one."""
+    try:
+        return _Child()
+    except OSError as problem:
+        raise _StoppedError(f"the unwinder cannot be started ({problem.strerror})") from None
+
+
+class Unwinder:
+    """Unwinds samples; use as a context manager, in one thread: when that thread ends, the kernel kills the child.
+
+    `open_mapping` is given a PID and START-END of a mapping, a name in /proc/PID/map_files. It returns a descriptor of
+    the file that is mapped there, open for reading, which is closed here, or None where it cannot.
+
+    Raises NotAvailableError where libdw is missing or the machine is not x86_64.
+    """
+
+    def __init__(self, open_mapping: Callable[[int, str], int | None]) -> None:
+        if platform.machine() != "x86_64":
+            raise NotAvailableError(f"stacks are unwound on x86_64 only, and this is {platform.machine()}")
+        Libraries()
+        self.counters = Counters()
+        self._open_mapping = open_mapping
+        self._child: _Child | None = None
+        self._layouts: dict[int, tuple[bytes, CodeLayout]] = {}
+        self._suspicions: Counter[bytes] = Counter()
+
+    def __enter__(self) -> Unwinder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the child; may be called twice."""
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._child is not None:
+            self._child.close()
+            self._child = None
+
+    @property
+    def child_pid(self) -> int | None:
+        """The process that unwinds; None while there is none."""
+        return self._child.process.pid if self._child else None
+
+    @property
+    def confinement(self) -> frozenset[str]:
+        """What the child has given up (see confinement.confine); empty while there is none."""
+        return self._child.held if self._child else frozenset()
+
+    def unwind(self, pid: int, maps: bytes, samples: Sequence[Sample]) -> list[Stack]:
+        """The stacks of one process's samples, in their order.
+
+        `maps`: contents of /proc/PID/maps, read when the samples were taken or soon after. Never raises for what the
+        target did; what could not be unwound has no frames, and a problem. Bounded time: 10 s and 20 ms a sample.
+        """
+        started = time.monotonic()
+        if self._child is not None and self._child.places_bytes > _MAX_PLACES_BYTES // 2:
+            self._stop()  # a new one begins with nothing remembered
+        layout = self._layout(pid, maps)
+        batch = _Batch(pid, layout, samples, started + _SECONDS_PER_BATCH + _SECONDS_PER_SAMPLE * len(samples))
+        try:
+            self._run(batch)
+        except BaseException:  # an interrupt, or `open_mapping` failed: the child is in the middle of something
+            self._stop()
+            raise
+        finally:
+            os.close(batch.descriptor)
+        stacks = batch.stacks()
+        self.counters.stacks += len(stacks)
+        self.counters.complete += sum(stack.is_complete for stack in stacks)
+        self.counters.failures += sum(not stack.frames for stack in stacks)
+        self.counters.seconds += time.monotonic() - started
+        return stacks
+
+    def _layout(self, pid: int, maps: bytes) -> CodeLayout:
+        known = self._layouts.get(pid)
+        if known is not None and known[0] == maps:
+            return known[1]
+        layout = parse_layout(maps)
+        if len(self._layouts) >= _MAX_SPACES:
+            self._layouts.pop(next(iter(self._layouts)))
+        self._layouts[pid] = maps, layout
+        return layout
+
+    def _run(self, batch: _Batch) -> None:
+        """Children one after the other, until each sample has its stack or a problem."""
+        restarts = 0
+        while batch.next_index < len(batch.sent):
+            if time.monotonic() >= batch.deadline:
+                return batch.fail_rest("no time was left to unwind it")
+            try:
+                if self._child is None:
+                    self._child = _start_child()
+                self._converse(self._child, batch)
+            except _StoppedError as reason:
+                suspect = self._child.suspect(batch.layout.modules) if self._child is not None else None
+                self._stop()
+                self.counters.restarts += 1
+                restarts += 1
+                if suspect is not None:
+                    self._suspicions[suspect.identity] += 1
+                batch.fail_next(f"{reason}, in {suspect.path}" if suspect is not None else str(reason))
+                if restarts > _MAX_RESTARTS:
+                    return batch.fail_rest("the unwinder was stopped too often")
+        return None
+
+    def _converse(self, child: _Child, batch: _Batch) -> None:
+        """One child and what is left of the batch; raises _StoppedError."""
+        started = time.monotonic()
+        number = self._tell_space(child, batch)
+        child.renew_cpu_time(batch.deadline - started)
+        child.send(message.BATCH_IS.pack(message.BATCH, number, batch.next_index), batch.descriptor)
+        deadline = started + _SECONDS_PER_STACK
+        while True:
+            try:
+                data = child.receive(min(deadline, batch.deadline))
+            except TimeoutError:
+                raise _StoppedError(f"the unwinder was stopped after {_SECONDS_PER_STACK:g} s") from None
+            if time.monotonic() > min(deadline, batch.deadline):  # it talks, and does not come to an end
+                raise _StoppedError(f"the unwinder was stopped after {_SECONDS_PER_STACK:g} s")
+            try:
+                if data[:1] == message.STACK_IS:
+                    batch.accept(data, child.places)
+                    deadline = time.monotonic() + _SECONDS_PER_STACK
+                elif data[:1] == message.DONE:
+                    if batch.next_index != len(batch.sent):
+                        raise ValueError("it left samples out")
+                    child.spent_seconds += time.monotonic() - started
+                    return
+                else:
+                    self._answer(child, batch, data)
+            except (ValueError, LookupError, struct.error) as problem:
+                raise _StoppedError(f"the unwinder answered nonsense ({type(problem).__name__})") from None
+
+    def _tell_space(self, child: _Child, batch: _Batch) -> int:
+        """The child's number for this process's modules: what it has read of them stays read."""
+        modules = batch.layout.modules[:_MAX_MODULES]
+        key = (batch.pid, modules)
+        if key in child.spaces:
+            child.spaces.move_to_end(key)
+            return child.spaces[key]
+        if len(child.spaces) >= _MAX_SPACES:
+            _, oldest = child.spaces.popitem(last=False)
+            child.send(message.HEADER.pack(message.FORGET, oldest))
+        child.next_space += 1
+        number = child.spaces[key] = child.next_space
+        ranges = b"".join(message.RANGE.pack(module.start, module.end) for module in modules)
+        child.send(message.HEADER.pack(message.SPACE, number) + ranges)
+        return number
+
+    def _answer(self, child: _Child, batch: _Batch, data: bytes) -> None:
+        """Everything that the child says but stacks."""
+        kind, number = message.HEADER.unpack_from(data)
+        modules = batch.layout.modules
+        if kind == message.PLACE_IS:
+            child.places_bytes += len(data) + 200
+            if child.places_bytes > _MAX_PLACES_BYTES:
+                raise ValueError("too much")
+            child.places[number] = parse_place(data, batch.layout)
+        elif kind in {message.NEED_ELF, message.NEED_DEBUG}:
+            module = modules[number]
+            descriptor = None
+            if self._suspicions[module.identity] < (1 if kind == message.NEED_DEBUG else _SUSPICIONS):
+                if kind == message.NEED_DEBUG:
+                    descriptor = open_debug_file(data[message.HEADER.size :])
+                elif module.path == VDSO:
+                    descriptor = open_vdso()
+                elif module.mapping is not None:
+                    descriptor = self._open_mapping(batch.pid, module.mapping)
+            try:
+                child.send(message.FILE, descriptor)
+            finally:
+                if descriptor is not None:
+                    os.close(descriptor)
+        else:
+            raise ValueError("unknown kind")
+
+
+class _Batch:
+    """The samples of one call, and what of them is done."""
+
+    def __init__(self, pid: int, layout: CodeLayout, samples: Sequence[Sample], deadline: float) -> None:
+        self.pid, self.layout, self.deadline = pid, layout, deadline
+        self.samples = samples
+        self.sent: list[int] = []
+        """Indices of the samples that the child gets."""
+        self.next_index = 0
+        """Into `sent`: the first one that has no answer yet."""
+        self._stacks: list[Stack | None] = [None] * len(samples)
+        self.descriptor = os.memfd_create("threadinfo-samples", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        parts = []
+        for index, sample in enumerate(samples):
+            if (problem := why_not(sample)) is not None:
+                self._stacks[index] = Stack((), False, problem)
+                continue
+            self.sent.append(index)
+            parts += [message.SAMPLE.pack(len(sample.stack)), sample.registers, sample.stack]
+        with open(self.descriptor, "wb", closefd=False) as file:
+            file.writelines(parts)
+        # The next child gets it too, whatever the one before it was made to do.
+        fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+
+    def fail_next(self, problem: str) -> None:
+        """The sample that the child did not survive has no stack."""
+        if self.next_index < len(self.sent):
+            self._stacks[self.sent[self.next_index]] = Stack((), False, problem)
+            self.next_index += 1
+
+    def fail_rest(self, problem: str) -> None:
+        """None of the others is tried."""
+        while self.next_index < len(self.sent):
+            self.fail_next(problem)
+
+    def stacks(self) -> list[Stack]:
+        """In the order of the samples."""
+        return [stack for stack in self._stacks if stack is not None]
+
+    def accept(self, data: bytes, places: dict[int, Place]) -> None:
+        """A stack from the child; raises ValueError and its like for one that cannot be."""
+        _, index, end, count = message.STACK.unpack_from(data)
+        if index != self.next_index or index >= len(self.sent):
+            raise ValueError("not the next one")
+        frames_end = message.STACK.size + count * message.FRAME.size
+        if count > message.MAX_FRAMES or frames_end > len(data):
+            raise ValueError("too many frames")
+        raw = list(message.FRAME.iter_unpack(data[message.STACK.size : frames_end]))
+        words = data[frames_end : frames_end + 200].decode("utf-8", "backslashreplace")
+        sample = self.samples[self.sent[index]]
+        self._stacks[self.sent[index]] = make_stack(
+            sample, raw, [places[frame[2]] for frame in raw], end, words, self.layout
+        )
+        self.next_index += 1
+
+
+def open_debug_file(build_id: bytes) -> int | None:
+    """The host's separate debug file of a build-id, open for reading; None where there is none, or it is not root's."""
+    if not 2 <= len(build_id) <= 64:
+        return None
+    path = _BUILD_IDS / build_id[:1].hex() / f"{build_id[1:].hex()}.debug"
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return None
+    status = os.fstat(descriptor)
+    if stat.S_ISREG(status.st_mode) and status.st_uid == 0:
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
+def open_vdso() -> int | None:
+    """The kernel's vdso as a file: this process's own, which is every 64-bit process's; None where it has none."""
+    maps = Path("/proc/self/maps").read_bytes()
+    for module in parse_layout(maps).modules:
+        if module.path == VDSO:
+            descriptor = os.memfd_create("threadinfo-vdso", os.MFD_CLOEXEC)
+            os.write(descriptor, ctypes.string_at(module.start, module.end - module.start))
+            return descriptor
+    return None

@@ -1,0 +1,176 @@
+"""One socket per case, made by a library without symbols: what is said of each, to root and to its owner."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import WORKLOADS, Run, Start
+
+UNTOLD = r"\(which of them, only a trace tells\)"
+ELSEWHERE = "made in another network namespace"
+
+# What the description, a vertical bar and the explanation must be. Where two stories look the same from outside, both
+# must be told.
+CASES = {
+    "tcp": rf"socket \(TCP, not bound\)\|TCP, never bound or connected, or its bind failed {UNTOLD}",
+    "tcp6": rf"socket \(TCP6, not bound\)\|TCP6, never bound or connected, or its bind failed {UNTOLD}",
+    "tcp_bind_failed": rf"socket \(TCP, not bound\)\|TCP, never bound or connected, or its bind failed {UNTOLD}",
+    "tcp_bound": rf"socket \(TCP port \d+, bound but not listening\)\|TCP, bound, neither .* nor .*{UNTOLD}",
+    "tcp_listening": r"socket \(TCP port \d+\)\|None",
+    "tcp_connected": r"socket \(TCP port \d+, ESTABLISHED with 127\.0\.0\.1:\d+\)\|None",
+    "tcp_close_wait": r"socket \(TCP port \d+, CLOSE_WAIT with .*\|TCP, the other side has closed, this .* not",
+    "tcp_closed_both": rf"socket \(TCP port \d+, closed\)\|TCP, closed: .* ended by both sides, or .* {UNTOLD}",
+    "tcp_reset_unread": r"socket \(TCP port \d+, closed\)\|TCP, reset or timed out: .* not read the error yet",
+    "tcp_reset_read": rf"socket \(TCP port \d+, closed\)\|TCP, closed: .* or broke off and the error was read {UNTOLD}",
+    "tcp_refused": rf"socket \(TCP port \d+, closed, without a connection\)\|TCP, .* it was refused or .* {UNTOLD}",
+    "tcp_refused_unread": r"socket \(TCP port \d+, closed, without a connection\)\|TCP, refused or timed out: .* yet",
+    "tcp_listener_shut_down": rf"socket .* bound but not listening\)\|TCP, bound, .* listener was shut down {UNTOLD}",
+    "tcp_any_listener_shut_down": rf"socket .* without a connection\)\|TCP, .* or its listener was shut down {UNTOLD}",
+    "mptcp": rf"socket \(MPTCP, not bound\)\|MPTCP, never bound or connected, or its bind failed {UNTOLD}",
+    "mptcp_listening": r"socket \(MPTCP port \d+\)\|None",
+    "udp": r"socket \(UDP, not bound\)\|UDP, neither bound nor sent from, which would have bound it",
+    "udp6": r"socket \(UDP6, not bound\)\|UDP6, neither bound nor sent from, which would have bound it",
+    "udp_bound": r"socket \(UDP port \d+\)\|None",
+    "udplite": r"socket \(UDPLITE, not bound\)\|UDPLITE, neither bound nor sent from, which would have bound it",
+    "udplite_bound": r"socket \(UDPLITE port \d+\)\|None",
+    "raw": r"socket \(RAW protocol ICMP\)\|raw IPv4: sees every ICMP packet that arrives at any address",
+    "raw6": r"socket \(RAW6 protocol ICMPV6\)\|raw IPv6: sees every ICMPV6 packet that arrives at any address",
+    "ping": r"socket \(ICMP, not bound\)\|ping \(ICMP\), neither bound nor sent from, which would have bound it",
+    "ping_bound": r"socket \(ICMP id \d+\)\|ping \(ICMP\), bound to id \d+",
+    "packet_idle": r"socket \(packet\)\|packet socket without a protocol: it receives nothing",
+    "packet_all": r"socket \(packet ALL\)\|packet socket: sees every frame on every interface",
+    "packet_interface": r"socket \(packet ALL on lo\)\|packet socket: sees every frame on lo",
+    "netlink_routing": r"socket \(netlink ROUTE: LINK IPV4_IFADDR IPV4_ROUTE IPV6_IFADDR IPV6_ROUTE\)\|"
+    r"netlink ROUTE: the kernel tells it of changes to LINK, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE",
+    "netlink_port": r"socket \(netlink ROUTE\)\|netlink ROUTE: asks and is answered, subscribed to nothing",
+    "netlink_created": r"socket \(netlink ROUTE, not bound\)\|netlink ROUTE, only created: neither bound nor .*",
+    "netlink_uevent": r"socket \(netlink KOBJECT_UEVENT: KERNEL\)\|netlink KOBJECT_UEVENT: .* changes to KERNEL",
+    "unix_unnamed": r"Unix domain socket \(u_str\), not connected\|Unix stream, unnamed: never connected, and never .*",
+    "unix_datagram": r"Unix domain socket \(u_dgr\), not connected\|Unix datagram, unnamed: not connected: .*",
+    "unix_pair": r"Unix domain socket \(u_str\), connected to FD \d+\|Unix stream, unnamed: .* as socketpair\(2\) .*",
+    "unix_widow": r"Unix domain socket \(u_str\), connected\|Unix stream, unnamed: its other end is closed, or .*",
+    "unix_abstract": r"Unix domain socket: @every-socket-\d+, listening\|None",
+    "unix_path": r"Unix domain socket: /tmp/every-socket-\d+\|Unix datagram, path: not connected: receives from .*",
+    "vsock": r"socket \(vsock, not bound\)\|virtual machine socket, never bound, or not connected",
+    "xdp": r"socket \(XDP\)\|XDP socket: takes packets straight from a network interface's queue; .*",
+    "netns_listener": rf"socket \(TCP port \d+, in another network namespace\)\|{ELSEWHERE}.*",
+    "netns_netlink": rf"socket \(netlink ROUTE: LINK .* IPV6_ROUTE, in another network namespace\)\|.*; {ELSEWHERE}.*",
+    "netns_tcp": rf"socket \(TCP, not bound, in another network namespace\)\|TCP, never bound .*; {ELSEWHERE}.*",
+    "netns_ping": rf"socket \(ICMP, not bound, in another .*\)\|ping \(ICMP\), neither bound nor .*; {ELSEWHERE}.*",
+}
+
+# Without asking the socket itself: what the tables, sock_diag and the protocol's name leave open is said to be open.
+UNASKED = r"; the socket itself would tell, but was not asked: root may, unless --no-borrow"
+UNUSED = rf"in no table: neither bound nor used, or of another network namespace{UNASKED}"
+CLOSED = rf"in no table: never bound, bound and idle, closed, or of another network namespace{UNASKED}"
+CASES_WITHOUT_BORROWING = CASES | {
+    **{
+        name: rf"socket \((M?P?TCP6?)\)\|\1, {CLOSED}"
+        for name in CASES
+        if re.fullmatch("(netns_)?tcp6?|tcp_bind_failed|mptcp|tcp_(closed|reset|refused|any).*|netns_listener", name)
+    },
+    "udp": rf"socket \(UDP, not bound\)\|UDP, {UNUSED}",
+    "udp6": rf"socket \(UDP6, not bound\)\|UDP6, {UNUSED}",
+    "udplite": rf"socket \(UDPLITE, not bound\)\|UDPLITE, {UNUSED}",
+    "ping": rf"socket \(ICMP\)\|ping \(ICMP\), {UNUSED}",
+    "netns_ping": rf"socket \(ICMP\)\|ping \(ICMP\), {UNUSED}",
+    **dict.fromkeys(
+        ("netlink_created", "netns_netlink"),
+        rf"socket \(netlink, not bound\)\|netlink, in no table: not used yet, or of another network namespace{UNASKED}",
+    ),
+    "vsock": r"socket \(vsock\)\|virtual machine socket, bound or not: the socket itself would tell, .*",
+}
+
+
+def build(directory: Path, name: str) -> Path:
+    """The library of sockets, without frame pointers and symbols, under a name of choice."""
+    directory.chmod(0o755)
+    library = directory / name
+    options = ["-O2", "-fomit-frame-pointer", "-shared", "-s", "-fPIC", "-Wall", "-Wextra", "-Werror"]
+    subprocess.run(["gcc", *options, "-o", library, WORKLOADS / "every_socket.c"], check=True)
+    return library
+
+
+def start_sockets(start: Start, library: Path, *, owner: str) -> tuple[int, dict[str, int], dict[str, str]]:
+    """PID, descriptor by case, and the cases that this kernel refuses."""
+    process = start(sys.executable, WORKLOADS / "every_socket.py", library, *(["nobody"] if owner == "nobody" else []))
+    truth = json.loads(process.first_line)  # type: ignore[attr-defined]
+    return process.pid, truth["opened"], truth["unavailable"]
+
+
+def sockets(result: subprocess.CompletedProcess[str]) -> dict[int, Any]:
+    """The descriptors of a JSON report, by number."""
+    assert result.returncode == 0, result.stderr
+    return {descriptor["fd"]: descriptor for descriptor in json.loads(result.stdout)["processes"][0]["descriptors"]}
+
+
+def how_exactly(told: str) -> str:
+    """For the table: whether one story is told, one of several, or that it was not asked."""
+    if "was not asked" in told:
+        return "left open"
+    return "one of several" if "only a trace tells" in told else "exactly"
+
+
+@pytest.mark.parametrize("borrowing", [True, False], ids=["asked", "unasked"])
+@pytest.mark.parametrize("who", ["root", "owner"])
+def test_every_socket_case_is_told_for_what_it_is(
+    who: str, borrowing: bool, start: Start, threadinfo: Run, tmp_path: Path
+) -> None:
+    if os.geteuid():
+        pytest.skip("not root: most of these sockets can be made by root alone")
+    library = build(tmp_path, "libevery.so")
+    pid, opened, unavailable = start_sockets(start, library, owner="nobody" if who == "owner" else "root")
+    arguments = [] if borrowing else ["--no-borrow"]
+    found = sockets(threadinfo(pid, "--format", "json", *arguments, privileged=who == "root"))
+    wrong = []
+    for case, fd in opened.items():
+        told = f"{found[fd]['description']}|{found[fd]['socket']['explanation']}"
+        expected = (CASES if borrowing else CASES_WITHOUT_BORROWING)[case]
+        right = re.fullmatch(expected, told) is not None
+        print(f"{case:28}{who:7}{'right' if right else 'WRONG':7}{how_exactly(told):16}{told}")
+        if not right:
+            wrong.append((case, told))
+    print(f"{len(opened) - len(wrong)} of {len(opened)} right; refused by this kernel: {unavailable}")
+    assert wrong == []
+    assert opened.keys() | unavailable.keys() == CASES.keys()
+
+
+@pytest.mark.parametrize("who", ["root", "owner"])
+def test_inference_names_the_library_with_its_evidence(who: str, start: Start, threadinfo: Run, tmp_path: Path) -> None:
+    if os.geteuid():
+        pytest.skip("not root: most of these sockets can be made by root alone")
+    library = build(tmp_path, "libwebsockets.so.19")
+    pid, opened, _ = start_sockets(start, library, owner="nobody" if who == "owner" else "root")
+    found = sockets(threadinfo(pid, "--format", "json", privileged=who == "root"))
+    inference = found[opened["netlink_routing"]]["socket"]["inference"]
+    assert (inference["library"], inference["confidence"]) == ("libwebsockets", "likely")
+    assert inference["evidence"] == [
+        "netlink ROUTE",
+        "groups 0x551",
+        "no close-on-exec",
+        "libwebsockets.so.19 is mapped",
+        "thread router serves it",
+    ]
+    assert found[opened["netlink_port"]]["socket"]["inference"]["confidence"] == "possible"
+    text = threadinfo(pid, "-v", privileged=who == "root").stdout
+    assert "inferred: likely libwebsockets' routing socket, one per context (lws_create_context), because" in text
+    assert "inferred" not in threadinfo(pid, privileged=who == "root").stdout
+
+
+@pytest.mark.parametrize("name", ["libevery.so", "libwebsockets.so.17", "my-libwebsockets.so.19"])
+def test_inference_without_the_library_or_of_an_older_one_is_none(
+    name: str, start: Start, threadinfo: Run, tmp_path: Path
+) -> None:
+    if os.geteuid():
+        pytest.skip("not root: most of these sockets can be made by root alone")
+    pid, opened, _ = start_sockets(start, build(tmp_path, name), owner="root")
+    found = sockets(threadinfo(pid, "--format", "json"))
+    assert found[opened["netlink_routing"]]["socket"]["inference"] is None
