@@ -88,7 +88,7 @@ def _waits_for_cpu(process: ProcessReport) -> Iterator[Finding]:
         kind="thread_waits_for_cpu",
         severity="high" if share >= _WAITING_HIGH_PERCENT else "medium",
         words=f"Thread {name} {tid} waited {_time(worst.run_queue_ns)} for a CPU and ran {_time(worst.on_cpu_ns)}"
-        + _others(len(waiting) - 1, "thread waited", "threads waited", "longer than they ran"),
+        + _others(len(waiting) - 1, "thread waited longer than it", "threads waited longer than they", "ran"),
         value=_percent(worst.run_queue_ns, worst.run_queue_ns + worst.on_cpu_ns),
         threshold=_WAITING_PERCENT,
         unit="percent",
