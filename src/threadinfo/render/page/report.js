@@ -42,7 +42,8 @@
     input.title = "All of the words must occur in a row";
     label.append("Filter", input);
     tools.append(label, count);
-    const say = (shown) => { count.textContent = shown === rows.length ? `${shown} rows` : `${shown} of ${rows.length} rows`; };
+    const all = rows.length === 1 ? "1 row" : `${rows.length} rows`;
+    const say = (shown) => { count.textContent = shown === rows.length ? all : `${shown} of ${all}`; };
     input.addEventListener("input", () => {
       haystacks ??= rows.map((row) => row.textContent.toLowerCase());
       const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
