@@ -14,6 +14,8 @@ def format_details(descriptor: Descriptor) -> str:
     words = []
     if descriptor.socket is not None and descriptor.socket.explanation:
         words.append(descriptor.socket.explanation)
+    if descriptor.origin is not None and descriptor.origin.maker:
+        words.append(f"made by {descriptor.origin.maker}")
     if descriptor.socket is not None and (inference := descriptor.socket.inference):
         evidence = ", ".join(inference.evidence)
         adverb = "possibly" if inference.confidence == "possible" else inference.confidence

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping
 
 from threadinfo.model import Descriptor, DescriptorTrace
@@ -96,8 +95,6 @@ def _born(descriptors: tuple[Descriptor, ...] | None) -> list[str]:
             f"  {descriptor.fd:<6} {origin.opened_at[11:26]} {origin.syscall} by "
             f"{format_text(origin.thread_name or '(ended)')} {origin.tid}: {format_text(descriptor.description)}"
         )
-        if origin.maker:
-            lines += textwrap.wrap(format_text(origin.maker), 80, initial_indent=" " * 9, subsequent_indent=" " * 11)
     if len(born) > _ROWS:
         lines.append(f"  {len(born) - _ROWS} others")
     return ["Born during the trace and open:", *lines] if lines else []
