@@ -26,6 +26,7 @@ from threadinfo.model import (
     Served,
     SiteChurn,
     Socket,
+    SocketTrace,
     StackCounts,
     Thread,
     ThreadChurn,
@@ -249,7 +250,15 @@ def server(thread_count: int, descriptor_count: int) -> ProcessReport:
                 failed_count=3,
                 failures=(Failure("openat", "ENOENT", 3),),
                 stacks=STACKS,
-            )
+            ),
+            sockets=SocketTrace(
+                events=(
+                    event("socket", family="AF_INET", syscall="socket", stack=STACK),
+                    event("bind", local="127.0.0.1:5000"),
+                    event("close", syscall="close", lifetime_ns=SECOND_NS),
+                ),
+                omitted_count=0,
+            ),
         ),
         gaps=(Gap("limits", "cannot be read", "run as root"),),
     )

@@ -31,9 +31,11 @@ MAY_IMPORT = {
     "collect": {"errors", "model", "proc"},
     "collect_trace": {"errors", "model", "proc", "trace", "merge", "collect"} | {"socket_story"},
     "collect_stream": {"errors", "model", "proc", "trace", "collect_trace"},
+    "launch": {"errors"},
+    "collect_run": {"errors", "model", "proc", "trace", "collect", "collect_trace", "launch"},
     "line_output": {"errors"},
     "cli": {"errors", "model", "proc", "trace", "render", "output", "target", "collect", "collect_trace"}
-    | {"collect_stream", "findings", "line_output"},
+    | {"collect_stream", "collect_run", "findings", "launch", "line_output"},
     "__main__": {"cli"},
 }
 

@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import click
 
@@ -20,6 +20,7 @@ from threadinfo.errors import (
     MORE_FILES,
     TOO_MANY_FILES,
     BadInputError,
+    CommandError,
     ExitCode,
     NotAvailableError,
     OutputError,
@@ -41,6 +42,7 @@ DEFAULT_PORTS = {5000: "web server", 5001: "websocket server", 5002: "websocket 
 FORMATS = ("text", "json")
 _REPORT_FORMATS = (*FORMATS, "html")
 _DEFAULT_COMMAND = "report"
+_FAILURE_OF_OURS = 125
 _LONGEST_TRACE_SECONDS = 86_400
 _WATCHED = ("descriptors", "sockets", "scheduling")
 _LARGEST_REPORT_BYTES = 1 << 30
@@ -178,7 +180,7 @@ def report_command(
 
     A name is compared literally with the kernel's name of the process. All processes of that name are reported.
     """
-    _refuse_page_on_terminal(output_format, output)
+    _refuse_page_on_terminal(output_format, output, sys.stdout)
     gc.disable()  # a report is built once and then the process ends: nothing would be freed
     with _output(output) as write:
         root = _open_root(proc_path)
@@ -334,6 +336,69 @@ def _print_stream(stream: EventStream, duration: float | None, output_format: st
     return stream.was_interrupted()
 
 
+@cli.command("run", context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})
+@click.argument("command", nargs=-1, required=True, metavar="-- COMMAND...")
+@click.option("--user", metavar="NAME", help="Start it as this user.")
+@click.option(
+    "--only", metavar="WHAT", callback=_read_only, help="descriptors, sockets, scheduling, with commas; default all."
+)
+@click.option("--format", "output_format", type=click.Choice(_REPORT_FORMATS), default="text", show_default=True)
+@click.option("-o", "--output", metavar="FILE", help="Write to FILE instead of standard error.")
+@click.option("-v", "--verbose", is_flag=True, help="Add thread names, descriptor details and whole stacks.")
+@click.option(
+    "--port", "ports", multiple=True, metavar="PORT=ROLE", callback=_read_port_option, help="What a port is for."
+)
+def run_command(
+    command: tuple[str, ...],
+    user: str | None,
+    only: frozenset[str],
+    output_format: str,
+    output: str | None,
+    verbose: bool,
+    ports: dict[int, str],
+) -> None:
+    """As root: start COMMAND, trace it from its first instruction, and report when it ends.
+
+    The command keeps the terminal and the standard streams; the exit status is its own, 128 and the number of a signal,
+    127 where it is not found, 126 where it is not executable, 125 where we failed.
+    """
+    try:
+        status = _run(command, user, only, output_format, output, DEFAULT_PORTS | ports, verbose=verbose)
+    except BadInputError:
+        raise
+    except CommandError as problem:
+        _print_error(problem)
+        status = problem.status
+    except (ThreadinfoError, ProcError, OSError) as problem:
+        _print_error(problem if isinstance(problem, ThreadinfoError) else NotAvailableError(str(problem)))
+        status = _FAILURE_OF_OURS
+    sys.exit(status)
+
+
+def _run(
+    arguments: tuple[str, ...],
+    user: str | None,
+    only: frozenset[str],
+    output_format: str,
+    output: str | None,
+    ports: dict[int, str],
+    *,
+    verbose: bool,
+) -> int:
+    from threadinfo.launch import Command  # noqa: PLC0415
+
+    _refuse_page_on_terminal(output_format, output, sys.stderr)
+    with _output(output or "/dev/stderr") as write, Command(arguments, user) as command:
+        from threadinfo.collect_run import collect_run  # noqa: PLC0415
+        from threadinfo.trace.session import check_privilege  # noqa: PLC0415
+
+        check_privilege()
+        options = CollectOptions(with_details=verbose or output_format != "text", may_borrow=True, ports=ports)
+        report, status = collect_run(_open_root("/proc"), command, options, only, command.wait)
+        write(_render(report, output_format, verbose=verbose))
+    return status
+
+
 @cli.command("doctor")
 @click.option("--format", "output_format", type=click.Choice(FORMATS), default="text", show_default=True)
 def doctor_command(output_format: str) -> None:
@@ -356,7 +421,7 @@ def show_command(file: str, output_format: str, output: str | None, verbose: boo
     """Render a report that was saved with --format json again; FILE may be - for standard input."""
     from threadinfo.render.json import parse_json  # noqa: PLC0415
 
-    _refuse_page_on_terminal(output_format, output)
+    _refuse_page_on_terminal(output_format, output, sys.stdout)
     try:
         if file == "-" and sys.stdin is None:
             raise BadInputError("standard input is closed")
@@ -426,10 +491,10 @@ def _render(report: Report, output_format: str, *, verbose: bool) -> str:
     return render_text(report, verbose=verbose, width=width)
 
 
-def _refuse_page_on_terminal(output_format: str, output: str | None) -> None:
+def _refuse_page_on_terminal(output_format: str, output: str | None, stream: TextIO | None) -> None:
     """Before any work: thousands of lines of HTML are of use to nobody there, unless ``-o -`` asks for them."""
-    if output_format == "html" and output is None and sys.stdout is not None and sys.stdout.isatty():
-        raise BadInputError("the page is for a browser, and standard output is a terminal", "name a file: -o page.html")
+    if output_format == "html" and output is None and stream is not None and stream.isatty():
+        raise BadInputError("the page is for a browser, and would go to a terminal", "name a file: -o page.html")
 
 
 @contextmanager

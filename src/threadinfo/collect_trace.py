@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from time import monotonic_ns, time_ns
 
 import msgspec
 
@@ -21,6 +20,8 @@ from threadinfo.trace.descriptor_events import Moments
 from threadinfo.trace.descriptors import CodeAccess, DescriptorActivity
 from threadinfo.trace.session import Progress, TraceResult, trace_processes
 from threadinfo.trace.site_groups import entry_point, format_frames, site_frames, site_library
+
+_ENDED = Gap("process", "it ended during the trace; what /proc said is from before the trace", None)
 
 
 class TargetReader:
@@ -118,7 +119,6 @@ def collect_traced_report(
             progress=progress,
         )
     machine = read_machine(root)
-    moments = Moments(time_ns() - monotonic_ns())
     reports = []
     for earlier in before.processes:
         if earlier.pid not in traced_pids:
@@ -126,17 +126,18 @@ def collect_traced_report(
             reports.append(msgspec.structs.replace(earlier, gaps=(*earlier.gaps, gap)))
             continue
         later = _collect_again(root, earlier, options, machine)
-        reports.append(_merge(earlier, later, result, moments, only))
+        reports.append(merge_trace(earlier, later, result, only, _ENDED))
     return Report(generated_at=timestamp(), processes=tuple(reports))
 
 
-def _merge(
+def merge_trace(
     earlier: ProcessReport,
     later: ProcessReport | None,
     result: TraceResult,
-    moments: Moments,
     only: frozenset[str],
+    gap: Gap,
 ) -> ProcessReport:
+    """One process with what the trace saw of it; without `later`, `gap` says how old `earlier` is."""
     check = result.checks.get(earlier.pid)
     confidence = result.confidence
     if check is not None:
@@ -161,7 +162,7 @@ def _merge(
         duration_ns=result.duration_ns,
         ended_by=result.ended_by,
         confidence=confidence,
-        is_alive=later is not None,
+        gap=None if later is not None else gap,
     )
     activity = result.descriptors.get(earlier.pid)
     if activity is None:
@@ -173,7 +174,7 @@ def _merge(
         report,
         activity.trace if "descriptors" in only else None,
         activity.sockets,
-        _origins(report, activity, moments),
+        _origins(report, activity, Moments(result.clock_offset_ns)),
         gaps,
     )
 
@@ -183,8 +184,11 @@ def _origins(report: ProcessReport, activity: DescriptorActivity, moments: Momen
     names |= {thread.tid: thread.name for thread in report.trace.ended_threads} if report.trace else {}
     started = None if report.started_at is None else datetime.fromisoformat(report.started_at).timestamp()
     origins = {}
-    for fd, known in activity.born.items():
+    listed = {descriptor.fd for descriptor in report.descriptors or ()}
+    for fd in activity.born.keys() & listed:
+        known = activity.born[fd]
         stack = activity.stacks.get(fd)
+        maker = entry_point(stack).words() if stack else None
         name = names.get(known.tid, "")
         after = None if started is None else (known.at_ns + moments.offset_ns) / 1e9 - started
         origins[fd] = Origin(
@@ -198,7 +202,7 @@ def _origins(report: ProcessReport, activity: DescriptorActivity, moments: Momen
             if known.type == "socket"
             else site_frames(stack),
             library=site_library(stack),
-            maker=None if stack is None else tell_maker(*entry_point(stack), f"{name or '?'} {known.tid}", after),
+            maker=tell_maker(maker, f"{name or '?'} {known.tid}", after) if maker else None,
             events=tuple(activity.socket_uses.get(fd, ())),
         )
     return origins

@@ -49,6 +49,15 @@ class BadInputError(ThreadinfoError):
     exit_code = ExitCode.USAGE
 
 
+class CommandError(ThreadinfoError):
+    """A command could not be started under our eyes."""
+
+    def __init__(self, message: str, remedy: str | None, status: int) -> None:
+        super().__init__(message, remedy)
+        self.status = status
+        """The exit status that says so: 127 not found, 126 not executable, 125 a failure of ours."""
+
+
 class OutputError(ThreadinfoError):
     """The result could not be written where the user wanted it."""
 

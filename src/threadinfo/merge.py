@@ -44,11 +44,11 @@ def merge_scheduling(
     duration_ns: int,
     ended_by: Literal["duration", "interrupt", "target"],
     confidence: Confidence,
-    is_alive: bool,
+    gap: Gap | None,
 ) -> ProcessReport:
     """The report with each thread's scheduling (`traced` None: not watched).
 
-    `is_alive` says whether `report` was read after the trace.
+    `gap` says how old `report` is, where it was not read after the trace.
     """
     # Exec gives the number of the first thread to the one that calls it: the one that lives is the one that is listed.
     by_tid = {thread.tid: thread for thread in sorted(traced or (), key=lambda thread: not thread.has_ended)}
@@ -67,8 +67,8 @@ def merge_scheduling(
         if thread.tid not in listed or by_tid[thread.tid] is not thread
     )
     gaps = list(report.gaps)
-    if not is_alive:
-        gaps.append(Gap("process", "it ended during the trace; what /proc said is from before the trace", None))
+    if gap is not None:
+        gaps.append(gap)
     untraced = [thread.tid for thread in threads or () if thread.scheduling is None and thread.state not in "ZX"]
     if untraced and traced is not None:
         example = f"{len(untraced)} threads have none, for example {untraced[0]}"

@@ -482,6 +482,8 @@ class DescriptorEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     """Of shutdown(2)."""
     stack: tuple[str, ...] = ()
     """The frames that made the call, innermost first; those of a socket's calls down to the thread's start."""
+    maker: str | None = None
+    """Of the birth of a socket, in a report: who made it, in words."""
     source_fd: int | None = None
     """What was duplicated, listened on or received from."""
     how: Literal["close", "replaced", "exec", "exit"] | None = None

@@ -13,24 +13,12 @@ _OPEN_QUESTION = "only a trace tells"  # proc/explain.py
 _JUST_STARTED_SECONDS = 60.0
 
 
-def tell_maker(
-    library: str | None, entry: str | None, caller: str | None, thread: str, seconds_after_start: float | None
-) -> str:
-    """``libwebsockets.so.17's lws_create_context, called from start_server, thread main 7, 0.31 s after its start``.
-
-    `entry` is the library's function that the program called, `caller` the program's that did.
-    """
-    words = []
-    if library and entry:
-        words.append(f"{library}'s {entry}")
-    elif entry or library:
-        words.append(entry or library or "")
-    if caller:
-        words.append(f"called from {caller}")
-    words.append(f"thread {thread}")
+def tell_maker(maker: str, thread: str, seconds_after_start: float | None) -> str:
+    """``lws_create_context, called from start_server, thread main 7, 0.31 s after the process started``."""
+    words = f"{maker}, thread {thread}"
     if seconds_after_start is not None and 0 <= seconds_after_start < _JUST_STARTED_SECONDS:
-        words.append(f"{seconds_after_start:.2f} s after the process started")
-    return ", ".join(words)
+        words += f", {seconds_after_start:.2f} s after the process started"
+    return words
 
 
 def settle(sock: Socket, origin: Origin | None) -> str | None:

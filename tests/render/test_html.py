@@ -34,7 +34,16 @@ from tests.reports import (
     unbound,
 )
 from threadinfo.findings import with_findings
-from threadinfo.model import EndedThread, Inference, LedgerDifference, Memory, Origin, ProcessReport, Served
+from threadinfo.model import (
+    EndedThread,
+    Inference,
+    LedgerDifference,
+    Memory,
+    Origin,
+    ProcessReport,
+    Served,
+    SocketTrace,
+)
 from threadinfo.render.html import render_html
 from threadinfo.render.json import render_json
 
@@ -72,6 +81,8 @@ def hostile() -> ProcessReport:
     whole = churn(
         leak_suspects=(suspect(stack=(HOSTILE,), library=HOSTILE),), by_type={HOSTILE: 3}, by_syscall={HOSTILE: 3}
     )
+    made = event("socket", fd=4, time=HOSTILE, maker=HOSTILE, family=HOSTILE, stack=(HOSTILE,), syscall=HOSTILE)
+    sockets = SocketTrace(events=(made, event("close", fd=4, thread_name=HOSTILE)), omitted_count=1)
     return process(
         name=HOSTILE,
         executable=HOSTILE,
@@ -84,7 +95,9 @@ def hostile() -> ProcessReport:
             msgspec.structs.replace(sock, served_by=served, description=HOSTILE, origin=origin),
         ),
         trace=trace(
-            descriptors=whole, confidence=confidence(ledger_matches_proc=False, ledger_differences=(difference,))
+            descriptors=whole,
+            sockets=sockets,
+            confidence=confidence(ledger_matches_proc=False, ledger_differences=(difference,)),
         ),
     )
 
@@ -196,7 +209,7 @@ def test_page_of_100_threads_and_1000_descriptors_is_small_and_quick() -> None:
 def test_stacks_are_written_once() -> None:
     text = render_html(with_findings(report(server(2, 1000))))
     assert text.count("start_thread+0x80") == 3  # a suspect's, a call site's, and that of what is open
-    assert text.count('href="#p1-stack-1"') == 100
+    assert text.count('href="#p1-stack-1"') == 101  # of 100 descriptors, and of a socket's story
 
 
 def test_page_of_a_real_process_and_of_its_saved_report_are_one(threadinfo: Run, tmp_path: Path) -> None:

@@ -102,6 +102,8 @@ def test_charts_have_the_numbers_of_the_report(show: Open) -> None:
     assert page.locator("svg.columns rect").count() == len(churn.lifetime_ns.octaves or ())
     assert page.locator("table.suspects tbody tr").count() == 1
     assert column(page, "sites", 3) == ["400", "60", "5"]
+    assert page.locator("table.stories tbody tr").count() == 1
+    assert "bound to 127.0.0.1:5000" in page.locator("table.stories").text_content()
     numbers = [finding.kind for finding in with_findings(report(SERVER)).processes[0].findings]
     assert page.locator(".findings li").count() == len(numbers) > 2
 

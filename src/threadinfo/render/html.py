@@ -29,11 +29,13 @@ from threadinfo.model import (
 from threadinfo.render import charts
 from threadinfo.render.details import format_details
 from threadinfo.render.escape import format_text
+from threadinfo.render.text_sockets import format_socket_event, tell_stories
 from threadinfo.render.text_trace import confidence_lines
 from threadinfo.socket_story import tell_event
 
 _CHARTED_THREADS = 100
 _LISTED = 40
+_STORIES = 500
 
 
 class _Row(msgspec.Struct, frozen=True):
@@ -96,6 +98,7 @@ def render_html(report: Report) -> str:
         count=lambda value: f"{value:,}",
         long_time=_long_time,
         told=tell_event,
+        happened=format_socket_event,
     )
     page = environment.get_template("report.html.j2").render(
         report=report,
@@ -132,6 +135,7 @@ def _view(process: ProcessReport) -> dict[str, object]:
     axis = charts.time_axis(one[3].run_queue_latency_ns for one in shown)
     most = max((count for one in shown for count in (one[3].run_queue_latency_ns.octaves or {}).values()), default=1)
     churn = trace.descriptors if trace else None
+    stories = list(tell_stories(trace.sockets.events)) if trace and trace.sockets else []
     duration = trace.duration_ns if trace else 0
     rows = [
         _Row(
@@ -164,6 +168,8 @@ def _view(process: ProcessReport) -> dict[str, object]:
         "suspects": _suspects(churn),
         "sites": _sites(churn),
         "stacks": _stacks(process),
+        "stories": stories[:_STORIES],
+        "story_count": len(stories),
         "sockets": [one for one in process.descriptors or () if one.socket is not None],
         "has_origins": any(one.origin for one in process.descriptors or ()),
         "limit": limit,
@@ -233,12 +239,14 @@ def _wakers(rows: Iterable[tuple[int, str, bool, Scheduling]]) -> list[tuple[str
 
 
 def _stacks(process: ProcessReport) -> dict[tuple[str, ...], _Stack]:
-    """The stacks of what is open, each once: a thousand descriptors come from a few places."""
+    """The stacks of births, each once: a thousand descriptors come from a few places."""
     found: dict[tuple[str, ...], _Stack] = {}
-    for descriptor in process.descriptors or ():
-        origin = descriptor.origin
-        if origin is not None and origin.stack and origin.stack not in found:
-            found[origin.stack] = _Stack(len(found) + 1, origin.stack, origin.library)
+    origins = [one.origin for one in process.descriptors or () if one.origin is not None]
+    sockets = process.trace.sockets if process.trace else None
+    births = [story[0] for story in (tell_stories(sockets.events) if sockets else [])][:_STORIES]
+    for stack, library in (*((one.stack, one.library) for one in origins), *((one.stack, None) for one in births)):
+        if stack and stack not in found:
+            found[stack] = _Stack(len(found) + 1, stack, library)
     return found
 
 

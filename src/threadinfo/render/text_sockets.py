@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable
 
-from threadinfo.model import Descriptor, DescriptorEvent, SocketTrace
+from threadinfo.model import DescriptorEvent, SocketTrace
 from threadinfo.render.escape import format_text
 from threadinfo.render.text_duration import format_duration
 from threadinfo.socket_story import tell_event
@@ -15,20 +15,15 @@ _COLUMNS = 80
 _Story = list[DescriptorEvent]
 
 
-def render_sockets(trace: SocketTrace, descriptors: tuple[Descriptor, ...] | None, *, verbose: bool) -> list[str]:
+def render_sockets(trace: SocketTrace, *, verbose: bool) -> list[str]:
     """The lines of the section, readable at 80 columns; `verbose`: with every frame of every stack."""
-    stories = list(_stories(trace.events))
+    stories = list(tell_stories(trace.events))
     if not stories:
         return []
     made = sum(story[0].event in {"socket", "accept", "receive"} and not story[0].error for story in stories)
     lines = ["", "=== Sockets (traced) ===", f"{made} made, {len(trace.events)} events"]
-    makers = {
-        (descriptor.fd, descriptor.origin.opened_at): descriptor.origin.maker
-        for descriptor in descriptors or ()
-        if descriptor.origin and descriptor.origin.maker
-    }
     for story in stories[:_STORIES]:
-        lines += _tell(story, makers.get((story[0].fd or -1, story[0].time)), verbose=verbose)
+        lines += _tell(story, verbose=verbose)
     if len(stories) > _STORIES:
         lines.append(f"{len(stories) - _STORIES} other sockets; the JSON report has {len(trace.events)} events")
     if trace.omitted_count:
@@ -36,7 +31,7 @@ def render_sockets(trace: SocketTrace, descriptors: tuple[Descriptor, ...] | Non
     return lines
 
 
-def _stories(events: Iterable[DescriptorEvent]) -> Iterable[_Story]:
+def tell_stories(events: Iterable[DescriptorEvent]) -> Iterable[_Story]:
     """The events of each socket, from birth to death; two ends of a pair are two sockets."""
     alive: dict[int, _Story] = {}
     stories: list[_Story] = []
@@ -54,16 +49,16 @@ def _stories(events: Iterable[DescriptorEvent]) -> Iterable[_Story]:
     return stories
 
 
-def _tell(story: _Story, maker: str | None, *, verbose: bool) -> list[str]:
+def _tell(story: _Story, *, verbose: bool) -> list[str]:
     first = story[0]
     kind = f"{first.family} {first.socket_type} {first.protocol}" if first.family else first.type or ""
     name = f"FD {first.fd}" if first.fd is not None else first.event
     peer = f" from {first.remote}" if first.event == "accept" and first.remote else ""
     lines = _wrap(f"{name} {kind}{peer}".rstrip(), "", "  ")
     for event in story:
-        lines += _wrap(f"{event.time[11:26]} {_words(event)}", "  ", "    ")
-        if event is first and maker:
-            lines += _wrap(f"made by {maker}", "    ", "      ")
+        lines += _wrap(f"{event.time[11:26]} {format_socket_event(event)}", "  ", "    ")
+        if event.maker:
+            lines += _wrap(f"made by {event.maker}", "    ", "      ")
         if event.stack and (verbose or event is first):
             shown = event.stack if verbose else event.stack[:_FRAMES]
             lines += [f"      {format_text(frame)}" for frame in shown]
@@ -72,7 +67,8 @@ def _tell(story: _Story, maker: str | None, *, verbose: bool) -> list[str]:
     return lines
 
 
-def _words(event: DescriptorEvent) -> str:
+def format_socket_event(event: DescriptorEvent) -> str:
+    """What happened, and which thread did it; not yet escaped."""
     thread = f"thread {event.thread_name or '(ended)'} {event.tid}"
     if event.event == "close":
         life = f" after {format_duration(event.lifetime_ns)}" if event.lifetime_ns is not None else ""

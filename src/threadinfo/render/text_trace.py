@@ -45,7 +45,7 @@ def render_trace(process: ProcessReport, trace: Trace, width: int = 80, *, verbo
         lines += render_churn(trace.descriptors, process.descriptors, trace.duration_ns)
         lines += render_sites(trace.descriptors, verbose=verbose)
     if trace.sockets is not None:
-        lines += render_sockets(trace.sockets, process.descriptors, verbose=verbose)
+        lines += render_sockets(trace.sockets, verbose=verbose)
     lines += ["", "=== Trace Confidence ===", *confidence_lines(trace.confidence)]
     return lines
 

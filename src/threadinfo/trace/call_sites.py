@@ -42,6 +42,8 @@ _LARGEST_STEP = 1 << 20
 _MOST_WALKED = 64
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 
+_UNREADABLE = Stack((), False, "the process had ended before its memory map was read")
+
 ReadMaps = Callable[[int], bytes | None]
 """Gives /proc/PID/maps; None where the process has ended."""
 
@@ -233,7 +235,9 @@ class CallSites:
                 copies.tid, copies.registers, copies.stack, copies.length.tolist(), strict=True
             )
         ]
-        stacks = self._unwinder.unwind(image.pid, image.maps, samples)
+        stacks = [_UNREADABLE] * len(samples)
+        if image.maps:
+            stacks = self._unwinder.unwind(image.pid, image.maps, samples)
         begins = copies.sp().tolist()
         for begin, length, number, stack in zip(
             begins, copies.length.tolist(), copies.number.tolist(), stacks, strict=True

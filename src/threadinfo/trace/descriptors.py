@@ -107,11 +107,14 @@ class DescriptorTracer:
         read_pids: ReadPids,
         *,
         code: CodeAccess | None = None,
-        with_sockets: bool = True,
+        log_sockets_at: int | None = None,
         for_stream: bool = False,
         buffer_bytes: dict[str, int] | None = None,
     ) -> None:
-        """Attaches; raises NotAvailableError. With `code` the call sites are found, where that is possible."""
+        """Attaches; raises NotAvailableError. With `code` the call sites are found, where that is possible.
+
+        `log_sockets_at`: from CLOCK_MONOTONIC to UTC; what is done with sockets is then kept.
+        """
         self.calls = calls_of(platform.machine())
         self.types = TypeTable(self.calls)
         self._changes = ChangeTable(self.calls)
@@ -120,8 +123,8 @@ class DescriptorTracer:
         self._read_links, self._read_link = read_links, read_link
         self._for_stream = for_stream
         self._logs: dict[int, SocketLog] = {}
-        if with_sockets and not for_stream:
-            maker = EventMaker(self.calls, self.types, Moments(time.time_ns() - time.monotonic_ns()))
+        if log_sockets_at is not None:
+            maker = EventMaker(self.calls, self.types, Moments(log_sockets_at))
             self._logs = {pid: SocketLog(self.calls, self.types, maker) for pid in pids}
         sharers = [other for other in read_pids() if any(_is_same_table(pid, other) for pid in pids)]
         self._stack = contextlib.ExitStack()
@@ -284,6 +287,12 @@ class DescriptorTracer:
             table.totals.marked_count[1] += set_count
             table.totals.marked_count[0] += int(np.count_nonzero(marks)) - set_count
 
+    def remember_open(self) -> None:
+        """What is open now is what `activity` gives as born of a process that has ended by then."""
+        for table in self._main.values():
+            if table.users:
+                table.known_before_end, table.is_remembered = dict(table.known), True
+
     def finish(self) -> tuple[Batch, list[BatchResult], dict[int, LedgerCheck | None]]:
         """Reads /proc, stops, and compares; None for a process that has ended."""
         readings = {pid: (time.monotonic_ns(), self._read_links(pid)) for pid in self._main}
@@ -327,7 +336,8 @@ class DescriptorTracer:
     def activity(self, pid: int) -> DescriptorActivity:
         """What happened to the descriptors of a process."""
         table, totals = self._main[pid], self.totals[pid]
-        lived = {fd: known for fd, known in table.known.items() if known.at_ns}
+        open_now = table.known if table.users else table.known_before_end
+        lived = {fd: known for fd, known in open_now.items() if known.at_ns}
         threads = totals.opened_by_thread.keys() | totals.closed_by_thread.keys()
         churn = [
             ThreadChurn(tid, self.names.get(tid, ""), totals.opened_by_thread[tid], totals.closed_by_thread[tid])
@@ -339,7 +349,7 @@ class DescriptorTracer:
             opened_count=int(totals.opened_by_call.sum()),
             closed_count=int(totals.closed_by_call.sum()),
             failed_count=int(totals.failed_by_call.sum()),
-            still_open_count=len(lived),
+            still_open_count=sum(known.at_ns > 0 for known in table.known.values()),
             peak_open_count=table.ledger.peak_count,
             unseen_birth_count=table.ledger.unseen_birth_count,
             close_on_exec_set_count=totals.marked_count[1],

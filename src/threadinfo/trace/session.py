@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import os
 import platform
 import select
@@ -41,6 +42,8 @@ Progress = Callable[[float, int], None]
 """Is told the seconds since the start and the events so far."""
 
 _REPORT_TICK_SECONDS = 0.05
+_BEGINNERS_TICKS = ((0.2, 0.001), (1.0, 0.01), (math.inf, _REPORT_TICK_SECONDS))
+"""Until how many seconds after its beginning, and how long a tick then is."""
 _NAMES_SECONDS = 1.0
 _STATISTICS_SECONDS = 0.05
 _SYS_BPF = {"x86_64": 321, "aarch64": 280}
@@ -57,6 +60,8 @@ class TraceResult(msgspec.Struct, frozen=True):
 
     started_ns: int
     """CLOCK_MONOTONIC."""
+    clock_offset_ns: int
+    """From CLOCK_MONOTONIC to UTC: the same for all that is told of the trace."""
     duration_ns: int
     ended_by: EndedBy
     activities: tuple[ThreadActivity, ...] | None
@@ -148,32 +153,47 @@ def trace_processes(
     read_link: ReadLink,
     read_pids: ReadPids,
     progress: Progress,
+    on_watching: Callable[[], None] | None = None,
+    on_tick: Callable[[], bool] | None = None,
+    is_interruptible: bool = True,
 ) -> TraceResult:
-    """Traces processes for a time; raises NotAvailableError, with nothing left attached, where that is impossible."""
+    """Traces processes for a time; raises NotAvailableError, with nothing left attached, where that is impossible.
+
+    `on_watching` is called when everything is watched: what begins then is looked at very often at first, since a
+    process that ends soon can only be read while it lives. `on_tick` is called once a tick; where it says so, what is
+    open now is what is told of a process that ends later.
+    """
     check_privilege()
     with contextlib.ExitStack() as stack:
         targets = [stack.enter_context(Target(pid)) for pid in pids]
         scheduling = stack.enter_context(SchedulingTracer(read_threads)) if with_scheduling else None
         descriptors = None
+        clock_offset_ns = time.time_ns() - time.monotonic_ns()
         if with_descriptors:
+            log_sockets_at = clock_offset_ns if with_sockets else None
             descriptors = stack.enter_context(
-                DescriptorTracer(pids, read_links, read_link, read_pids, code=code, with_sockets=with_sockets)
+                DescriptorTracer(pids, read_links, read_link, read_pids, code=code, log_sockets_at=log_sockets_at)
             )
             descriptors.read()
         names: dict[int, tuple[int | None, str]] = {}
         started_ns = time.monotonic_ns()
         if scheduling:
             scheduling.start()
-        interrupt = stack.enter_context(Interrupt())
-        for seconds in ticks(targets, interrupt, duration_seconds, _REPORT_TICK_SECONDS):
+        interrupt = stack.enter_context(Interrupt()) if is_interruptible else None
+        if on_watching:
+            on_watching()
+        tick_seconds = _tick_of_beginner if on_watching else lambda _seconds: _REPORT_TICK_SECONDS
+        for seconds in ticks(targets, interrupt, duration_seconds, tick_seconds):
             if descriptors:
                 descriptors.read()
+            if on_tick and on_tick() and descriptors:
+                descriptors.remember_open()
             progress(seconds, _confidence(scheduling, descriptors).seen_count)
             if scheduling and seconds // _NAMES_SECONDS != (seconds - _REPORT_TICK_SECONDS) // _NAMES_SECONDS:
                 _learn_names(scheduling, names, read_name)
         stopped_ns = time.monotonic_ns()
         ended_by: EndedBy = "duration"
-        if interrupt.came:
+        if interrupt and interrupt.came:
             ended_by = "interrupt"
         elif all(target.has_ended() for target in targets):
             ended_by = "target"
@@ -189,6 +209,7 @@ def trace_processes(
         measured = [tracer for tracer in (scheduling, descriptors and descriptors.recorder) if tracer]
         return TraceResult(
             started_ns=started_ns,
+            clock_offset_ns=clock_offset_ns,
             duration_ns=stopped_ns - started_ns,
             ended_by=ended_by,
             activities=None if activities is None else tuple(activities),
@@ -223,22 +244,33 @@ def join_counts(confidence: Confidence, counts: Counts, missed: int) -> Confiden
 
 
 def ticks(
-    targets: Sequence[Target], interrupt: Interrupt, duration_seconds: float, tick_seconds: float
+    targets: Sequence[Target],
+    interrupt: Interrupt | None,
+    duration_seconds: float,
+    tick_seconds: Callable[[float], float],
 ) -> Iterator[float]:
-    """The seconds since the start, once a tick, until the time is over, Ctrl-C, or every target has ended."""
+    """The seconds since the start, once a tick, until the time is over, Ctrl-C, or every target has ended.
+
+    `tick_seconds` gives the length of a tick, by the seconds since the start.
+    """
     started = time.monotonic()
     poll = select.poll()
     alive = {target.pidfd for target in targets}
     for fd in alive:
         poll.register(fd, select.POLLIN)
-    poll.register(interrupt.fd, select.POLLIN)
+    if interrupt:
+        poll.register(interrupt.fd, select.POLLIN)
     next_tick = started
-    while alive and not interrupt.came and (left := started + duration_seconds - time.monotonic()) > 0:
-        next_tick = max(next_tick + tick_seconds, time.monotonic())
+    while alive and not (interrupt and interrupt.came) and (left := started + duration_seconds - time.monotonic()) > 0:
+        next_tick = max(next_tick + tick_seconds(time.monotonic() - started), time.monotonic())
         for fd, _ in poll.poll(1000 * max(0.0, min(left, next_tick - time.monotonic()))):
             poll.unregister(fd)
             alive.discard(fd)
         yield time.monotonic() - started
+
+
+def _tick_of_beginner(seconds: float) -> float:
+    return next(tick for until, tick in _BEGINNERS_TICKS if seconds < until)
 
 
 def _measure_programs(tracers: Sequence[SchedulingTracer | DescriptorRecorder]) -> float | None:

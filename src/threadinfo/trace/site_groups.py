@@ -78,13 +78,17 @@ def _key(stack: Stack | None) -> tuple[_Place, ...]:
 
 
 def own_frames(stack: Stack) -> list[Frame]:
-    """The program's and its libraries' frames, innermost first: without the C library's, and repeats only once."""
+    """The program's and its libraries' frames, innermost first: without the C library's, and repeats only once.
+
+    Where there are no others, the C library's.
+    """
     frames = [
         frame
         for frame in stack.frames
         if not frame.is_library_code and not frame.is_signal_frame and frame.function != "_start"
     ]
     chosen = [frame for frame in frames if not (frame.function or "").startswith(_RUNTIMES)] or frames
+    chosen = chosen or list(stack.frames)  # the C library's own doing: its loader, its threads
     return [frame for index, frame in enumerate(chosen) if not index or frame.address != chosen[index - 1].address]
 
 
@@ -120,6 +124,13 @@ class EntryPoint(NamedTuple):
     """The library's function that was called from outside it."""
     caller: str | None
     """The function that called it."""
+
+    def words(self) -> str | None:
+        """``libwebsockets.so.17's lws_create_context, called from start_server``; None where nothing is known."""
+        if self.function is None:
+            return None
+        made = f"{self.library}'s {self.function}" if self.library else self.function
+        return f"{made}, called from {self.caller}" if self.caller else made
 
 
 def entry_point(stack: Stack) -> EntryPoint:

@@ -14,6 +14,7 @@ from threadinfo.trace.call_sites import CallSites
 from threadinfo.trace.calls import ON_SOCKET, Call
 from threadinfo.trace.descriptor_events import EventMaker, make_chunk
 from threadinfo.trace.descriptor_records import Batch
+from threadinfo.trace.site_groups import entry_point
 from threadinfo.trace.tables import BatchResult, TypeTable
 
 MOST_EVENTS = 10_000
@@ -80,4 +81,6 @@ class SocketLog:
         stack = sites.stack(logged.stack) if sites and logged.stack else None
         if stack is None:
             return logged.event
-        return msgspec.structs.replace(logged.event, stack=self._maker.frames(logged.event, stack))
+        event = msgspec.structs.replace(logged.event, stack=self._maker.frames(logged.event, stack))
+        is_birth = event.event in {"socket", "accept", "receive"}
+        return msgspec.structs.replace(event, maker=entry_point(stack).words()) if is_birth else event

@@ -85,7 +85,7 @@ class Stream:
         if self.scheduling:
             self.scheduling.start()
         seconds = math.inf if duration_seconds is None else duration_seconds
-        for _ in ticks(self._targets, self.interrupt, seconds, _TICK_SECONDS):
+        for _ in ticks(self._targets, self.interrupt, seconds, lambda _seconds: _TICK_SECONDS):
             yield self._tick()
 
     def _tick(self) -> StreamTick:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from threadinfo.trace.addresses import format_address, socket_kind
-from threadinfo.trace.calls import Action, Call
+from threadinfo.trace.calls import EXIT, Action, Call
 from threadinfo.trace.changes import Changes, Op
 from threadinfo.trace.descriptor_records import Batch
 from threadinfo.trace.ledger import Applied, Ledger
@@ -130,6 +130,9 @@ class Table:
         """The processes that use it, as far as is known."""
         self.ledger = Ledger()
         self.known: dict[int, Known] = {}
+        self.known_before_end: dict[int, Known] = {}
+        """What was open when the last process that used it ended, or at a moment before that which was asked for."""
+        self.is_remembered = False
         self.added_up = added_up
         self.totals = added_up.totals
         self._calls, self._types = calls, types
@@ -168,7 +171,9 @@ class Table:
         self._grow(int(changes.fd.max(initial=0)))
         death_types = self._types_of_deaths(batch, applied, types)
         if self.added_up.sites:
-            self._add_sites(batch, applied, types, self.added_up.sites)
+            # What a process that ends leaves open was not closed by anybody: it may have leaked.
+            lived_on = applied._replace(is_death=applied.is_death & (changes.call != EXIT))
+            self._add_sites(batch, lived_on, types, self.added_up.sites)
         earlier: dict[int, Known] = {}
         copied: dict[int, int] = {}
         if for_stream:
@@ -271,6 +276,8 @@ class Table:
 
     def close_all(self, at_ns: int, tid: int, call: int) -> Changes:
         """The changes by which everything that is open dies, at the end of the last process that uses it."""
+        if not self.is_remembered:
+            self.known_before_end = dict(self.known)
         numbers = self.ledger.numbers().astype(np.int32)
         count = len(numbers)
         return Changes(

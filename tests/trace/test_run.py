@@ -1,0 +1,186 @@
+"""`threadinfo run`: a command from its first instruction, which finds everything as it would without us."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import ROOT, WORKLOADS
+
+pytestmark = pytest.mark.usefixtures("bpf")
+TOOL = [sys.executable, "-m", "threadinfo", "run"]
+ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith("COV")}
+
+
+def run(*words: str | Path, check: int | None = 0, **options: Any) -> subprocess.CompletedProcess[str]:
+    """The tool with its options and a command."""
+    command = [*TOOL, *map(str, words)]
+    options = {"env": ENVIRONMENT, "cwd": ROOT, **options}
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **options)
+    assert check is None or result.returncode == check, result.stderr
+    return result
+
+
+def test_command_finds_everything_as_it_would_without_us(tmp_path: Path) -> None:
+    probe = [sys.executable, str(WORKLOADS / "surroundings.py"), "--port", "an argument", ""]
+    reader, writer = os.pipe()
+    options: dict[str, Any] = {"cwd": tmp_path, "pass_fds": [writer], "stdin": subprocess.DEVNULL}
+    options["env"] = {**ENVIRONMENT, "PYTHONPATH": str(ROOT / "src"), "COLOUR": "blue \n green"}
+    try:
+        alone = subprocess.run(probe, capture_output=True, text=True, check=True, **options)
+        ours = run("-o", tmp_path / "report", "--", *probe, **options)
+    finally:
+        os.close(reader)
+        os.close(writer)
+    expected, found = json.loads(alone.stdout), json.loads(ours.stdout)
+    for one in (expected, found):
+        del one["links"]
+    assert found == expected
+    assert writer in found["descriptors"]
+
+
+@pytest.mark.parametrize(
+    ("command", "status"),
+    [
+        (["sh", "-c", "exit 7"], 7),
+        (["sh", "-c", "kill -9 $$"], 137),
+        (["sh", "-c", "kill -TERM $$"], 143),
+        (["true"], 0),
+        (["/nonexistent/program"], 127),
+        (["no-such-program-at-all"], 127),
+        (["/etc/passwd"], 126),
+        (["/tmp"], 126),
+    ],
+)
+def test_exit_status_is_the_commands(command: list[str], status: int) -> None:
+    result = run("--only", "descriptors", "--", *command, check=status)
+    assert result.stdout == ""
+    if status in {126, 127}:
+        assert result.stderr.startswith(f"cannot run {command[0]}: ")
+        assert "===" not in result.stderr
+    else:
+        assert "=== Trace Confidence ===" in result.stderr
+
+
+def test_script_that_names_no_interpreter_is_the_shells_and_one_that_names_a_missing_one_is_not(
+    tmp_path: Path,
+) -> None:
+    script, missing = tmp_path / "script", tmp_path / "missing"
+    script.write_text("exit 11\n")
+    missing.write_text("#!/nonexistent/interpreter\n")
+    for path in (script, missing):
+        path.chmod(0o755)
+    run("--only", "descriptors", "--", script, check=11)
+    result = run("--only", "descriptors", "--", missing, check=127)
+    assert "the interpreter or loader that it names is not" in result.stderr
+
+
+def test_unknown_user_is_wrong_usage_and_a_known_one_is_who_it_runs_as() -> None:
+    assert "there is no user" in run("--user", "nobody-at-all", "--", "true", check=2).stderr
+    result = run("--user", "nobody", "--", "sh", "-c", "id -un; echo $HOME $USER $LOGNAME")
+    assert result.stdout.split("\n")[0] == "nobody"
+    assert result.stdout.split("\n")[1].split()[-2:] == ["nobody", "nobody"]
+
+
+def test_every_descriptor_is_seen_from_the_loaders_on(tmp_path: Path) -> None:
+    program = "import os\nfor _ in range(101): os.close(os.open('/dev/zero', 0))\ns = __import__('socket').socket()"
+    run("--format", "json", "-o", tmp_path / "r.json", "--", sys.executable, "-c", program)
+    (process,) = json.loads((tmp_path / "r.json").read_text())["processes"]
+    opened = process["trace"]["descriptors"]
+    assert opened["by_syscall"]["socket"] == 1
+    paths = {one["path"]: one["opened_count"] for one in opened["by_path"]}
+    assert paths["/dev/zero"] == 101
+    (socket,) = [event for event in process["trace"]["sockets"]["events"] if event["event"] == "socket"]
+    assert (socket["family"], socket["socket_type"], socket["tid"]) == ("AF_INET", "SOCK_STREAM", process["pid"])
+    assert opened["closed_by"].get("exec", 0) == 0  # nothing of ours was in its way
+    assert process["trace"]["confidence"]["lost_count"] == 0
+
+
+def test_pipeline_and_a_command_whose_descendant_lives_on(tmp_path: Path) -> None:
+    assert run("--", "sh", "-c", "echo one two | wc -w").stdout.strip() == "2"
+    result = run("--", "sh", "-c", "sleep 1000 >/dev/null 2>&1 & echo $!")
+    child = int(result.stdout)
+    os.kill(child, signal.SIGKILL)  # it lives
+    assert "Trace Confidence" in result.stderr
+
+
+def test_what_was_open_shortly_before_the_end_is_told_with_its_origin(tmp_path: Path) -> None:
+    program = (
+        "import socket, time\ns = socket.socket(); s.bind(('127.0.0.1', 0)); s.listen(3)\nprint('x'); time.sleep(1)"
+    )
+    run("--format", "json", "-o", tmp_path / "r.json", "--", sys.executable, "-u", "-c", program)
+    (process,) = json.loads((tmp_path / "r.json").read_text())["processes"]
+    (listener,) = [one for one in process["descriptors"] if one["type"] == "socket" and one["origin"]]
+    assert listener["origin"]["syscall"] == "socket"
+    assert [event["event"] for event in listener["origin"]["events"]] == ["bind", "listen"]
+    assert listener["origin"]["stack"]
+    (gap,) = [gap for gap in process["gaps"] if gap["section"] == "process"]
+    assert "before the end" in gap["cause"]
+
+
+def test_signal_that_is_sent_to_us_reaches_the_command() -> None:
+    script = "trap 'echo told; exit 5' TERM; echo ready; while :; do sleep 0.05; done"
+    with subprocess.Popen(
+        [*TOOL, "--only", "descriptors", "--", "sh", "-c", script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+        cwd=ROOT,
+    ) as tool:
+        assert tool.stdout is not None
+        assert tool.stdout.readline() == "ready\n"
+        tool.send_signal(signal.SIGTERM)
+        output, errors = tool.communicate(timeout=60)
+    assert (output, tool.returncode) == ("told\n", 5)
+    assert "=== Trace Confidence ===" in errors
+
+
+def read_until(terminal: int, text: str) -> str:
+    said = ""
+    while text not in said:
+        said += os.read(terminal, 65536).decode()
+    return said
+
+
+def drain(terminal: int) -> Iterator[str]:
+    while True:
+        try:
+            data = os.read(terminal, 65536)
+        except OSError:
+            return
+        if not data:
+            return
+        yield data.decode()
+
+
+def test_ctrl_c_is_the_commands_and_the_report_still_comes() -> None:
+    script = "trap 'echo interrupted; exit 9' INT; tty >/dev/null && echo ready; while :; do sleep 0.05; done"
+    pid, terminal = pty.fork()
+    if not pid:
+        os.chdir(ROOT)
+        os.execve(sys.executable, [*TOOL, "--only", "descriptors", "--", "sh", "-c", script], ENVIRONMENT)
+    said = read_until(terminal, "ready")
+    os.write(terminal, b"\x03")
+    said += "".join(drain(terminal))
+    _, status = os.waitpid(pid, 0)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(status) == 9
+    assert said.count("interrupted") == 1
+    assert "=== Trace Confidence ===" in said
+
+
+def test_output_that_cannot_be_written_is_said_before_the_command_begins(tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    result = run("-o", tmp_path / "no" / "where", "--", "touch", made, check=125)
+    assert "cannot write" in result.stderr
+    assert not made.exists()
