@@ -67,7 +67,8 @@
       head.append(button);
     });
     const tools = table.closest(".scroll").previousElementSibling;
-    if (tools?.classList.contains("tools")) addFilter(table, tools);
+    const isLong = table.tBodies[0].rows.length > 5; // fewer are seen at a glance
+    if (isLong && tools?.classList.contains("tools")) addFilter(table, tools);
   }
 
   let opened = [];
