@@ -70,9 +70,8 @@ def column(page: Any, table: str, number: int, attribute: str | None = None) -> 
 
 
 @pytest.mark.parametrize("name", REPORTS)
-@pytest.mark.parametrize("scripts", [True, False], ids=["scripts", "without"])
-def test_any_page_opens_without_a_word(name: str, scripts: bool, show: Open) -> None:
-    page = show(REPORTS[name], java_script_enabled=scripts)
+def test_any_page_opens_without_a_word(name: str, show: Open) -> None:
+    page = show(REPORTS[name])
     assert "threadinfo" in page.locator("footer").inner_text()
 
 
