@@ -142,12 +142,12 @@ static __always_inline u32 mark_of(u32 tgid) {
     return group ? *group >> (tgid % 32 * 2) & 3 : 0;
 }
 
-static __always_inline void mark_sharer(u32 tgid) {
+static __always_inline void mark(u32 tgid, u64 as) {
     u32 index = tgid / 32;
     u64 *group = marks.lookup(&index);
 
     if (group)
-        __sync_fetch_and_add(group, mark_of(tgid) ? 0 : (u64)SHARER << (tgid % 32 * 2));
+        __sync_fetch_and_add(group, mark_of(tgid) ? 0 : as << (tgid % 32 * 2));
 }
 
 /* Where data is put before its length is known. */
@@ -652,14 +652,15 @@ static __always_inline bool bpf_makes_descriptor(u64 command) {
 }
 
 #ifdef REGISTER_IP
-/* Whether a call of that action bore a descriptor, or would have, had the table not been full; what is done with sockets
- * always has a stack. It is asked before the
+/* Whether a call of that action bore a descriptor, or would have, had the table not been full; what makes a socket, or uses
+ * one, has a stack even where it failed. It is asked before the
  * call is decoded: afterwards the verifier would follow the walk anew for every action. */
 static __always_inline bool needs_stack(u64 action, struct registers *registers, s64 result) {
     struct registers r = *registers;
     struct payload p;
 
-    if (action == ACTION_ADDRESS || action == ACTION_NUMBER_OF_SOCKET)
+    if (action == ACTION_ADDRESS || action == ACTION_NUMBER_OF_SOCKET || action == ACTION_SOCKET ||
+        action == ACTION_PAIR_3)
         return true;
     if (result < 0 && result != -24 /* EMFILE */ && result != -23 /* ENFILE */)
         return false;
@@ -903,7 +904,7 @@ int on_sched_process_fork(struct bpf_raw_tracepoint_args *ctx) {
     e.fd2 = read_u32(child, TASK_TGID);
     e.flags = files == parents_files ? SHARES : 0;
     if (e.flags && e.fd2 != e.tgid)
-        mark_sharer(e.fd2);
+        mark(e.fd2, SHARER);
     bpf_probe_read_kernel(s->data, COMM_BYTES, child + TASK_COMM);
     e.length = COMM_BYTES;
     emit_with(&e, s);
@@ -911,15 +912,43 @@ int on_sched_process_fork(struct bpf_raw_tracepoint_args *ctx) {
 }
 
 /* Close-on-exec has been done: what is open now is what the new program has. */
+/* A process that has not begun: the next that has this name when it calls exec is traced. Mirrored by trace/awaited.py. */
+struct awaited {
+    u64 name[2]; /* as the kernel has it, padded with zeroes */
+    s64 left;    /* 1 while it is waited for */
+    u64 pid;
+    u64 at_ns;
+};
+BPF_F_TABLE("array", u32, struct awaited, awaited, 1, MAPPED);
+
+/* Whether the process that has just called exec is the one. */
+static __always_inline bool is_awaited(void) {
+    u32 zero = 0;
+    struct awaited *a = awaited.lookup(&zero);
+    u64 name[2] = {};
+
+    if (!a || a->left <= 0)
+        return false;
+    bpf_get_current_comm(&name, sizeof name);
+    if (name[0] != a->name[0] || name[1] != a->name[1] || __sync_fetch_and_add(&a->left, -1) != 1)
+        return false;
+    a->at_ns = bpf_ktime_get_ns();
+    a->pid = bpf_get_current_pid_tgid() >> 32;
+    return true;
+}
+
 int on_sched_process_exec(struct bpf_raw_tracepoint_args *ctx) {
     struct scratch *s = get_scratch();
     struct event e = {};
-    bool is_new;
+    bool is_new, has_come;
     u64 table;
     long length;
 
     if (!is_on() || !s)
         return 0;
+    has_come = is_awaited();
+    if (has_come)
+        mark(bpf_get_current_pid_tgid() >> 32, TARGET);
     table = find_table((void *)bpf_get_current_task(), &is_new);
     if (!table)
         return 0;
@@ -928,7 +957,7 @@ int on_sched_process_exec(struct bpf_raw_tracepoint_args *ctx) {
     length = bpf_probe_read_kernel_str(s->data, sizeof s->data, (void *)read_u64((void *)ctx->args[2], BINARY_NAME));
     e.length = length < 0 ? 0 : length;
     emit_with(&e, s);
-    e.argument = 1;
+    e.argument = !has_come; /* or it is what the table was when it came to us */
     emit_bitmaps(&e, table);
     return 0;
 }

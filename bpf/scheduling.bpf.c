@@ -510,40 +510,73 @@ int on_sched_migrate_task(struct bpf_raw_tracepoint_args *ctx) {
     return 0;
 }
 
-int on_sched_process_fork(struct bpf_raw_tracepoint_args *ctx) {
-    void *parent = (void *)ctx->args[0], *child = (void *)ctx->args[1];
-    u32 slot, tid = read_u32(child, TASK_PID);
+/* Gives a slot to a thread that begins, or that we begin to trace. */
+static __always_inline void begin_thread(void *task, u32 state) {
     struct losses *l = this_cpu_losses();
+    u32 slot, tid = read_u32(task, TASK_PID);
     struct thread *t;
 
-    if (!find_slot(read_u32(parent, TASK_PID)) || read_u32(child, TASK_TGID) != read_u32(parent, TASK_TGID))
-        return 0;
     if (!l)
-        return 0;
+        return;
     slot = l->next_slot;
     t = slot < l->slot_limit ? threads.lookup(&slot) : NULL;
     if (!t) {
         l->full_count++;
-        return 0;
+        return;
     }
     l->next_slot++;
     t->tid = tid;
-    t->tgid = read_u32(child, TASK_TGID);
+    t->tgid = read_u32(task, TASK_TGID);
     t->born_ns = bpf_ktime_get_ns();
     if (is_on()) { /* otherwise it is older than the window, and its first event tells what it was doing */
         t->first_ns = t->since_ns = t->born_ns;
-        t->state = SLEEPING; /* until sched_wakeup_new */
+        t->state = state;
     }
-    bpf_probe_read_kernel(&t->comm, sizeof t->comm, child + TASK_COMM);
+    bpf_probe_read_kernel(&t->comm, sizeof t->comm, task + TASK_COMM);
     set_slot(tid, slot);
+}
+
+int on_sched_process_fork(struct bpf_raw_tracepoint_args *ctx) {
+    void *parent = (void *)ctx->args[0], *child = (void *)ctx->args[1];
+
+    if (!find_slot(read_u32(parent, TASK_PID)) || read_u32(child, TASK_TGID) != read_u32(parent, TASK_TGID))
+        return 0;
+    begin_thread(child, SLEEPING); /* until sched_wakeup_new */
     return 0;
 }
 
 /* A thread that calls execve takes the process's own number; the others have ended by now. */
+/* A process that has not begun: the next that has this name when it calls exec is traced. Mirrored by trace/awaited.py. */
+struct awaited {
+    u64 name[2]; /* as the kernel has it, padded with zeroes */
+    s64 left;    /* 1 while it is waited for */
+    u64 pid;
+    u64 at_ns;
+};
+BPF_F_TABLE("array", u32, struct awaited, awaited, 1, MAPPED);
+
+/* Whether the process that has just called exec is the one. */
+static __always_inline bool is_awaited(void) {
+    u32 zero = 0;
+    struct awaited *a = awaited.lookup(&zero);
+    u64 name[2] = {};
+
+    if (!a || a->left <= 0)
+        return false;
+    bpf_get_current_comm(&name, sizeof name);
+    if (name[0] != a->name[0] || name[1] != a->name[1] || __sync_fetch_and_add(&a->left, -1) != 1)
+        return false;
+    a->at_ns = bpf_ktime_get_ns();
+    a->pid = bpf_get_current_pid_tgid() >> 32;
+    return true;
+}
+
 int on_sched_process_exec(struct bpf_raw_tracepoint_args *ctx) {
     u32 slot, old_tid = ctx->args[1], tid = read_u32((void *)ctx->args[0], TASK_PID);
     struct thread *t = find_thread(old_tid, &slot);
 
+    if (is_awaited() && !t)
+        begin_thread((void *)ctx->args[0], RUNNING);
     if (!t || old_tid == tid)
         return 0;
     set_slot(old_tid, 0);

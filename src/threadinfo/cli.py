@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import click
 
@@ -40,8 +40,10 @@ if TYPE_CHECKING:
 
 DEFAULT_PORTS = {5000: "web server", 5001: "websocket server", 5002: "websocket server", 5353: "mDNS"}
 FORMATS = ("text", "json")
+_REPORT_FORMATS = (*FORMATS, "html")
 _DEFAULT_COMMAND = "report"
 _FAILURE_OF_OURS = 125
+_KERNEL_NAME_BYTES = 15
 _LONGEST_TRACE_SECONDS = 86_400
 _WATCHED = ("descriptors", "sockets", "scheduling")
 _LARGEST_REPORT_BYTES = 1 << 30
@@ -138,7 +140,7 @@ def _complete_target(_ctx: click.Context, _argument: click.Parameter, incomplete
 
 @cli.command(_DEFAULT_COMMAND)
 @click.argument("targets", nargs=-1, required=True, metavar="TARGET...", shell_complete=_complete_target)
-@click.option("--format", "output_format", type=click.Choice(FORMATS), default="text", show_default=True)
+@click.option("--format", "output_format", type=click.Choice(_REPORT_FORMATS), default="text", show_default=True)
 @click.option("-o", "--output", metavar="FILE", help="Write to FILE, whole or not at all, instead of standard output.")
 @click.option("-v", "--verbose", is_flag=True, help="Add thread names, descriptor details and who serves them.")
 @click.option("--proc", "proc_path", metavar="PATH", default="/proc", show_default=True, help="Another root of /proc.")
@@ -163,9 +165,11 @@ def _complete_target(_ctx: click.Context, _argument: click.Parameter, incomplete
 @click.option(
     "--only", metavar="WHAT", callback=_read_only, help="Of a trace: descriptors, sockets, scheduling; default all."
 )
+@click.option("--wait", is_flag=True, help="As root: wait for TARGET to start; trace it from its first instruction.")
 def report_command(
     targets: tuple[str, ...],
     trace_seconds: float | None,
+    wait: bool,
     only: frozenset[str],
     output_format: str,
     output: str | None,
@@ -179,16 +183,19 @@ def report_command(
 
     A name is compared literally with the kernel's name of the process. All processes of that name are reported.
     """
+    _refuse_page_on_terminal(output_format, output, sys.stdout)
     gc.disable()  # a report is built once and then the process ends: nothing would be freed
     with _output(output) as write:
         root = _open_root(proc_path)
-        pids, missing = _find_all(root, targets)
+        pids, missing = ([], []) if wait else _find_all(root, targets)
         options = CollectOptions(
             with_details=verbose or output_format != "text",
             may_borrow=borrow and proc_path == "/proc",  # elsewhere the numbers are not those of pidfd_open(2)
             ports=DEFAULT_PORTS | ports_file | ports,
         )
-        if trace_seconds is None:
+        if wait:
+            report = _collect_awaited(root, _awaited_name(targets), trace_seconds or math.inf, options, only)
+        elif trace_seconds is None:
             report = collect_report(root, pids, options)
         else:
             report = _collect_traced(root, pids, options, trace_seconds, only)
@@ -222,6 +229,35 @@ def _collect_traced(
         return collect_traced_report(
             root, pids, options, seconds, only, lambda now, events: bar.update(round(now * 10) - bar.pos, events)
         )
+
+
+def _awaited_name(targets: tuple[str, ...]) -> str:
+    """Of a process that has not begun only the kernel's name can be compared."""
+    if len(targets) != 1 or targets[0].isdecimal():
+        raise BadInputError("--wait takes one name, of the process that is to start", None)
+    if len(os.fsencode(targets[0])) > _KERNEL_NAME_BYTES:
+        short = os.fsencode(targets[0])[:_KERNEL_NAME_BYTES].decode("utf-8", "ignore")
+        raise BadInputError("--wait compares with the kernel's name, which has 15 bytes", f"threadinfo {short} --wait")
+    return targets[0]
+
+
+def _say_waiting(name: str) -> Callable[[], None]:
+    from threadinfo.render.escape import format_text  # noqa: PLC0415
+
+    return lambda: click.echo(f"waiting for {format_text(name)} to start", err=True)
+
+
+def _collect_awaited(
+    root: ProcDirectory, name: str, seconds: float, options: CollectOptions, only: frozenset[str]
+) -> Report:
+    from threadinfo.collect_run import collect_awaited  # noqa: PLC0415
+    from threadinfo.trace.session import check_privilege  # noqa: PLC0415
+
+    check_privilege()
+    if root.path != "/proc":
+        raise BadInputError("--wait watches this machine's processes, and --proc names others", "leave out --proc")
+    gc.enable()  # it may take a while
+    return collect_awaited(root, name, seconds, options, only, _say_waiting(name))
 
 
 _UNITS_NS = {"ns": 1, "us": 1000, "ms": 1_000_000, "s": 1_000_000_000}
@@ -258,6 +294,7 @@ def _read_threshold(_ctx: click.Context, _option: click.Parameter, text: str) ->
 @click.option("--path", metavar="PATTERN", help="Only paths or addresses that match, for example '/var/log/*'.")
 @click.option("--failures", is_flag=True, help="Only calls that failed.")
 @click.option("--stacks", is_flag=True, help="With each call where in the program it was made.")
+@click.option("--wait", is_flag=True, help="Wait for TARGET to start, and trace it from its first instruction.")
 @click.option("--format", "output_format", type=click.Choice(FORMATS), default="text", show_default=True)
 def trace_command(
     targets: tuple[str, ...],
@@ -269,6 +306,7 @@ def trace_command(
     path: str | None,
     failures: bool,
     stacks: bool,
+    wait: bool,
     output_format: str,
 ) -> None:
     """As root: print what happens to descriptors, and waits for a CPU, as they happen."""
@@ -277,7 +315,9 @@ def trace_command(
 
     if sys.stdout is None:
         write_standard_output("")  # says that it is closed, before any work
-    pids, missing = _find_all(root := _open_root("/proc"), targets)
+    root = _open_root("/proc")
+    name = _awaited_name(targets) if wait else ""
+    pids, missing = ([], []) if wait else _find_all(root, targets)
     check_privilege()
     has_filter = bool(kinds or threads or path or failures)
     options = StreamOptions(
@@ -292,7 +332,7 @@ def trace_command(
         only_failures=failures,
     )
     sys.stdout.flush()
-    with open_stream(root, pids, options) as stream:
+    with open_stream(root, pids, options, (name, _say_waiting(name)) if wait else None) as stream:
         if stacks and (stackless := stream.stack_problem()):
             _print_error(stackless)
         interrupted = _print_stream(stream, duration, output_format)
@@ -340,7 +380,7 @@ def _print_stream(stream: EventStream, duration: float | None, output_format: st
 @click.option(
     "--only", metavar="WHAT", callback=_read_only, help="descriptors, sockets, scheduling, with commas; default all."
 )
-@click.option("--format", "output_format", type=click.Choice(FORMATS), default="text", show_default=True)
+@click.option("--format", "output_format", type=click.Choice(_REPORT_FORMATS), default="text", show_default=True)
 @click.option("-o", "--output", metavar="FILE", help="Write to FILE instead of standard error.")
 @click.option("-v", "--verbose", is_flag=True, help="Add thread names, descriptor details and whole stacks.")
 @click.option(
@@ -385,6 +425,7 @@ def _run(
 ) -> int:
     from threadinfo.launch import Command  # noqa: PLC0415
 
+    _refuse_page_on_terminal(output_format, output, sys.stderr)
     with _output(output or "/dev/stderr") as write, Command(arguments, user) as command:
         from threadinfo.collect_run import collect_run  # noqa: PLC0415
         from threadinfo.trace.session import check_privilege  # noqa: PLC0415
@@ -451,13 +492,14 @@ def doctor_command(output_format: str) -> None:
 
 @cli.command("show")
 @click.argument("file", metavar="FILE")
-@click.option("--format", "output_format", type=click.Choice(FORMATS), default="text", show_default=True)
+@click.option("--format", "output_format", type=click.Choice(_REPORT_FORMATS), default="text", show_default=True)
 @click.option("-o", "--output", metavar="FILE", help="Write to FILE, whole or not at all, instead of standard output.")
 @click.option("-v", "--verbose", is_flag=True, help="Add thread names, descriptor details and who serves them.")
 def show_command(file: str, output_format: str, output: str | None, verbose: bool) -> None:
     """Render a report that was saved with --format json again; FILE may be - for standard input."""
     from threadinfo.render.json import parse_json  # noqa: PLC0415
 
+    _refuse_page_on_terminal(output_format, output, sys.stdout)
     try:
         if file == "-" and sys.stdin is None:
             raise BadInputError("standard input is closed")
@@ -505,6 +547,14 @@ def _find_all(root: ProcDirectory, targets: tuple[str, ...]) -> tuple[list[int],
 
 
 def _render(report: Report, output_format: str, *, verbose: bool) -> str:
+    if verbose or output_format != "text" or any(process.trace for process in report.processes):
+        from threadinfo.findings import with_findings  # noqa: PLC0415
+
+        report = with_findings(report)
+    if output_format == "html":
+        from threadinfo.render.html import render_html  # noqa: PLC0415
+
+        return render_html(report)
     if output_format == "json":
         from threadinfo.render.json import render_json  # noqa: PLC0415
 
@@ -517,6 +567,12 @@ def _render(report: Report, output_format: str, *, verbose: bool) -> str:
 
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else width
     return render_text(report, verbose=verbose, width=width)
+
+
+def _refuse_page_on_terminal(output_format: str, output: str | None, stream: TextIO | None) -> None:
+    """Before any work: thousands of lines of HTML are of use to nobody there, unless ``-o -`` asks for them."""
+    if output_format == "html" and output is None and stream is not None and stream.isatty():
+        raise BadInputError("the page is for a browser, and would go to a terminal", "name a file: -o page.html")
 
 
 @contextmanager

@@ -5,19 +5,20 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from time import monotonic, monotonic_ns, time_ns
 from typing import NamedTuple
 
 import msgspec
 
-from threadinfo.collect_trace import TargetReader, hold_targets
+from threadinfo.collect_trace import TargetReader, hold_none, hold_targets
 from threadinfo.errors import NotAvailableError
 from threadinfo.model import Confidence, DelayEvent, DescriptorEvent
 from threadinfo.proc.reader import ProcDirectory
 from threadinfo.trace.descriptor_events import EventChunk, EventMaker, Moments
 from threadinfo.trace.descriptors import CodeAccess
 from threadinfo.trace.scheduling import Delay
+from threadinfo.trace.session import Awaited
 from threadinfo.trace.stream import Stream, StreamTick
 
 _NAMES_LAST_SECONDS = 1.0
@@ -178,10 +179,19 @@ class EventStream:
 
 
 @contextlib.contextmanager
-def open_stream(root: ProcDirectory, pids: Sequence[int], options: StreamOptions) -> Iterator[EventStream]:
-    """Attaches, and detaches at the end; raises NotAvailableError or TargetEndedError."""
+def open_stream(
+    root: ProcDirectory,
+    pids: Sequence[int],
+    options: StreamOptions,
+    awaited: tuple[str, Callable[[], None]] | None = None,
+) -> Iterator[EventStream]:
+    """Attaches, and detaches at the end; raises NotAvailableError or TargetEndedError.
+
+    `awaited`: instead of `pids`, the name of a process that has not begun, and what to call when it may come; Ctrl-C
+    before it has come raises KeyboardInterrupt.
+    """
     with (
-        hold_targets(root, pids) as reader,
+        hold_none(root) if awaited else hold_targets(root, pids) as reader,
         Stream(
             reader.pids,
             threshold_ns=options.threshold_ns,
@@ -193,4 +203,6 @@ def open_stream(root: ProcDirectory, pids: Sequence[int], options: StreamOptions
             code=CodeAccess(reader.maps, reader.open_mapping) if options.with_stacks else None,
         ) as stream,
     ):
+        if awaited:
+            stream.wait(Awaited(*awaited, reader.hold))
         yield EventStream(stream, reader, options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 import msgspec
@@ -29,9 +29,15 @@ _ENDED = Gap("process", "it ended during the trace; what /proc said is from befo
 class TargetReader:
     """Reads the targets' own directories of /proc: the same processes, though their numbers be used again."""
 
-    def __init__(self, root: ProcDirectory, held: Mapping[int, ProcDirectory]) -> None:
-        self._root, self._held = root, held
+    def __init__(self, root: ProcDirectory, held: dict[int, ProcDirectory], stack: contextlib.ExitStack) -> None:
+        self._root, self._held, self._stack = root, held, stack
         self.pids = tuple(held)
+
+    def hold(self, pid: int) -> None:
+        """Another target; nothing is known of one that has ended by now."""
+        with contextlib.suppress(ProcError):
+            self._held[pid] = self._stack.enter_context(self._root.directory(str(pid)))
+            self.pids = tuple(self._held)
 
     def threads(self) -> dict[int, dict[int, str]]:
         """The threads of every target, with the letters of their states."""
@@ -45,14 +51,14 @@ class TargetReader:
                 for fd, link in self._held[pid].links("fd")
                 if not isinstance(link, ProcGoneError)
             }
-        except ProcError:
+        except (KeyError, ProcError):
             return None
 
     def link(self, pid: int, fd: int) -> str | None:
         """One descriptor of a target; None where it is not open."""
         try:
             return self._held[pid].link(f"fd/{fd}")
-        except ProcError:
+        except (KeyError, ProcError):
             return None
 
     def maps(self, pid: int) -> bytes | None:
@@ -88,7 +94,14 @@ def hold_targets(root: ProcDirectory, pids: Sequence[int]) -> Iterator[TargetRea
             raise TargetEndedError(
                 "every process ended before it could be traced", "a report without --trace says what is left of it"
             )
-        yield TargetReader(root, held)
+        yield TargetReader(root, held, stack)
+
+
+@contextlib.contextmanager
+def hold_none(root: ProcDirectory) -> Iterator[TargetReader]:
+    """Yields what will read a target that has not come yet."""
+    with contextlib.ExitStack() as stack:
+        yield TargetReader(root, {}, stack)
 
 
 def collect_traced_report(

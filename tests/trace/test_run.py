@@ -184,3 +184,15 @@ def test_output_that_cannot_be_written_is_said_before_the_command_begins(tmp_pat
     result = run("-o", tmp_path / "no" / "where", "--", "touch", made, check=125)
     assert "cannot write" in result.stderr
     assert not made.exists()
+
+
+def test_run_as_a_page_tells_of_sockets_that_are_closed_by_then(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    program = "import socket; s = socket.create_server(('127.0.0.1', 0)); s.close(); raise SystemExit(5)"
+    run("--format", "html", "-o", page, "--", sys.executable, "-c", program, check=5)
+    text = page.read_text()
+    assert text.startswith("<!DOCTYPE html>")
+    stories = text[text.index("Sockets that the trace saw") :]
+    assert "AF_INET SOCK_STREAM TCP" in stories
+    assert "bound to 127.0.0.1:" in stories
+    assert "listening with a backlog of" in stories

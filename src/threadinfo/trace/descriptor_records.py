@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from threadinfo.errors import NotAvailableError
+from threadinfo.trace.awaited import AWAITED_BYTES, AwaitedProcess
 from threadinfo.trace.btf import KernelTypes
 from threadinfo.trace.calls import COMPAT_FIELD, MACHINES, actions_of
 from threadinfo.trace.loader import Programs, ProgramStatistics
@@ -220,6 +221,7 @@ class DescriptorRecorder:
             counts = programs.memory("counts", ctypes.sizeof(_Counts), self._cpu_count)
             self._counts = (_Counts * self._cpu_count).from_buffer(counts)
             self._control = _Control.from_buffer(programs.memory("control", ctypes.sizeof(_Control), 1))
+            self.awaited = AwaitedProcess(programs.memory("awaited", AWAITED_BYTES, 1))
             self._readers = {}
             self._held = {}
             for name, data_bytes in _DATA_BYTES.items():

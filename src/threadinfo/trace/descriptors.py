@@ -26,6 +26,7 @@ from threadinfo.model import (
     SocketTrace,
     ThreadChurn,
 )
+from threadinfo.trace.awaited import NAME_BYTES
 from threadinfo.trace.call_sites import CallSites, ReadMaps
 from threadinfo.trace.calls import BITMAP, EXEC, EXIT, FORK, ON_SOCKET, TABLE, calls_of
 from threadinfo.trace.changes import ChangeTable, open_numbers
@@ -123,9 +124,7 @@ class DescriptorTracer:
         self._read_links, self._read_link = read_links, read_link
         self._for_stream = for_stream
         self._logs: dict[int, SocketLog] = {}
-        if log_sockets_at is not None:
-            maker = EventMaker(self.calls, self.types, Moments(log_sockets_at))
-            self._logs = {pid: SocketLog(self.calls, self.types, maker) for pid in pids}
+        self._log_sockets_at = log_sockets_at
         sharers = [other for other in read_pids() if any(_is_same_table(pid, other) for pid in pids)]
         self._stack = contextlib.ExitStack()
         self.stack_problem: NotAvailableError | None = None
@@ -150,14 +149,29 @@ class DescriptorTracer:
         self.totals: dict[int, Totals] = {}
         self.compat_pids: set[int] = set()
         self._added_up: dict[int, TableTotals] = {}
+        self._came: set[int] = set()
         for pid in pids:
-            self.totals[pid] = Totals(max(self.calls) + 8, 256, self.started_ns)
-            sites = SiteTotals(self.started_ns) if self.sites else None
-            self._added_up[pid] = TableTotals(self.totals[pid], PathTotals(), sites)
-            self._main[pid] = Table(pid, pid, self.calls, self.types, self._added_up[pid])
+            self._begin(pid)
         for pid, table in self._main.items():  # while records come in already
             table.seed(read_links(pid) or {})
         self._seeded_ns: int | None = time.monotonic_ns()
+
+    def _begin(self, pid: int) -> None:
+        self.totals[pid] = Totals(max(self.calls) + 8, 256, self.started_ns)
+        sites = SiteTotals(self.started_ns) if self.sites else None
+        self._added_up[pid] = TableTotals(self.totals[pid], PathTotals(), sites)
+        self._main[pid] = Table(pid, pid, self.calls, self.types, self._added_up[pid])
+        if self._log_sockets_at is not None:
+            maker = EventMaker(self.calls, self.types, Moments(self._log_sockets_at))
+            self._logs[pid] = SocketLog(self.calls, self.types, maker)
+
+    def _receive(self) -> None:
+        """A process that was waited for has come: the first that is told of it is what its table is."""
+        pid = self.recorder.awaited.pid
+        if pid is not None and pid not in self._main:
+            self.started_ns = self.recorder.awaited.at_ns
+            self._begin(pid)
+            self._came.add(pid)
 
     def __enter__(self) -> DescriptorTracer:
         return self
@@ -197,6 +211,7 @@ class DescriptorTracer:
             table.ledger.infer_first_states(self._changes.of(batch, batch.take(which), which, highest))
 
     def _apply(self, batch: Batch) -> list[BatchResult]:
+        self._receive()
         results = []
         for address, group in group_by_table(batch).items():
             which = group
@@ -236,7 +251,9 @@ class DescriptorTracer:
         main = self._main.get(pid) or next(iter(self._main.values()))
         if main not in self._tables.values() and _share_table(pid, tid):
             self._tables[address] = main
-            return main, False
+            has_come = pid in self._came
+            self._came.discard(pid)
+            return main, has_come
         self._tables[address] = main.part(tid)
         return self._tables[address], True
 
@@ -265,7 +282,9 @@ class DescriptorTracer:
                 self.names[int(event["tid"])] = name
                 if int(event["flags"]) & LAST:
                     table.users.discard(tgid)
-            elif call == EXEC and tgid in self._main and self._main[tgid] is not table:
+            elif call == EXEC:
+                self.names.setdefault(int(event["tid"]), name.rpartition("/")[2][:NAME_BYTES])
+            if call == EXEC and tgid in self._main and self._main[tgid] is not table:
                 self._main[tgid].users.discard(tgid)
                 table.tid = tgid
                 self._main[tgid] = table

@@ -16,6 +16,7 @@ import msgspec
 
 from threadinfo.errors import NotAvailableError
 from threadinfo.model import Confidence, DelayedBy, Scheduling, WokenBy
+from threadinfo.trace.awaited import AWAITED_BYTES, AwaitedProcess
 from threadinfo.trace.btf import KernelTypes
 from threadinfo.trace.histogram import BUCKETS, summarize
 from threadinfo.trace.loader import Programs, ProgramStatistics
@@ -195,6 +196,7 @@ class SchedulingTracer:
             self._losses = (_Losses * cpus).from_buffer(losses)
             self._control = _Control.from_buffer(programs.memory("control", ctypes.sizeof(_Control), 1))
             self._control.threshold_ns = threshold_ns or 0
+            self.awaited = AwaitedProcess(programs.memory("awaited", AWAITED_BYTES, 1))
             self._first_states: dict[int, str] = {}
             self._full_count = 0
             self._next_slot = 1
@@ -401,7 +403,9 @@ class SchedulingTracer:
         both = [a + b for a, b in zip(wakeup.buckets, preemption.buckets, strict=True)]
         count, total = wakeup.count + preemption.count, wakeup.sum_ns + preemption.sum_ns
         scheduling = Scheduling(
-            run_queue_latency_ns=summarize(count, total, max(wakeup.max_ns, preemption.max_ns), both),
+            run_queue_latency_ns=summarize(
+                count, total, max(wakeup.max_ns, preemption.max_ns), both, with_octaves=True
+            ),
             after_wakeup_ns=summarize(wakeup.count, wakeup.sum_ns, wakeup.max_ns, wakeup.buckets),
             after_preemption_ns=summarize(preemption.count, preemption.sum_ns, preemption.max_ns, preemption.buckets),
             on_cpu_ns=times[RUNNING],

@@ -16,12 +16,13 @@ import struct
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
 from threadinfo.errors import NotAvailableError
 from threadinfo.model import Confidence
+from threadinfo.trace.awaited import AwaitedProcess
 from threadinfo.trace.descriptor_records import Counts, DescriptorRecorder
 from threadinfo.trace.descriptors import (
     CodeAccess,
@@ -44,6 +45,7 @@ Progress = Callable[[float, int], None]
 _REPORT_TICK_SECONDS = 0.05
 _BEGINNERS_TICKS = ((0.2, 0.001), (1.0, 0.01), (math.inf, _REPORT_TICK_SECONDS))
 """Until how many seconds after its beginning, and how long a tick then is."""
+_AWAITED_MILLISECONDS = 1
 _NAMES_SECONDS = 1.0
 _STATISTICS_SECONDS = 0.05
 _SYS_BPF = {"x86_64": 321, "aarch64": 280}
@@ -72,6 +74,17 @@ class TraceResult(msgspec.Struct, frozen=True):
     """By process: the ledger against /proc; None where it has ended."""
     sees_io_uring: bool
     confidence: Confidence
+
+
+class Awaited(NamedTuple):
+    """A process that has not begun."""
+
+    name: str
+    """The kernel's name of it."""
+    on_waiting: Callable[[], None]
+    """Called when it may come: it will not be missed."""
+    on_come: Callable[[int], None]
+    """Called with its PID, when it has come; it may have ended already."""
 
 
 class Target:
@@ -156,12 +169,14 @@ def trace_processes(
     on_watching: Callable[[], None] | None = None,
     on_tick: Callable[[], bool] | None = None,
     is_interruptible: bool = True,
+    awaited: Awaited | None = None,
 ) -> TraceResult:
     """Traces processes for a time; raises NotAvailableError, with nothing left attached, where that is impossible.
 
     `on_watching` is called when everything is watched: what begins then is looked at very often at first, since a
     process that ends soon can only be read while it lives. `on_tick` is called once a tick; where it says so, what is
-    open now is what is told of a process that ends later.
+    open now is what is told of a process that ends later. `awaited`: there are no `pids` yet, but one that will come.
+    Raises KeyboardInterrupt for a Ctrl-C before that.
     """
     check_privilege()
     with contextlib.ExitStack() as stack:
@@ -180,9 +195,16 @@ def trace_processes(
         if scheduling:
             scheduling.start()
         interrupt = stack.enter_context(Interrupt()) if is_interruptible else None
+        if awaited:
+            tracers = [tracer.awaited for tracer in (descriptors and descriptors.recorder, scheduling) if tracer]
+            pids = [pid := wait_for(awaited, tracers, interrupt)]
+            started_ns = tracers[0].at_ns
+            if scheduling:
+                scheduling.started_ns = scheduling.awaited.at_ns
+            targets = [stack.enter_context(target) for target in hold_if_alive(pid)]
         if on_watching:
             on_watching()
-        tick_seconds = _tick_of_beginner if on_watching else lambda _seconds: _REPORT_TICK_SECONDS
+        tick_seconds = _tick_of_beginner if on_watching or awaited else lambda _seconds: _REPORT_TICK_SECONDS
         for seconds in ticks(targets, interrupt, duration_seconds, tick_seconds):
             if descriptors:
                 descriptors.read()
@@ -218,6 +240,30 @@ def trace_processes(
             sees_io_uring=descriptors is None or descriptors.recorder.sees_io_uring,
             confidence=msgspec.structs.replace(confidence, program_ns_per_event=_measure_programs(measured)),
         )
+
+
+def wait_for(awaited: Awaited, tracers: Sequence[AwaitedProcess], interrupt: Interrupt | None) -> int:
+    """Waits until the process has come, and gives its PID. Raises KeyboardInterrupt."""
+    for tracer in tracers:
+        tracer.wait_for(awaited.name)
+    poll = select.poll()
+    if interrupt:
+        poll.register(interrupt.fd, select.POLLIN)
+    awaited.on_waiting()
+    while (pid := tracers[0].pid) is None:
+        poll.poll(_AWAITED_MILLISECONDS)
+        if interrupt and interrupt.came:
+            raise KeyboardInterrupt
+    awaited.on_come(pid)
+    return pid
+
+
+def hold_if_alive(pid: int) -> list[Target]:
+    """The process; nothing where it has ended already."""
+    try:
+        return [Target(pid)]
+    except NotAvailableError:
+        return []
 
 
 def _confidence(scheduling: SchedulingTracer | None, descriptors: DescriptorTracer | None) -> Confidence:

@@ -14,7 +14,17 @@ from threadinfo.trace.descriptor_events import EventChunk, make_chunk
 from threadinfo.trace.descriptor_records import Batch
 from threadinfo.trace.descriptors import CodeAccess, DescriptorTracer, LedgerCheck, ReadLinks, ReadPids
 from threadinfo.trace.scheduling import Delay, ReadThreads, SchedulingTracer
-from threadinfo.trace.session import NOTHING_SEEN, Interrupt, Target, check_privilege, join_counts, ticks
+from threadinfo.trace.session import (
+    NOTHING_SEEN,
+    Awaited,
+    Interrupt,
+    Target,
+    check_privilege,
+    hold_if_alive,
+    join_counts,
+    ticks,
+    wait_for,
+)
 from threadinfo.trace.tables import BatchResult, ReadLink
 
 _TICK_SECONDS = 0.02
@@ -80,9 +90,20 @@ class Stream:
     ) -> None:
         self._stack.close()
 
+    def wait(self, awaited: Awaited) -> None:
+        """Waits for a process, which is then the target. Raises KeyboardInterrupt for a Ctrl-C."""
+        if self.scheduling:
+            self.scheduling.start()
+        watching = (self.descriptors and self.descriptors.recorder, self.scheduling)
+        tracers = [tracer.awaited for tracer in watching if tracer]
+        if self.descriptors:
+            self.descriptors.read()
+        pid = wait_for(awaited, tracers, self.interrupt)
+        self._targets += [self._stack.enter_context(target) for target in hold_if_alive(pid)]
+
     def ticks(self, duration_seconds: float | None) -> Iterator[StreamTick]:
         """What happens, a few hundredths of a second late; ends with the time, the targets, or when it is closed."""
-        if self.scheduling:
+        if self.scheduling and not self.scheduling.started_ns:
             self.scheduling.start()
         seconds = math.inf if duration_seconds is None else duration_seconds
         for _ in ticks(self._targets, self.interrupt, seconds, lambda _seconds: _TICK_SECONDS):
