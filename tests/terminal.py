@@ -26,7 +26,7 @@ class Terminal:
             "env PS1='$ ' bash --norc --noprofile",
             environment=variables | {"LC_ALL": "C.UTF-8", "TERM": "screen-256color"} | environment,
         )
-        self.wait_for("$ ")
+        self.wait_for("$")
 
     def __enter__(self) -> Terminal:
         return self

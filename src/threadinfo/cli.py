@@ -474,7 +474,9 @@ def top_command(target: str, interval: float, trace: bool, ports: dict[int, str]
         status = view.run()
     if view.failure is not None:
         raise view.failure
-    sys.exit(ExitCode.OK if status is None else status)
+    if status is None:  # it failed, and Textual has said why
+        sys.exit(ExitCode.UNAVAILABLE)
+    sys.exit(status)
 
 
 @cli.command("doctor")

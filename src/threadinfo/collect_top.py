@@ -19,6 +19,7 @@ import msgspec
 from threadinfo.collect import CollectOptions, collect_process, refresh_process
 from threadinfo.collect_trace import TargetReader, hold_targets, make_origin, merge_trace
 from threadinfo.errors import NotAvailableError, TargetEndedError
+from threadinfo.findings import find
 from threadinfo.merge import with_origin
 from threadinfo.model import Descriptor, DescriptorEvent, Gap, Origin, ProcessReport, Thread
 from threadinfo.proc.process import ENDED_STATES, read_machine
@@ -33,8 +34,8 @@ Fail = Callable[[BaseException], None]
 
 _SLOW_TICK_SECONDS, _QUICK_TICK_SECONDS = 0.25, 0.03  # the kernel's buffers are read so often
 _MANY_EVENTS = 5_000  # a read; the buffers hold a hundred times as many
-_WHOLE_SHARE = 0.012  # of one CPU, for reading the whole report
-_NAMES_SHARE = 0.004  # for reading who held the CPU
+_WHOLE_SHARE = 0.01  # of one CPU, for reading the whole report
+_NAMES_SHARE = 0.003  # for reading who held the CPU
 _STOP_SECONDS = 3.0
 _THREAD_HISTORY = 60
 _NOTE_NS = 10_000_000_000
@@ -232,7 +233,7 @@ class _Reading:
             if self._watch is not None:
                 self._learn_names()
                 process = merge_trace(process, process, self._watch.result(self._other_names), _WATCHED, _ENDED)
-        return process
+            return msgspec.structs.replace(process, findings=find(process))
 
     def _learn_names(self) -> None:
         """Of those that held the CPU or woke somebody, while they live."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import defaultdict
-from collections.abc import Container, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -42,7 +42,7 @@ def read_descriptors(
     *,
     with_details: bool,
     may_borrow: bool,
-    only: Container[int] | None = None,
+    only: Iterable[int] | None = None,
 ) -> DescriptorListing:
     """Lists fd/ once, and asks of each descriptor what its kind needs; `only`: of these numbers alone.
 
@@ -51,9 +51,7 @@ def read_descriptors(
     targets: list[tuple[int, str]] = []
     problems: list[ProcError] = []
     sockets: defaultdict[int, list[int]] = defaultdict(list)
-    for fd, target in process.links("fd"):
-        if only is not None and fd not in only:
-            continue
+    for fd, target in process.links("fd", only):
         if isinstance(target, ProcError):
             problems.append(target)
             continue

@@ -13,7 +13,7 @@ import errno
 import os
 import stat
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import TypeVar
 
@@ -167,11 +167,14 @@ class ProcDirectory:
         except OSError:
             return None
 
-    def links(self, name: str) -> Iterator[tuple[int, str | ProcError]]:
-        """Every numbered link of a directory with where it points to, or with what went wrong; ascending."""
+    def links(self, name: str, only: Iterable[int] | None = None) -> Iterator[tuple[int, str | ProcError]]:
+        """Every numbered link of a directory with where it points to, or with what went wrong; ascending.
+
+        `only`: these numbers, and the directory is not listed.
+        """
         with self.directory(name) as directory:
             fd, path = directory._fd, directory.path
-            for number in directory.numbers():
+            for number in directory.numbers() if only is None else sorted(only):
                 try:
                     target = os.readlink(str(number), dir_fd=fd)
                     yield number, target if target.isascii() else decode_file_name(target)

@@ -23,7 +23,7 @@ from threadinfo.model import Descriptor, DescriptorEvent
 from threadinfo.snapshot import Snapshot
 from threadinfo.top import columns as shown
 from threadinfo.top.columns import DescriptorLine, EventLine, ThreadLine
-from threadinfo.top.detail import descriptor_detail, event_detail, gap_lines, thread_detail
+from threadinfo.top.detail import descriptor_detail, event_detail, findings_lines, thread_detail
 from threadinfo.top.keys import ACTIONS, FOOTER, help_lines
 from threadinfo.top.summary import HEIGHT, summary_lines
 from threadinfo.top.table import Table, fit
@@ -155,6 +155,7 @@ class TopApp(App[int], inherit_bindings=False):
         self._snapshot: Snapshot | None = None
         self._waiting: Snapshot | None = None
         self._is_paused = False
+        self._height = 0
         self._view = "threads"
         self._other_view = "descriptors"
         self._sorts = dict.fromkeys(_VIEWS, ("", False)) | {view: (sort, False) for view, sort in _FIRST_SORT.items()}
@@ -190,6 +191,7 @@ class TopApp(App[int], inherit_bindings=False):
         if not self.is_headless:
             for number, status in self._SIGNALS.items():
                 loop.add_signal_handler(number, self.exit, status)
+        self._height = self.size.height
         self._arrange()
         self._draw_footer()
         self._source.start(self._receive, self._receive)
@@ -227,7 +229,7 @@ class TopApp(App[int], inherit_bindings=False):
 
     def _arrange(self) -> None:
         """Which tables are there, by the terminal's height."""
-        two = self.size.height >= _TWO_TABLES_FROM
+        two = self._height >= _TWO_TABLES_FROM
         is_reading = self._reading is not None or self._is_help
         self.query_one("#panes").display = not is_reading
         self._reader.display = is_reading
@@ -236,8 +238,9 @@ class TopApp(App[int], inherit_bindings=False):
         self._threads.is_active = self._view == "threads"
         self._others.is_active = self._view != "threads"
 
-    def on_resize(self) -> None:
+    def on_resize(self, event: events.Resize) -> None:
         """Other parts fit."""
+        self._height = event.size.height
         self._arrange()
         self.call_after_refresh(self._draw)
 
@@ -468,7 +471,7 @@ class TopApp(App[int], inherit_bindings=False):
     def do_findings(self) -> None:
         """What stands out, and what is not known."""
         self._is_help = False
-        self._reading = lambda snapshot: gap_lines(snapshot.process.gaps)
+        self._reading = findings_lines
         self._reader.top = 0
         self._changed()
 

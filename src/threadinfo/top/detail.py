@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from threadinfo.model import Descriptor, DescriptorEvent, Gap, Scheduling, Thread
+from threadinfo.model import Descriptor, DescriptorEvent, Finding, Scheduling, Thread
 from threadinfo.render.details import format_details
 from threadinfo.render.escape import format_text
 from threadinfo.render.stream import describe_event, event_verb
@@ -25,6 +25,7 @@ def thread_detail(snapshot: Snapshot, tid: int) -> list[str]:
     lines = [f"Thread {thread.tid} {thread.name}", "", *_thread_facts(thread), *_interval(snapshot, tid)]
     if thread.scheduling is not None and snapshot.process.trace is not None:
         lines += _scheduling(thread.scheduling, snapshot.process.trace.duration_ns)
+    lines += _about(finding for finding in snapshot.process.findings if tid in finding.tids)
     lines += ["", "Serves"]
     served = [
         f"  FD {descriptor.fd} {descriptor.description} ({server.how})"
@@ -102,6 +103,7 @@ def descriptor_detail(snapshot: Snapshot, fd: int, last: Descriptor | None) -> l
         descriptor = last
     if descriptor is not None:
         lines += [f"FD {fd}  {descriptor.type}", "", *_descriptor_facts(descriptor, snapshot.ages.get(fd), snapshot)]
+        lines += _about(finding for finding in snapshot.process.findings if fd in finding.fds)
         lines += _birth(descriptor, snapshot)
     return _escaped([*lines, "", *_history(snapshot, fd=fd)])
 
@@ -175,10 +177,26 @@ def _history(snapshot: Snapshot, *, tid: int | None = None, fd: int | None = Non
     return lines
 
 
-def gap_lines(gaps: Iterable[Gap]) -> list[str]:
-    """What the report lacks, and what would help."""
-    lines = [f"  {gap.section}: {gap.cause}" + (f" ({gap.remedy})" if gap.remedy else "") for gap in gaps]
-    return _escaped(["Not known", *lines]) if lines else []
+def findings_lines(snapshot: Snapshot) -> list[str]:
+    """What stands out, with its threshold and what to do next; then what is not known."""
+    lines = ["What stands out"]
+    for number, finding in enumerate(snapshot.process.findings, 1):
+        lines += ["", f"  {number}. {finding.severity}: {finding.words}"]
+        lines += [f"     Threshold: {finding.rule}", f"     Next: {finding.advice}"]
+    if not snapshot.process.findings:
+        lines += ["", "  nothing"]
+    if snapshot.message:
+        lines += ["", snapshot.message]
+    if gaps := snapshot.process.gaps:
+        lines += ["", "Not known"]
+        lines += [f"  {gap.section}: {gap.cause}" + (f" ({gap.remedy})" if gap.remedy else "") for gap in gaps]
+    return _escaped(lines)
+
+
+def _about(findings: Iterable[Finding]) -> list[str]:
+    """The findings that a detail is concerned by."""
+    lines = [f"  {finding.severity}: {finding.words}" for finding in findings]
+    return ["", "What stands out", *lines] if lines else []
 
 
 def _escaped(lines: list[str]) -> list[str]:

@@ -28,7 +28,7 @@ def summary_lines(snapshot: Snapshot, interval_seconds: float, width: int, *, is
         (_load(snapshot, graph), _PLAIN),
         _descriptors(snapshot, width, graph),
         (_churn(snapshot, graph), _PLAIN),
-        _outstanding(snapshot),
+        _outstanding(snapshot, width),
     ]
 
 
@@ -87,7 +87,7 @@ def _churn(snapshot: Snapshot, graph: int) -> str:
     return words
 
 
-def _outstanding(snapshot: Snapshot) -> StyledText:
+def _outstanding(snapshot: Snapshot, width: int) -> StyledText:
     """What ended it, then what is missing, then what stands out."""
     if snapshot.has_ended or snapshot.tracing == "unavailable":
         return format_text(snapshot.message or "the process has ended"), _ALARM
@@ -96,4 +96,12 @@ def _outstanding(snapshot: Snapshot) -> StyledText:
     lost = snapshot.process.trace.confidence.lost_count if snapshot.process.trace else 0
     if lost:
         return f"{lost} records were lost: counts are too low", _WARNING
+    if findings := snapshot.process.findings:
+        first = findings[0]
+        more = f"  (f: {len(findings) - 1} more)" if len(findings) > 1 else "  (f: advice)"
+        words = format_text(first.words)
+        room = width - len(first.severity) - len(more) - 2
+        if len(words) > room > 1:
+            words = f"{words[: room - 1]}…"
+        return f"{first.severity}: {words}{more}", _ALARM if first.severity == "high" else _WARNING
     return "nothing stands out", _GOOD
