@@ -450,7 +450,9 @@ def test_resize_from_80_to_250_columns_and_back(
     window.mouse(9, 10)
     window.wait_for("In the last interval")
     window.mouse(9, 10, button=65)
-    window.press("Escape", "q")
+    window.press("Escape")  # with a key right after it, it would be Alt and that key
+    window.wait_for("Threads  1-8 of 8")
+    window.press("q")
     window.wait_for("status=0")
 
 

@@ -470,6 +470,8 @@ def top_command(target: str, interval: float, trace: bool, ports: dict[int, str]
             map(str, pids[1:6])
         )
     view = TopApp(session, TerminalDriver)
+    gc.freeze()
+    gc.set_threshold(100_000)  # a snapshot is thousands of values and no cycles
     with kept_terminal():
         status = view.run()
     if view.failure is not None:
