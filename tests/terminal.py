@@ -26,7 +26,11 @@ class Terminal:
             "env PS1='$ ' bash --norc --noprofile",
             environment=variables | {"LC_ALL": "C.UTF-8", "TERM": "screen-256color"} | environment,
         )
-        self.wait_for("$")
+        try:
+            self.wait_for("$")
+        except BaseException:
+            self._do("kill-server")
+            raise
 
     def __enter__(self) -> Terminal:
         return self

@@ -192,6 +192,8 @@ class _Reading:
         churn = self._churn(born, died)
         moments = self._moments(process.threads or (), before, interval_ns)
         cpu = _sum_cpu(process, before.process if before else None, interval_ns)
+        if self._watch is not None and cpu is not None:  # finer than clock ticks
+            cpu = sum(moment.cpu_percent or 0.0 for moment in moments.values())
         events, omitted = self._events()
         self._last = Snapshot(
             at_ns=at_ns,

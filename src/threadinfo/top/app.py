@@ -169,6 +169,7 @@ class TopApp(App[int], inherit_bindings=False):
         self._threads = Table(self._open, id="threads")
         self._others = Table(self._open, id="others")
         self._threads.sort_title = _FIRST_SORT["threads"]
+        self._others.sort_title = _FIRST_SORT[self._other_view]
         self._reader = _Reader(id="reader")
         self._footer = _Text(id="footer")
 
@@ -366,8 +367,6 @@ class TopApp(App[int], inherit_bindings=False):
             self._others.sort_title, self._others.is_reverse = self._sorts[view]
             self._others.filter_text = self._others.search_text = ""
             self._other_view = view
-        elif view != "threads" and view == self._other_view and not self._others.columns:
-            self._others.sort_title, self._others.is_reverse = self._sorts[view]
         self._view = view
         self._changed()
 
