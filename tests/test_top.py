@@ -314,7 +314,7 @@ def test_what_ends_the_session_ends_the_view() -> None:
     assert isinstance(app.failure, ValueError)
 
 
-@pytest.mark.parametrize("size", [(80, 24), (120, 40), (250, 70), (20, 8), (3, 2)], ids=str)
+@pytest.mark.parametrize("size", [(80, 24), (250, 70), (3, 2)], ids=str)
 def test_hostile_names_are_harmless(size: tuple[int, int]) -> None:
     snapshot = make_snapshot(HOSTILE, message=" ".join(HOSTILE))
 
@@ -401,7 +401,7 @@ def test_root_sees_who_waits_and_who_opens(lively: subprocess.Popen[str], termin
     screen = window.wait_for("  traced  ", "churner", "DELAYED BY", "Descriptors  1-15", "neither bound nor connected")
     assert re.search(r"churner +[SR] +\d+\.\d", screen)
     window.press("2", "G")
-    window.wait_for("/etc/hostname", "openat churner")
+    screen = window.wait_for("/etc/hostname", "openat churner")
     assert re.search(r"Churn  \+\d\d\.\d/s", screen)
     window.press("4")
     window.wait_for("Events", "close", "/etc/hostname (openat)")
@@ -410,7 +410,9 @@ def test_root_sees_who_waits_and_who_opens(lively: subprocess.Popen[str], termin
     window.type("/LISTEN\n")
     window.wait_for("Sockets", "LISTEN", "socket lively")
     window.press("G", "2", "End", "Enter")
-    window.wait_for("Origin", "Stack, innermost first", "History, the newest first")
+    window.wait_for("Origin", "Stack, innermost first")
+    window.press("G")
+    window.wait_for("History, the newest first")
     tell(lively, "end")
     window.wait_for("ENDED  lively", "it has ended")
     window.press("q")
