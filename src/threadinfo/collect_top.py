@@ -27,6 +27,7 @@ from threadinfo.proc.reader import ProcDirectory, ProcGoneError
 from threadinfo.snapshot import HISTORY_LENGTH, Age, Churn, Snapshot, ThreadMoment, Tracing, Trends
 from threadinfo.trace.descriptors import CodeAccess
 from threadinfo.trace.intervals import ThreadInterval
+from threadinfo.trace.machine import may_trace
 from threadinfo.trace.watch import Counts, Watch
 
 Publish = Callable[[Snapshot], None]
@@ -99,7 +100,7 @@ class TopSession:
 
     def _refresh(self, session: _Reading, publish: Publish) -> None:
         with contextlib.ExitStack() as stack:
-            wants_trace = self._with_trace and os.geteuid() == 0
+            wants_trace = self._with_trace and (os.geteuid() == 0 or may_trace())
             session.tracing = "starting" if wants_trace else "off"
             if self._with_trace and not wants_trace:
                 session.message = _ROOT_WOULD_ADD
