@@ -2,7 +2,7 @@
 PYTHON ?= python3
 export PYTHON
 VENV := .venv
-BENCHMARKS := plain_report.py scheduling.py descriptors.py call_sites.py
+BENCHMARKS := plain_report.py scheduling.py descriptors.py call_sites.py live_view.py
 .DEFAULT_GOAL := help
 
 .PHONY: help
