@@ -25,6 +25,7 @@ from threadinfo.errors import (
     NotAvailableError,
     OutputError,
     ProcessNotFoundError,
+    TargetEndedError,
     ThreadinfoError,
 )
 from threadinfo.model import Confidence, Report
@@ -429,7 +430,10 @@ def _run(
 
         check_privilege()
         options = CollectOptions(with_details=verbose or output_format != "text", may_borrow=True, ports=ports)
-        report, status = collect_run(_open_root("/proc"), command, options, only, command.wait)
+        try:
+            report, status = collect_run(_open_root("/proc"), command, options, only, command.wait)
+        except TargetEndedError:
+            return command.wait()  # raises: a signal came before it began
         write(_render(report, output_format, verbose=verbose))
     return status
 

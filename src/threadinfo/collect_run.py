@@ -91,7 +91,12 @@ def collect_run(
     """
     watcher = _Watcher(root, options, not_yet=_arguments_address(root, os.getpid()))
     watcher.pid = command.pid
-    with hold_targets(root, [command.pid]) as reader, command.signals_passed_on():
+
+    def on_tick() -> bool:
+        command.pass_signals_on()
+        return watcher.look()
+
+    with hold_targets(root, [command.pid]) as reader:
         result = trace_processes(
             [command.pid],
             math.inf,
@@ -99,7 +104,7 @@ def collect_run(
             read_pids=root.numbers,
             progress=lambda _seconds, _events: None,
             on_watching=command.release,
-            on_tick=watcher.look,
+            on_tick=on_tick,
             is_interruptible=False,
         )
         status = note_end()
