@@ -89,7 +89,7 @@ def test_locale_that_python_chose_for_itself_is_not_the_commands(tmp_path: Path)
         check=True,
     )
     assert coerced.stdout == "True\n"  # or there is nothing to put back
-    options = ["--only", "descriptors", "-o", tmp_path / "report", "--", "env"]
+    options = ["--only", "descriptors", "-o", str(tmp_path / "report"), "--", "env"]
     assert sorted(run(*options, env=bare).stdout.splitlines()) == sorted(f"{key}={bare[key]}" for key in bare)
     chosen = {**bare, "LC_CTYPE": "C"}
     assert "LC_CTYPE=C\n" in run(*options, env=chosen).stdout
