@@ -652,14 +652,15 @@ static __always_inline bool bpf_makes_descriptor(u64 command) {
 }
 
 #ifdef REGISTER_IP
-/* Whether a call of that action bore a descriptor, or would have, had the table not been full; what is done with sockets
- * always has a stack. It is asked before the
+/* Whether a call of that action bore a descriptor, or would have, had the table not been full; what makes a socket, or uses
+ * one, has a stack even where it failed. It is asked before the
  * call is decoded: afterwards the verifier would follow the walk anew for every action. */
 static __always_inline bool needs_stack(u64 action, struct registers *registers, s64 result) {
     struct registers r = *registers;
     struct payload p;
 
-    if (action == ACTION_ADDRESS || action == ACTION_NUMBER_OF_SOCKET)
+    if (action == ACTION_ADDRESS || action == ACTION_NUMBER_OF_SOCKET || action == ACTION_SOCKET ||
+        action == ACTION_PAIR_3)
         return true;
     if (result < 0 && result != -24 /* EMFILE */ && result != -23 /* ENFILE */)
         return false;

@@ -31,6 +31,9 @@ def settle(sock: Socket, origin: Origin | None) -> str | None:
         return None
     if _OPEN_QUESTION not in explanation:
         return f"{explanation}; {story}" if origin.events else explanation
+    if "connection was ended" in explanation:  # which takes both sides
+        is_ours = any(event.event == "shutdown" and event.shut != "receiving" for event in origin.events)
+        story += "; its connection was ended by both sides" if is_ours else "; its connection broke off"
     label = sock.protocol or sock.family or "socket"
     return f"{label}{'6' if sock.family == 'AF_INET6' else ''}, {story}"
 

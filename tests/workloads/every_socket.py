@@ -1,6 +1,7 @@
-"""One socket per case: `every_socket.py LIBRARY [nobody]`; prints what each descriptor is as a line of JSON, and waits.
+"""One socket per case: `every_socket.py LIBRARY [nobody|later]`; says what each descriptor is, as JSON, and waits.
 
-LIBRARY is every_socket.c, built. "nobody" gives up root when all are open: some can be made by root alone.
+LIBRARY is every_socket.c, built. "nobody" gives up root when all are open: some can be made by root alone. "later"
+begins with a line that says "ready", and goes on after one from standard input.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ def main() -> None:
     process = ctypes.CDLL(None)
     process.prctl(15, b"every-socket", 0, 0, 0)
     opened, unavailable = {}, {}
+    if sys.argv[2:] == ["later"]:
+        print("ready", flush=True)
+        sys.stdin.readline()
     for number in range(library.case_count()):
         name, fd = library.case_name(number).decode(), library.open_case(number)
         if fd < 0:

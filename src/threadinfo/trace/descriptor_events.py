@@ -298,6 +298,9 @@ class EventMaker:
         known = self._calls[call]
         record = chunk.batch.events[event]
         result = int(record["result"])
+        family = socket_type = protocol = None
+        if known.action in {Action.SOCKET, Action.PAIR_3}:
+            family, socket_type, protocol = socket_kind(int(record["argument"]))
         return DescriptorEvent(
             at_ns=at_ns,
             time=self._moments.format(at_ns),
@@ -309,7 +312,10 @@ class EventMaker:
             fd=fd if fd >= 0 else None,
             result=result if kind != _PROCESS else None,
             error=error_name(-result) if kind == _FAILURE else None,
-            path=event_text(self._calls, chunk.batch, event),
+            path=event_text(self._calls, chunk.batch, event) if family is None else None,
+            family=family,
+            socket_type=socket_type,
+            protocol=protocol,
             close_on_exec=bool(int(record["argument"]) & 1) if kind == _MARK else None,
             child_pid=int(record["fd2"]) if call == FORK else None,
             child_tid=int(record["fd"]) if call == FORK else None,

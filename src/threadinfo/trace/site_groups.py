@@ -8,6 +8,7 @@ callers of a wrapper of the program's own are told apart, and the one that calle
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -16,19 +17,11 @@ from threadinfo.trace.unwinder import Frame, Stack
 _FRAMES_OF_A_FILE = 3
 _MOST_SHOWN = 32
 
-_RUNTIMES = (
-    "internal/",  # Go: https://pkg.go.dev/std
-    "syscall.",
-    "os.",
-    "net.",
-    "runtime.",
-    "std::",  # Rust and C++
-    "<std::",
-    "core::",
-    "_ZN3std",
-    "_ZNSt",
-    "__interceptor_",  # of the sanitizers
-    "___interceptor_",
+_RUNTIMES = re.compile(
+    r"(internal|runtime|syscall|os|net|sync|io|bufio)[./]"  # Go: https://pkg.go.dev/std
+    r"|<?(std|core|alloc)::|_ZN(K?St|3std|4core)"  # C++ and Rust
+    r"|_R[^C]*Cs[0-9A-Za-z]+_(3std|4core|5alloc)"  # Rust's newer mangling
+    r"|_{2,3}interceptor_"  # of the sanitizers
 )
 """How the names of functions begin that stand between a program and the system."""
 
@@ -87,7 +80,7 @@ def own_frames(stack: Stack) -> list[Frame]:
         for frame in stack.frames
         if not frame.is_library_code and not frame.is_signal_frame and frame.function != "_start"
     ]
-    chosen = [frame for frame in frames if not (frame.function or "").startswith(_RUNTIMES)] or frames
+    chosen = [frame for frame in frames if not _RUNTIMES.match(frame.function or "")] or frames
     chosen = chosen or list(stack.frames)  # the C library's own doing: its loader, its threads
     return [frame for index, frame in enumerate(chosen) if not index or frame.address != chosen[index - 1].address]
 
@@ -129,7 +122,8 @@ class EntryPoint(NamedTuple):
         """``libwebsockets.so.17's lws_create_context, called from start_server``; None where nothing is known."""
         if self.function is None:
             return None
-        made = f"{self.library}'s {self.function}" if self.library else self.function
+        is_named = self.library is not None and not self.function.startswith(f"{self.library}+")
+        made = f"{self.library}'s {self.function}" if is_named else self.function
         return f"{made}, called from {self.caller}" if self.caller else made
 
 
