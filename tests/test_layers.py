@@ -28,10 +28,11 @@ MAY_IMPORT = {
     "output": {"errors"},
     "target": {"errors", "proc"},
     "collect": {"errors", "model", "proc"},
-    "collect_trace": {"errors", "model", "proc", "trace", "merge", "collect"} | {"socket_story"},
+    "collect_trace": {"errors", "model", "proc", "trace", "merge", "collect"} | {"socket_story", "watcher"},
     "collect_stream": {"errors", "model", "proc", "trace", "collect_trace"},
     "launch": {"errors"},
-    "collect_run": {"errors", "model", "proc", "trace", "collect", "collect_trace", "launch"},
+    "watcher": {"errors", "model", "proc", "collect"},
+    "collect_run": {"errors", "model", "proc", "trace", "collect", "collect_trace", "launch", "watcher"},
     "line_output": {"errors"},
     "cli": {"errors", "model", "proc", "trace", "render", "output", "target", "collect", "collect_trace"}
     | {"collect_stream", "collect_run", "launch", "line_output"},

@@ -26,6 +26,7 @@ _PASSED_ON = (
     *(signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM),
     *(signal.SIGWINCH, signal.SIGTSTP, signal.SIGCONT),
 )
+_ENDING = {signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP}
 _SENT_BY_KERNEL = 0x80  # include/uapi/asm-generic/siginfo.h, SI_KERNEL: the terminal, to the whole foreground group
 _RELEASE = signal.SIGRTMIN  # not SIGCONT: a shell sends that to a job that it puts into the foreground again
 _LOOK_FOR_PARENT_SECONDS = 1.0
@@ -50,7 +51,9 @@ class Command:
         if account is None:
             _check(arguments[0])
         self._status: int | None = None
-        self._is_released = self._is_stopped = self._is_asked_to_stop = False
+        self._is_released = self._is_stopped = self._has_just_stopped = self._is_asked_to_stop = False
+        self.is_asked_to_end = False
+        """Whether a signal came when the command had ended, and its children had not."""
         self._page = mmap.mmap(-1, mmap.PAGESIZE)  # shared: tells why exec failed, and is gone once it has not
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, [_RELEASE])
         ready, ready_end = os.pipe2(os.O_CLOEXEC)
@@ -106,21 +109,28 @@ class Command:
         while self._kept and (sent := signal.sigtimedwait(self._kept, 0)) is not None:
             self._note_state()
             self._is_asked_to_stop |= sent.si_signo == signal.SIGTSTP
+            if sent.si_signo in _ENDING and self._has_ended():  # what goes on are its children, and we
+                self.is_asked_to_end = True
+                continue
             is_told = sent.si_code == _SENT_BY_KERNEL or sent.si_pid == self.pid
             if not is_told and (sent.si_signo != signal.SIGCONT or self._is_stopped):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(self.pid, sent.si_signo)
-        if self._note_state() and (self._is_asked_to_stop or _is_in_foreground()):
-            self._is_asked_to_stop = False
-            os.kill(os.getpid(), signal.SIGSTOP)
+        self._note_state()
+        if self._has_just_stopped:
+            self._has_just_stopped = False
+            if self._is_asked_to_stop or _is_in_foreground():
+                self._is_asked_to_stop = False
+                os.kill(os.getpid(), signal.SIGSTOP)
 
-    def _note_state(self) -> bool:
-        """Learns whether the command is stopped; says whether it has been since the last time, and still is."""
-        has_stopped = False
+    def _has_ended(self) -> bool:
+        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+    def _note_state(self) -> None:
+        """Learns whether the command is stopped."""
         with contextlib.suppress(ChildProcessError):  # it has ended
             while (change := os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WCONTINUED | os.WNOHANG)) is not None:
-                has_stopped = self._is_stopped = change.si_code == os.CLD_STOPPED
-        return has_stopped
+                self._has_just_stopped = self._is_stopped = change.si_code == os.CLD_STOPPED
 
 
 def _find_account(user: str | None) -> pwd.struct_passwd | None:

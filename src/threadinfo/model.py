@@ -543,6 +543,8 @@ class ProcessReport(msgspec.Struct, frozen=True, kw_only=True):
     limits: Limits | None
     trace: Trace | None = None
     """What tracing saw; null without a trace."""
+    parent_pid: int | None = None
+    """Of a child that was followed: the process that made it."""
     gaps: tuple[Gap, ...] = ()
 
 

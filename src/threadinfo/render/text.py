@@ -45,6 +45,8 @@ def render_text(report: Report, *, verbose: bool = False, width: int = 80) -> st
 
 def _render_process(process: ProcessReport, *, verbose: bool, width: int) -> str:
     lines = [f"=== Memory Footprint for {format_text(process.name)} (PID: {process.pid}) ==="]
+    if process.parent_pid is not None:
+        lines.append(f"Made by process {process.parent_pid}, and followed from its first instruction")
     lines += _footprint(process.memory)
     lines += ["", "=== Thread Information ==="]
     lines += _threads(process.threads, verbose=verbose)
