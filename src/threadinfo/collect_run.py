@@ -8,6 +8,8 @@ from collections.abc import Callable
 from time import monotonic
 from typing import TypedDict
 
+import msgspec
+
 from threadinfo.collect import CollectOptions, timestamp
 from threadinfo.collect_trace import (
     NEVER_SEEN,
@@ -143,6 +145,8 @@ def _merge_last(
 ) -> ProcessReport:
     """With what /proc says now, or said last."""
     later = watcher.now() if result.ended_by != "target" else None
+    if later is None:  # its children may have been waited for
+        result = msgspec.structs.replace(result, ended_by="target")
     if watcher.last is None:
         name = os.path.basename(command[0])[:NAME_BYTES]
         return merge_trace(unseen(watcher.pid, name, command), later, result, only, NEVER_SEEN)

@@ -172,12 +172,20 @@ def test_signal_that_is_sent_to_us_reaches_the_command() -> None:
 def read_until(terminal: int, text: str) -> str:
     said = ""
     while text not in said:
+        wait_for_more(terminal, said)
         said += os.read(terminal, 65536).decode()
     return said
 
 
+def wait_for_more(terminal: int, said: str) -> None:
+    poll = select.poll()
+    poll.register(terminal, select.POLLIN)
+    assert poll.poll(60_000), f"nothing came after {said!r}"
+
+
 def drain(terminal: int) -> Iterator[str]:
     while True:
+        wait_for_more(terminal, "the end was asked for")
         try:
             data = os.read(terminal, 65536)
         except OSError:

@@ -262,6 +262,8 @@ def trace_processes(
             if is_over and is_over():
                 was_ended = True
                 break
+        if follow:
+            settle()  # who was made a moment ago lives, and is to be compared with /proc
         stopped_ns = time.monotonic_ns()
         ended_by: EndedBy = "duration"
         if was_ended or (interrupt and interrupt.came):
@@ -277,7 +279,7 @@ def trace_processes(
             _learn_names(scheduling, names, read_name, is_last=True)
             activities = scheduling.activities(scheduling.names() | names)
         if children:
-            children.look()
+            welcome()
             pids = [*pids, *children.found]
         confidence = _confidence(scheduling, descriptors)
         measured = [tracer for tracer in (scheduling, descriptors and descriptors.recorder) if tracer]

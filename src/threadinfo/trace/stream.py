@@ -148,6 +148,8 @@ class Stream:
 
     def finish(self) -> StreamTick:
         """Stops, and gives what is left, with the ledgers' comparison."""
+        if self._children:
+            self._settle()
         if self.scheduling:
             self.scheduling.stop()
         delays = self.scheduling.read_delays() if self.scheduling else []
