@@ -449,11 +449,6 @@ static __always_inline void introduce(struct event *e) {
 #define COPIED_STACK (2 * PAGE)
 #define COPIED_STACK_SHORT 1024 /* of a way that user space is busy learning */
 
-struct place {
-    u64 pc;
-    u32 tgid;
-    u32 exec_id; /* how often the process has called exec: another program has other frames */
-};
 struct frame {
     u32 step; /* from where the frame begins (for the innermost: the stack pointer) to its return address */
     u32 flags;
@@ -461,7 +456,8 @@ struct frame {
 #define IS_PROGRAM 1   /* not of a C library, whose callers are meant */
 #define IS_END 2       /* what lies beyond is not walked */
 #define IS_OUTERMOST 4 /* nothing lies beyond */
-BPF_HASH(frames, struct place, struct frame, 32768);
+#define IS_ROOT 8      /* beyond lies only what started the thread */
+BPF_HASH(frames, u64, struct frame, 32768); /* by the address, mixed with what says which program it is of */
 BPF_HASH(ways, u64, u32, 16384);                    /* to the number of the stack that was copied */
 BPF_TABLE("lru_hash", u64, u32, unlearnt, 4096); /* ways, as far as they are known, of which a long copy was made */
 
@@ -548,20 +544,23 @@ static __always_inline u32 copy_stack(void *registers, u64 sp, u32 exec_id, bool
     return number;
 }
 
+#define MIX 0x9e3779b97f4a7c15ULL
+
 /* The number of the copied stack of the way that led to this call, copied now where it is new. The way of a whole stack
  * goes down to the thread's start; where it cannot be walked so far, every call has a copy of its own. */
 static __always_inline u32 stack_of_call(void *registers, u64 ip, u64 sp, void *task, bool is_whole) {
-    struct place place = {.pc = ip, .tgid = bpf_get_current_pid_tgid() >> 32};
-    u64 way = place.tgid ^ is_whole, at = sp;
+    u32 exec_id = read_u32(task, TASK_EXEC_ID), one = 1, number, *known;
+    /* Another process, or one that has called exec, has other frames. Mirrored by trace/stack_records.py. */
+    u64 program = ((bpf_get_current_pid_tgid() >> 32) << 32 | exec_id) * MIX;
+    u64 way = program ^ is_whole, at = sp, pc = ip, key;
     bool is_program = false, is_exact = !is_whole;
     struct frame *frame;
-    u32 one = 1, number, *known;
 
-    place.exec_id = read_u32(task, TASK_EXEC_ID);
     for (int i = 0; i < MOST_FRAMES_WHOLE; i++) {
-        way = (way ^ place.pc) * 0x9e3779b97f4a7c15ULL;
+        way = (way ^ pc) * MIX;
         way ^= way >> 32;
-        frame = frames.lookup(&place);
+        key = pc ^ program;
+        frame = frames.lookup(&key);
         if (!frame)
             goto unlearnt;
         if (frame->flags & IS_END) {
@@ -569,19 +568,19 @@ static __always_inline u32 stack_of_call(void *registers, u64 ip, u64 sp, void *
             break;
         }
         if (!is_whole) {
-            if (i == MOST_FRAMES - 1 || (is_program && !(frame->flags & IS_PROGRAM)))
-                break; /* the library that called the program: a thread's start, qsort */
+            if (i == MOST_FRAMES - 1 || frame->flags & IS_ROOT || (is_program && !(frame->flags & IS_PROGRAM)))
+                break; /* the last: the library that called the program, for example qsort */
             is_program = frame->flags & IS_PROGRAM;
         }
         at += frame->step;
-        if (read_user_bytes(&place.pc, sizeof place.pc, (void *)at))
+        if (read_user_bytes(&pc, sizeof pc, (void *)at))
             break;
-        at += sizeof place.pc;
+        at += sizeof pc;
     }
     known = ways.lookup(&way);
     if (known && is_exact)
         return *known;
-    number = copy_stack(registers, sp, place.exec_id, true);
+    number = copy_stack(registers, sp, exec_id, true);
     if (number)
         ways.update(&way, &number);
     return number ? number : known ? *known : 0;
@@ -589,7 +588,7 @@ unlearnt:
     known = unlearnt.lookup(&way);
     if (!known)
         unlearnt.update(&way, &one);
-    return copy_stack(registers, sp, place.exec_id, is_whole || !known);
+    return copy_stack(registers, sp, exec_id, is_whole || !known);
 }
 #endif
 

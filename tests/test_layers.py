@@ -24,7 +24,8 @@ MAY_IMPORT = {
     "trace": {"model", "errors", "netlink_names"},
     "socket_story": {"model"},
     "merge": {"model", "socket_story"},
-    "render": {"model", "errors", "socket_story"},
+    "findings": {"model"},
+    "render": {"model", "errors", "findings", "socket_story"},
     "output": {"errors"},
     "target": {"errors", "proc"},
     "collect": {"errors", "model", "proc"},
@@ -35,7 +36,7 @@ MAY_IMPORT = {
     "collect_run": {"errors", "model", "proc", "trace", "collect", "collect_trace", "launch", "watcher"},
     "line_output": {"errors"},
     "cli": {"errors", "model", "proc", "trace", "render", "output", "target", "collect", "collect_trace"}
-    | {"collect_stream", "collect_run", "launch", "line_output"},
+    | {"collect_stream", "collect_run", "findings", "launch", "line_output"},
     "__main__": {"cli"},
 }
 

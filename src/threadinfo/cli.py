@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import click
 
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 DEFAULT_PORTS = {5000: "web server", 5001: "websocket server", 5002: "websocket server", 5353: "mDNS"}
 FORMATS = ("text", "json")
+_REPORT_FORMATS = (*FORMATS, "html")
 _DEFAULT_COMMAND = "report"
 _FAILURE_OF_OURS = 125
 _KERNEL_NAME_BYTES = 15
@@ -143,7 +144,7 @@ _follow_option = click.option("--follow", is_flag=True, help="Trace and report t
 
 @cli.command(_DEFAULT_COMMAND)
 @click.argument("targets", nargs=-1, required=True, metavar="TARGET...", shell_complete=_complete_target)
-@click.option("--format", "output_format", type=click.Choice(FORMATS), default="text", show_default=True)
+@click.option("--format", "output_format", type=click.Choice(_REPORT_FORMATS), default="text", show_default=True)
 @click.option("-o", "--output", metavar="FILE", help="Write to FILE, whole or not at all, instead of standard output.")
 @click.option("-v", "--verbose", is_flag=True, help="Add thread names, descriptor details and who serves them.")
 @click.option("--proc", "proc_path", metavar="PATH", default="/proc", show_default=True, help="Another root of /proc.")
@@ -188,6 +189,7 @@ def report_command(
 
     A name is compared literally with the kernel's name of the process. All processes of that name are reported.
     """
+    _refuse_page_on_terminal(output_format, output, sys.stdout)
     gc.disable()  # a report is built once and then the process ends: nothing would be freed
     with _output(output) as write:
         if follow and trace_seconds is None and not wait:
@@ -405,7 +407,7 @@ def _print_stream(stream: EventStream, duration: float | None, output_format: st
     "--only", metavar="WHAT", callback=_read_only, help="descriptors, sockets, scheduling, with commas; default all."
 )
 @_follow_option
-@click.option("--format", "output_format", type=click.Choice(FORMATS), default="text", show_default=True)
+@click.option("--format", "output_format", type=click.Choice(_REPORT_FORMATS), default="text", show_default=True)
 @click.option("-o", "--output", metavar="FILE", help="Write to FILE instead of standard error.")
 @click.option("-v", "--verbose", is_flag=True, help="Add thread names, descriptor details and whole stacks.")
 @click.option(
@@ -452,6 +454,7 @@ def _run(
 ) -> int:
     from threadinfo.launch import Command  # noqa: PLC0415
 
+    _refuse_page_on_terminal(output_format, output, sys.stderr)
     with _output(output or "/dev/stderr") as write, Command(arguments, user) as command:
         from threadinfo.collect_run import collect_run  # noqa: PLC0415
         from threadinfo.trace.session import check_privilege  # noqa: PLC0415
@@ -481,13 +484,14 @@ def doctor_command(output_format: str) -> None:
 
 @cli.command("show")
 @click.argument("file", metavar="FILE")
-@click.option("--format", "output_format", type=click.Choice(FORMATS), default="text", show_default=True)
+@click.option("--format", "output_format", type=click.Choice(_REPORT_FORMATS), default="text", show_default=True)
 @click.option("-o", "--output", metavar="FILE", help="Write to FILE, whole or not at all, instead of standard output.")
 @click.option("-v", "--verbose", is_flag=True, help="Add thread names, descriptor details and who serves them.")
 def show_command(file: str, output_format: str, output: str | None, verbose: bool) -> None:
     """Render a report that was saved with --format json again; FILE may be - for standard input."""
     from threadinfo.render.json import parse_json  # noqa: PLC0415
 
+    _refuse_page_on_terminal(output_format, output, sys.stdout)
     try:
         if file == "-" and sys.stdin is None:
             raise BadInputError("standard input is closed")
@@ -535,6 +539,14 @@ def _find_all(root: ProcDirectory, targets: tuple[str, ...]) -> tuple[list[int],
 
 
 def _render(report: Report, output_format: str, *, verbose: bool) -> str:
+    if verbose or output_format != "text" or any(process.trace for process in report.processes):
+        from threadinfo.findings import with_findings  # noqa: PLC0415
+
+        report = with_findings(report)
+    if output_format == "html":
+        from threadinfo.render.html import render_html  # noqa: PLC0415
+
+        return render_html(report)
     if output_format == "json":
         from threadinfo.render.json import render_json  # noqa: PLC0415
 
@@ -547,6 +559,12 @@ def _render(report: Report, output_format: str, *, verbose: bool) -> str:
 
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else width
     return render_text(report, verbose=verbose, width=width)
+
+
+def _refuse_page_on_terminal(output_format: str, output: str | None, stream: TextIO | None) -> None:
+    """Before any work: thousands of lines of HTML are of use to nobody there, unless ``-o -`` asks for them."""
+    if output_format == "html" and output is None and stream is not None and stream.isatty():
+        raise BadInputError("the page is for a browser, and would go to a terminal", "name a file: -o page.html")
 
 
 @contextmanager

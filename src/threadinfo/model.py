@@ -62,6 +62,9 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True):
     p90: int | None
     p99: int | None
     max: int | None
+    octaves: dict[int, int] | None = None
+    """How many waits lie in each octave that has any: the key is its upper end, a power of two, and half of that its
+    lower one. None where only the summary is kept."""
 
 
 class WokenBy(msgspec.Struct, frozen=True):
@@ -524,6 +527,28 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True):
     confidence: Confidence
 
 
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that stands out: one of a kind, for the worst thread or descriptor and those that are like it."""
+
+    kind: str
+    """For example "thread_waits_for_cpu"."""
+    severity: Literal["high", "medium", "low"]
+    words: str
+    """What was found, with its number."""
+    value: float
+    """The number that crossed the threshold, in `unit`."""
+    threshold: float
+    unit: Literal["percent", "ns", "bytes", "count"]
+    rule: str
+    """The threshold in words, with the smallest amounts that count."""
+    advice: str
+    """What to do next."""
+    tids: tuple[int, ...] = ()
+    """The threads that it is about, the worst first."""
+    fds: tuple[int, ...] = ()
+    """The descriptors that it is about, the worst first."""
+
+
 class ProcessReport(msgspec.Struct, frozen=True, kw_only=True):
     """All that is known of one process."""
 
@@ -545,6 +570,8 @@ class ProcessReport(msgspec.Struct, frozen=True, kw_only=True):
     """What tracing saw; null without a trace."""
     parent_pid: int | None = None
     """Of a child that was followed: the process that made it."""
+    findings: tuple[Finding, ...] = ()
+    """What stands out, the most urgent first; made anew from the rest whenever a report is rendered."""
     gaps: tuple[Gap, ...] = ()
 
 

@@ -326,3 +326,15 @@ def test_job_that_ignores_ctrl_z_keeps_the_terminal() -> None:
     assert "status 3" in "".join(drain(terminal))
     os.waitpid(shell, 0)
     os.close(terminal)
+
+
+def test_run_as_a_page_tells_of_sockets_that_are_closed_by_then(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    program = "import socket; s = socket.create_server(('127.0.0.1', 0)); s.close(); raise SystemExit(5)"
+    run("--format", "html", "-o", page, "--", sys.executable, "-c", program, check=5)
+    text = page.read_text()
+    assert text.startswith("<!DOCTYPE html>")
+    stories = text[text.index("Sockets that the trace saw") :]
+    assert "AF_INET SOCK_STREAM TCP" in stories
+    assert "bound to 127.0.0.1:" in stories
+    assert "listening with a backlog of" in stories

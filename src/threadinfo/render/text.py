@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from threadinfo.model import Descriptor, Gap, Memory, ProcessReport, Report, Thread
+from threadinfo.model import Descriptor, Finding, Gap, Memory, ProcessReport, Report, Thread
 from threadinfo.render.details import format_details
 from threadinfo.render.escape import format_text
 from threadinfo.render.text_trace import render_trace
@@ -44,7 +44,12 @@ def render_text(report: Report, *, verbose: bool = False, width: int = 80) -> st
 
 
 def _render_process(process: ProcessReport, *, verbose: bool, width: int) -> str:
-    lines = [f"=== Memory Footprint for {format_text(process.name)} (PID: {process.pid}) ==="]
+    lines = []
+    if verbose or process.trace is not None:
+        lines += [f"=== What Stands Out in {format_text(process.name)} (PID: {process.pid}) ==="]
+        lines += _findings(process.findings, is_traced=process.trace is not None)
+        lines.append("")
+    lines += [f"=== Memory Footprint for {format_text(process.name)} (PID: {process.pid}) ==="]
     if process.parent_pid is not None:
         lines.append(f"Made by process {process.parent_pid}, and followed from its first instruction")
     lines += _footprint(process.memory)
@@ -61,6 +66,22 @@ def _render_process(process: ProcessReport, *, verbose: bool, width: int) -> str
         lines += ["", "Not in this report:"]
         lines += [f"  {format_text(gap)}" for gap in dict.fromkeys(format_gap(gap) for gap in process.gaps)]
     return "\n".join(lines) + "\n"
+
+
+def _findings(findings: tuple[Finding, ...], *, is_traced: bool) -> list[str]:
+    """Three paragraphs each: what, the threshold, what next; readable at 80 columns."""
+    import textwrap  # noqa: PLC0415 - a bare plain report has no findings
+
+    if not findings:
+        unknown = "" if is_traced else " Waits for a CPU and leaks are only seen by a trace."
+        return [f"Nothing crosses a threshold.{unknown}"]
+    lines = []
+    for number, finding in enumerate(findings, 1):
+        title = f"{number}. [{finding.severity}] {format_text(finding.words)}."
+        lines += textwrap.wrap(title, 79, subsequent_indent="   ", break_on_hyphens=False)
+        for words in (f"Threshold: {finding.rule}.", f"Next: {format_text(finding.advice)}"):
+            lines += textwrap.wrap(words, 79, initial_indent="   ", subsequent_indent="     ", break_on_hyphens=False)
+    return lines
 
 
 def format_gap(gap: Gap) -> str:

@@ -17,7 +17,7 @@ _Story = list[DescriptorEvent]
 
 def render_sockets(trace: SocketTrace, *, verbose: bool) -> list[str]:
     """The lines of the section, readable at 80 columns; `verbose`: with every frame of every stack."""
-    stories = list(_stories(trace.events))
+    stories = list(tell_stories(trace.events))
     if not stories:
         return []
     made = sum(story[0].event in {"socket", "accept", "receive"} and not story[0].error for story in stories)
@@ -31,7 +31,7 @@ def render_sockets(trace: SocketTrace, *, verbose: bool) -> list[str]:
     return lines
 
 
-def _stories(events: Iterable[DescriptorEvent]) -> Iterable[_Story]:
+def tell_stories(events: Iterable[DescriptorEvent]) -> Iterable[_Story]:
     """The events of each socket, from birth to death; two ends of a pair are two sockets."""
     alive: dict[int, _Story] = {}
     stories: list[_Story] = []
@@ -56,7 +56,7 @@ def _tell(story: _Story, *, verbose: bool) -> list[str]:
     peer = f" from {first.remote}" if first.event == "accept" and first.remote else ""
     lines = _wrap(f"{name} {kind}{peer}".rstrip(), "", "  ")
     for event in story:
-        lines += _wrap(f"{event.time[11:26]} {_words(event)}", "  ", "    ")
+        lines += _wrap(f"{event.time[11:26]} {format_socket_event(event)}", "  ", "    ")
         if event.maker:
             lines += _wrap(f"made by {event.maker}", "    ", "      ")
         if event.stack and (verbose or event is first):
@@ -67,7 +67,8 @@ def _tell(story: _Story, *, verbose: bool) -> list[str]:
     return lines
 
 
-def _words(event: DescriptorEvent) -> str:
+def format_socket_event(event: DescriptorEvent) -> str:
+    """What happened, and which thread did it; not yet escaped."""
     thread = f"thread {event.thread_name or '(ended)'} {event.tid}"
     if event.event == "close":
         life = f" after {format_duration(event.lifetime_ns)}" if event.lifetime_ns is not None else ""

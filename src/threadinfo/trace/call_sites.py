@@ -22,6 +22,7 @@ from threadinfo.trace.stack_records import (
     IS_END,
     IS_OUTERMOST,
     IS_PROGRAM,
+    IS_ROOT,
     REGISTER_IP,
     REGISTER_WORDS,
     CopiedStacks,
@@ -268,9 +269,13 @@ class CallSites:
     def _learn(self, image: _Image, begin: int, length: int, stack: Stack, *, is_long: bool) -> None:
         """How far from each frame's beginning its return address lies."""
         end = begin + length
+        places = range(len(stack.frames))
+        root = next((index for index in places if _is_start(stack.frames[index:])), None)
         for index, frame in enumerate(stack.frames):
             is_last = index == len(stack.frames) - 1
             flags = 0 if frame.is_library_code else IS_PROGRAM
+            if root is not None and index == root - 1 and stack.is_complete:
+                flags |= IS_ROOT
             step = 0
             if is_last and stack.is_complete:
                 flags |= IS_END | IS_OUTERMOST
@@ -298,6 +303,11 @@ class CallSites:
         image.learnt[pc] = learnt
         if self._reader:
             self._reader.teach(image.pid, image.exec_id, pc, learnt.step, learnt.flags)
+
+
+def _is_start(frames: Sequence[Frame]) -> bool:
+    """Whether all of these are the C library's, which started the thread."""
+    return all(frame.is_library_code or frame.function == "_start" for frame in frames)
 
 
 def _is_step(frame: Frame, begin: int) -> bool:

@@ -28,17 +28,29 @@ def bucket_of(ns: int) -> int:
     return min(index, BUCKETS - 1)
 
 
-def summarize(count: int, sum_ns: int, max_ns: int, buckets: Sequence[int]) -> Latency:
+def summarize(count: int, sum_ns: int, max_ns: int, buckets: Sequence[int], *, with_octaves: bool = False) -> Latency:
     """A histogram to the summary of the report; a percentile is the middle of its bucket, and at most the maximum."""
     if not count:
         return Latency(count=0, mean=None, p50=None, p90=None, p99=None, max=None)
+    octaves: dict[int, int] = {}
     wanted = [-(-count * percent // 100) for percent in (50, 90, 99)]
     found: list[int] = []
     seen = 0
     for index, number in enumerate(buckets):
         seen += number
+        if number:
+            end = 1 << (bucket_bounds(index)[1] - 1).bit_length()
+            octaves[end] = octaves.get(end, 0) + number
         while len(found) < len(wanted) and number and seen >= wanted[len(found)]:
             low, high = bucket_bounds(index)
             found.append(min((low + high) // 2, max_ns))
     found += [max_ns] * (len(wanted) - len(found))
-    return Latency(count=count, mean=sum_ns / count, p50=found[0], p90=found[1], p99=found[2], max=max_ns)
+    return Latency(
+        count=count,
+        mean=sum_ns / count,
+        p50=found[0],
+        p90=found[1],
+        p99=found[2],
+        max=max_ns,
+        octaves=octaves if with_octaves else None,
+    )

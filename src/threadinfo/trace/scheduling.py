@@ -406,7 +406,9 @@ class SchedulingTracer:
         both = [a + b for a, b in zip(wakeup.buckets, preemption.buckets, strict=True)]
         count, total = wakeup.count + preemption.count, wakeup.sum_ns + preemption.sum_ns
         scheduling = Scheduling(
-            run_queue_latency_ns=summarize(count, total, max(wakeup.max_ns, preemption.max_ns), both),
+            run_queue_latency_ns=summarize(
+                count, total, max(wakeup.max_ns, preemption.max_ns), both, with_octaves=True
+            ),
             after_wakeup_ns=summarize(wakeup.count, wakeup.sum_ns, wakeup.max_ns, wakeup.buckets),
             after_preemption_ns=summarize(preemption.count, preemption.sum_ns, preemption.max_ns, preemption.buckets),
             on_cpu_ns=times[_RUNNING],

@@ -11,7 +11,8 @@ from threadinfo.trace.loader import Programs
 from threadinfo.trace.ring import RingReader
 
 # Mirrors of bpf/descriptors.bpf.c.
-IS_PROGRAM, IS_END, IS_OUTERMOST = 1, 2, 4
+IS_PROGRAM, IS_END, IS_OUTERMOST, IS_ROOT = 1, 2, 4, 8
+_MIX = 0x9E3779B97F4A7C15
 REGISTER_WORDS, REGISTER_IP, REGISTER_SP = 21, 16, 19  # of struct pt_regs
 _HEAD = 3
 _STACK_BYTES = {"long": 8192, "short": 1024}
@@ -84,8 +85,9 @@ class StackReader:
 
     def teach(self, pid: int, exec_id: int, pc: int, step: int, flags: int) -> None:
         """How far from where the frame of `pc` begins its return address lies; `flags` are `IS_PROGRAM` and so on."""
+        program = (pid << 32 | exec_id) * _MIX & 0xFFFFFFFFFFFFFFFF
         try:
-            self._frames[self._frames.Key(pc, pid, exec_id)] = self._frames.Leaf(step, flags)
+            self._frames[self._frames.Key(pc ^ program)] = self._frames.Leaf(step, flags)
         except Exception:  # bcc's own
             self.untaught_count += 1
 

@@ -110,7 +110,7 @@ class Totals:
     def lifetime(self) -> Latency:
         """Of those that were born and died during the trace."""
         count = int(self._lifetimes.sum())
-        return summarize(count, self._lifetime_sum, self._lifetime_max, self._lifetimes.tolist())
+        return summarize(count, self._lifetime_sum, self._lifetime_max, self._lifetimes.tolist(), with_octaves=True)
 
     def series(self) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
         """Seconds an element covers, and births and deaths by time: no more than `_MOST_INTERVALS` elements."""

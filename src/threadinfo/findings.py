@@ -1,0 +1,508 @@
+"""What stands out in a report: a few findings, ranked, each with its number, its threshold and what to do next.
+
+Pure: made from the report alone, so that a saved one is judged as a new one is. There is at most one finding of a kind;
+it tells of the worst and counts those that are like it. The thresholds are the constants below, and every finding
+states its own.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
+
+import msgspec
+
+from threadinfo.model import DescriptorTrace, Finding, LeakSuspect, ProcessReport, Report, Scheduling, Thread
+
+_WAITING_PERCENT = 50.0  # of the time in which a thread could run
+_WAITING_SHARE_PERCENT = 5.0  # of the trace: less does not matter to anybody
+_WAITING_LEAST_NS = 10_000_000
+_WAITING_HIGH_PERCENT = 20.0  # of the trace
+_P99_NS = 10_000_000  # a few turns of other threads: nothing that a CPU with time to spare would make
+_P99_LEAST_COUNT = 100  # below that the 99th percentile is the maximum
+_DESCRIPTORS_PERCENT = 80.0
+_DESCRIPTORS_HIGH_PERCENT = 95.0
+_SUSPECT_COUNT = 3  # the trace has judged already that they become steadily more (trace/leaks.py)
+_GROWTH_COUNT = 10
+_GROWTH_INTERVALS = 4
+_GROWTH_HIGH_SECONDS = 3600
+_BACKLOG_PERCENT = 100.0
+_SWAP_BYTES = 1 << 20
+_SWAP_MEDIUM_PERCENT = 10.0
+_UNINTERRUPTIBLE_PERCENT = 10.0
+_IDLE_STATES = {None, "CLOSED", "UNCONNECTED"}
+_ADDRESSED_FAMILIES = {"AF_INET", "AF_INET6", "AF_NETLINK", "AF_VSOCK"}
+_SEVERITIES = ("high", "medium", "low")
+
+
+def with_findings(report: Report) -> Report:
+    """The report with the findings of each process, whatever findings it came with."""
+    processes = tuple(msgspec.structs.replace(process, findings=find(process)) for process in report.processes)
+    return msgspec.structs.replace(report, processes=processes)
+
+
+def find(process: ProcessReport) -> tuple[Finding, ...]:
+    """What stands out in one process, the most urgent first; of equal urgency, in the order of the list below."""
+    finders: tuple[Callable[[ProcessReport], Iterator[Finding]], ...] = (
+        _failed_for_the_limit,
+        _leak,
+        _near_the_limit,
+        _full_backlog,
+        _waits_for_cpu,
+        _slow_to_run,
+        _uninterruptible,
+        _zombie,
+        _swap,
+        _unbound,
+        _lost,
+        _disagreement,
+    )
+    found = [finding for finder in finders for finding in finder(process)]
+    return tuple(sorted(found, key=lambda finding: _SEVERITIES.index(finding.severity)))
+
+
+def _scheduled(process: ProcessReport) -> list[tuple[int, str, Scheduling]]:
+    """Every traced thread, those that ended included."""
+    alive = [(thread.tid, thread.name, thread.scheduling) for thread in process.threads or () if thread.scheduling]
+    ended = process.trace.ended_threads if process.trace else ()
+    return alive + [(thread.tid, thread.name, thread.scheduling) for thread in ended]
+
+
+def _waits_longer_than_it_runs(scheduling: Scheduling, duration_ns: int) -> bool:
+    least = max(_WAITING_LEAST_NS, duration_ns * _WAITING_SHARE_PERCENT / 100)
+    return scheduling.run_queue_ns > scheduling.on_cpu_ns and scheduling.run_queue_ns >= least
+
+
+def _waits_for_cpu(process: ProcessReport) -> Iterator[Finding]:
+    if process.trace is None:
+        return
+    duration = process.trace.duration_ns
+    waiting = [one for one in _scheduled(process) if _waits_longer_than_it_runs(one[2], duration)]
+    if not waiting:
+        return
+    waiting.sort(key=lambda one: -one[2].run_queue_ns)
+    tid, name, worst = waiting[0]
+    share = _percent(worst.run_queue_ns, duration)
+    yield Finding(
+        kind="thread_waits_for_cpu",
+        severity="high" if share >= _WAITING_HIGH_PERCENT else "medium",
+        words=f"Thread {name} {tid} waited {_time(worst.run_queue_ns)} for a CPU and ran {_time(worst.on_cpu_ns)}"
+        + _others(len(waiting) - 1, "thread waited longer than it", "threads waited longer than they", "ran"),
+        value=_percent(worst.run_queue_ns, worst.run_queue_ns + worst.on_cpu_ns),
+        threshold=_WAITING_PERCENT,
+        unit="percent",
+        rule=f"waiting is more than {_WAITING_PERCENT:.0f} % of waiting and running, "
+        f"and at least {_WAITING_SHARE_PERCENT:.0f} % of the trace",
+        advice=_blame(process.pid, worst),
+        tids=tuple(one[0] for one in waiting),
+    )
+
+
+def _blame(pid: int, scheduling: Scheduling) -> str:
+    """What to do about a wait, by who held the CPU meanwhile."""
+    if not scheduling.delayed_by:
+        return "Look whether the CPUs are busy with others or limited: cpu.max of its control group, taskset -p, top."
+    first = scheduling.delayed_by[0]
+    known = sum(holder.time_ns for holder in scheduling.delayed_by)
+    total = known + scheduling.delayed_by_unknown_ns
+    who = f"{first.name} {first.tid} held the CPU for {_percent(first.time_ns, total):.0f} % of the wait"
+    if first.pid == pid:
+        return f"{who}, a thread of the same process: give it less to do at once, or the process more CPUs."
+    return f"{who}: give that one a lower priority (renice), or keep the two on different CPUs (taskset)."
+
+
+def _slow_to_run(process: ProcessReport) -> Iterator[Finding]:
+    if process.trace is None:
+        return
+    slow = [
+        (latency.p99, tid, name, scheduling)
+        for tid, name, scheduling in _scheduled(process)
+        if (latency := scheduling.run_queue_latency_ns).p99 is not None
+        and latency.p99 >= _P99_NS
+        and latency.count >= _P99_LEAST_COUNT
+        and not _waits_longer_than_it_runs(scheduling, process.trace.duration_ns)
+    ]
+    if not slow:
+        return
+    slow.sort(key=lambda one: -one[0])
+    p99, tid, name, worst = slow[0]
+    yield Finding(
+        kind="run_queue_latency",
+        severity="medium",
+        words=f"One of 100 times thread {name} {tid} waited {_time(p99)} or longer for a CPU"
+        + _others(len(slow) - 1, "thread is", "threads are", "as slow to run"),
+        value=float(p99),
+        threshold=float(_P99_NS),
+        unit="ns",
+        rule=f"the 99th percentile is {_time(_P99_NS)} or more, of at least {_P99_LEAST_COUNT} waits",
+        advice=_blame(process.pid, worst),
+        tids=tuple(one[1] for one in slow),
+    )
+
+
+def _soft_limit(process: ProcessReport) -> int | None:
+    return process.limits.open_files.soft if process.limits else None
+
+
+def _raise_limit(process: ProcessReport) -> str:
+    """The command, with a number that the hard limit allows."""
+    limit = process.limits.open_files if process.limits else None
+    if limit is not None and limit.hard is not None and limit.soft is not None and limit.hard <= limit.soft:
+        return f"as root, prlimit --pid {process.pid} --nofile={limit.soft * 4} (for good: LimitNOFILE= of its unit)"
+    wanted = (limit.soft if limit and limit.soft else 1024) * 4
+    if limit is not None and limit.hard is not None:
+        wanted = min(wanted, limit.hard)
+    return f"prlimit --pid {process.pid} --nofile={wanted}: (for good: LimitNOFILE= of its unit)"
+
+
+def _open_count(process: ProcessReport) -> int | None:
+    return None if process.descriptors is None else len(process.descriptors)
+
+
+def _near_the_limit(process: ProcessReport) -> Iterator[Finding]:
+    limit, now = _soft_limit(process), _open_count(process)
+    if not limit or now is None:
+        return
+    churn = process.trace.descriptors if process.trace else None
+    most = max(now, churn.peak_open_count if churn else 0)
+    if (share := _percent(most, limit)) <= _DESCRIPTORS_PERCENT:
+        return
+    peak = f" ({most} at the most)" if most > now else ""
+    yield Finding(
+        kind="descriptors_near_limit",
+        severity="high" if share > _DESCRIPTORS_HIGH_PERCENT else "medium",
+        words=f"{now} descriptors are open{peak}, and the limit is {limit}",
+        value=share,
+        threshold=_DESCRIPTORS_PERCENT,
+        unit="percent",
+        rule=f"more than {_DESCRIPTORS_PERCENT:.0f} % of the soft limit on open files",
+        advice=f"Find out whether the number grows (--trace 60), or raise the limit: {_raise_limit(process)}",
+    )
+
+
+def _leak(process: ProcessReport) -> Iterator[Finding]:
+    """What the trace suspects; where it knew no call sites, a number of open descriptors that only grew."""
+    churn = process.trace.descriptors if process.trace else None
+    if churn is None:
+        return
+    growing = [one for one in churn.leak_suspects if one.surviving_count >= _SUSPECT_COUNT]
+    if growing:
+        yield _suspected_leak(process, churn, growing)
+    elif churn.stacks is None:
+        yield from _net_growth(process, churn)
+
+
+def _suspected_leak(process: ProcessReport, churn: DescriptorTrace, suspects: Sequence[LeakSuspect]) -> Finding:
+    """Of the suspects that are surest, the fastest."""
+    surest = sorted(suspects, key=lambda one: _SEVERITIES.index(one.confidence))
+    worst = surest[0]
+    left = worst.seconds_to_limit if churn.seconds_to_limit is None else churn.seconds_to_limit
+    site = worst.stack[0] if worst.stack else worst.library or "an unknown call site"
+    words = f"{worst.surviving_count} of {worst.opened_count} descriptors that {site} opened are still open, "
+    words += f"{_rate(worst.growth_per_minute)} more each minute"
+    words += _others(len(suspects) - 1, "call site grows", "call sites grow", "too")
+    if left is not None:
+        words += f". At this rate the limit is reached in {_long_time(left)}"
+    severity: Literal["high", "medium", "low"] = "medium"
+    if worst.confidence == "low":
+        severity = "low"
+    elif left is not None and left < _GROWTH_HIGH_SECONDS:
+        severity = "high"
+    return Finding(
+        kind="descriptor_leak",
+        severity=severity,
+        words=f"{words}. Confidence: {worst.confidence}, watched for {_long_time(worst.watched_ns / 1e9)}",
+        value=float(worst.surviving_count),
+        threshold=float(_SUSPECT_COUNT),
+        unit="count",
+        rule=f"{_SUSPECT_COUNT} or more that one call site opened stay open, and become steadily more to the end",
+        advice="Find the path after that call on which it is not closed. "
+        + ("Trace longer to be sure. " if worst.confidence != "high" else "")
+        + f"Meanwhile the limit can be raised: {_raise_limit(process)}",
+        fds=tuple(dict.fromkeys(fd for one in surest for fd in one.fds)),
+    )
+
+
+def _net_growth(process: ProcessReport, churn: DescriptorTrace) -> Iterator[Finding]:
+    """Growth in both halves of the trace, whoever made it."""
+    if process.trace is None or process.trace.ended_by == "target":
+        return
+    growth = [born - died for born, died in _per_interval(churn)]
+    half = len(growth) // 2
+    total, slower = sum(growth), min(sum(growth[:half]), sum(growth[half:]))
+    if len(growth) < _GROWTH_INTERVALS or total < _GROWTH_COUNT or 4 * slower < total:
+        return
+    seconds = process.trace.duration_ns / 1e9
+    limit, now = _soft_limit(process), _open_count(process)
+    words = f"The number of open descriptors grew by {total} in {seconds:.0f} s"
+    left = None
+    if limit is not None and now is not None:
+        left = max(0.0, (limit - now) * seconds / total)
+        words += f"; at this rate the limit of {limit} is reached in {_long_time(left)}" if left else ", to the limit"
+    yield Finding(
+        kind="descriptor_growth",
+        severity="high" if left is not None and left < _GROWTH_HIGH_SECONDS else "medium",
+        words=words,
+        value=float(total),
+        threshold=float(_GROWTH_COUNT),
+        unit="count",
+        rule=f"{_GROWTH_COUNT} or more, and a quarter of that or more in either half of the trace",
+        advice="Call sites are not known here: look at what was born during the trace and stayed, and trace "
+        "longer to be sure.",
+        fds=tuple(descriptor.fd for descriptor in process.descriptors or () if descriptor.origin),
+    )
+
+
+def _per_interval(churn: DescriptorTrace) -> Sequence[tuple[int, int]]:
+    length = max(len(churn.opened_per_interval), len(churn.closed_per_interval))
+    opened, closed = (
+        (*counts, *[0] * (length - len(counts))) for counts in (churn.opened_per_interval, churn.closed_per_interval)
+    )
+    return list(zip(opened, closed, strict=True))
+
+
+def _failed_for_the_limit(process: ProcessReport) -> Iterator[Finding]:
+    churn = process.trace.descriptors if process.trace else None
+    counts: Counter[str] = Counter()
+    calls: Counter[str] = Counter()
+    for failure in churn.failures if churn else ():
+        if failure.error in {"EMFILE", "ENFILE"}:
+            counts[failure.error] += failure.count
+            calls[failure.syscall] += failure.count
+    if not counts:
+        return
+    total = sum(counts.values())
+    limit = _soft_limit(process)
+    whole_machine = "EMFILE" not in counts
+    yield Finding(
+        kind="open_files_limit_reached",
+        severity="high",
+        words=f"{total} {_plural(total, 'call')} failed for want of a free descriptor ({', '.join(counts)}), "
+        f"most of them {calls.most_common(1)[0][0]}"
+        + (f"; the limit is {limit}" if limit and not whole_machine else ""),
+        value=float(total),
+        threshold=1.0,
+        unit="count",
+        rule="one call or more",
+        advice="The whole machine is out of files: see /proc/sys/fs/file-nr and raise fs.file-max."
+        if whole_machine
+        else f"Find what is not closed, and raise the limit meanwhile: {_raise_limit(process)}",
+        tids=tuple(dict.fromkeys(one.tid for one in churn.limit_failures)) if churn else (),
+    )
+
+
+def _full_backlog(process: ProcessReport) -> Iterator[Finding]:
+    full = []
+    for descriptor in process.descriptors or ():
+        waiting, limit = (descriptor.details.get(key) for key in ("backlog_count", "backlog_limit_count"))
+        if isinstance(waiting, int) and isinstance(limit, int) and waiting > 0 and waiting >= limit:
+            full.append((_percent(waiting, max(limit, 1)), descriptor, waiting, limit))
+    if not full:
+        return
+    full.sort(key=lambda one: -one[0])
+    share, worst, waiting, limit = full[0]
+    served = worst.served_by[0] if worst.served_by else None
+    yield Finding(
+        kind="listener_backlog_full",
+        severity="high",
+        words=f"{waiting} connections wait to be accepted at FD {worst.fd}, {worst.description}; its backlog is {limit}"
+        + _others(len(full) - 1, "listener is", "listeners are", "full too"),
+        value=share,
+        threshold=_BACKLOG_PERCENT,
+        unit="percent",
+        rule="as many connections wait as listen() allowed, or more: further ones are dropped or refused",
+        advice=f"See why {served.thread_name} {served.tid}, which serves it, accepts so slowly, or give listen() a "
+        "larger backlog (and net.core.somaxconn)."
+        if served
+        else "No thread was seen waiting in accept: find the one that should, or give listen() a larger backlog (and "
+        "net.core.somaxconn).",
+        fds=tuple(one[1].fd for one in full),
+    )
+
+
+def _unbound(process: ProcessReport) -> Iterator[Finding]:
+    unbound = [
+        descriptor
+        for descriptor in process.descriptors or ()
+        if (sock := descriptor.socket) is not None
+        and sock.bound is False
+        and sock.family in _ADDRESSED_FAMILIES
+        and (sock.type != "SOCK_RAW" or sock.family == "AF_NETLINK")  # a raw one receives without an address
+        and sock.state in _IDLE_STATES
+        and sock.remote is None
+        and not descriptor.details.get("had_connection")
+    ]
+    if not unbound:
+        return
+    count = len(unbound)
+    listed = ", ".join(str(descriptor.fd) for descriptor in unbound[:5]) + (", ..." if count > 5 else "")
+    yield Finding(
+        kind="socket_bound_to_nothing",
+        severity="low",
+        words=f"{count} {_plural(count, 'socket')} {'is' if count == 1 else 'are'} neither bound nor connected: "
+        f"FD {listed}",
+        value=float(count),
+        threshold=1.0,
+        unit="count",
+        rule="one or more; a socket that was made a moment ago looks the same",
+        advice="Report again: one that is still there was forgotten after socket(), or its bind or connect failed. "
+        "A trace over the program's start (threadinfo trace --kind socket) shows which.",
+        fds=tuple(descriptor.fd for descriptor in unbound),
+    )
+
+
+def _swap(process: ProcessReport) -> Iterator[Finding]:
+    memory = process.memory
+    swapped = max(memory.swap_bytes or 0, memory.mapped_swap_bytes or 0)
+    if swapped < _SWAP_BYTES:
+        return
+    share = _percent(swapped, swapped + (memory.resident_bytes or 0))
+    yield Finding(
+        kind="swap_in_use",
+        severity="medium" if share >= _SWAP_MEDIUM_PERCENT else "low",
+        words=f"{swapped / (1 << 20):.1f} MiB of its memory are in swap, {share:.0f} % of what it uses",
+        value=float(swapped),
+        threshold=float(_SWAP_BYTES),
+        unit="bytes",
+        rule="1 MiB or more",
+        advice="See whether the machine still swaps (vmstat 1, columns si and so) and who needs the memory; a thread "
+        "that touches such a page sleeps until it is read back.",
+    )
+
+
+def _uninterruptible(process: ProcessReport) -> Iterator[Finding]:
+    """By a trace where there is one; otherwise by the one moment that /proc shows."""
+    duration = process.trace.duration_ns if process.trace else 0
+    traced = [
+        (_percent(scheduling.uninterruptible_ns, duration), tid, name)
+        for tid, name, scheduling in _scheduled(process)
+        if duration and _percent(scheduling.uninterruptible_ns, duration) >= _UNINTERRUPTIBLE_PERCENT
+    ]
+    now: list[Thread] = [thread for thread in process.threads or () if thread.state == "D"]
+    advice = (
+        "It waits for a disk, a network file system or the kernel: see /proc/PID/task/TID/stack as root, and "
+        "iostat -x 1."
+    )
+    if traced:
+        traced.sort(key=lambda one: -one[0])
+        share, tid, name = traced[0]
+        yield Finding(
+            kind="thread_uninterruptible",
+            severity="medium",
+            words=f"Thread {name} {tid} was in uninterruptible sleep for {share:.0f} % of the trace"
+            + _others(len(traced) - 1, "thread was", "threads were", "too"),
+            value=share,
+            threshold=_UNINTERRUPTIBLE_PERCENT,
+            unit="percent",
+            rule=f"{_UNINTERRUPTIBLE_PERCENT:.0f} % of the trace or more",
+            advice=advice,
+            tids=tuple(one[1] for one in traced),
+        )
+    elif now:
+        yield Finding(
+            kind="thread_uninterruptible",
+            severity="low",
+            words=f"Thread {now[0].name} {now[0].tid} was in uninterruptible sleep when it was read"
+            + _others(len(now) - 1, "thread was", "threads were", "too"),
+            value=float(len(now)),
+            threshold=1.0,
+            unit="count",
+            rule="one thread or more, at one moment; report again to see whether it lasts",
+            advice=advice,
+            tids=tuple(thread.tid for thread in now),
+        )
+
+
+def _zombie(process: ProcessReport) -> Iterator[Finding]:
+    zombies = [thread for thread in process.threads or () if thread.state == "Z"]
+    if not zombies:
+        return
+    whole = len(zombies) == len(process.threads or ())
+    yield Finding(
+        kind="zombie",
+        severity="medium" if whole else "low",
+        words="The process has ended, and its parent has not asked how"
+        if whole
+        else f"Thread {zombies[0].name} {zombies[0].tid} has ended, and the process goes on without it"
+        + _others(len(zombies) - 1, "thread is", "threads are", "zombies too"),
+        value=float(len(zombies)),
+        threshold=1.0,
+        unit="count",
+        rule="one thread or more in state Z",
+        advice="Its parent has to call wait(2): find it with ps -o ppid= and mend or restart it."
+        if whole
+        else "Where the first thread ended by pthread_exit that may be meant; otherwise find out what ended it.",
+        tids=tuple(thread.tid for thread in zombies),
+    )
+
+
+def _lost(process: ProcessReport) -> Iterator[Finding]:
+    if process.trace is None:
+        return
+    confidence = process.trace.confidence
+    lost = confidence.lost_count + confidence.map_full_count
+    if not lost:
+        return
+    yield Finding(
+        kind="events_lost",
+        severity="medium",
+        words=f"{confidence.lost_count} records were lost and {confidence.map_full_count} found no room in a map: "
+        "counts of this trace are too low",
+        value=float(lost),
+        threshold=1.0,
+        unit="count",
+        rule="one or more",
+        advice="Trace again with less at once: --only scheduling or --only descriptors, or fewer targets.",
+    )
+
+
+def _disagreement(process: ProcessReport) -> Iterator[Finding]:
+    differences = process.trace.confidence.ledger_differences if process.trace else ()
+    if not differences:
+        return
+    yield Finding(
+        kind="ledger_disagrees",
+        severity="low",
+        words=f"On {len(differences)} {_plural(len(differences), 'descriptor')} the trace and /proc disagree, for "
+        f"example FD {differences[0].fd}: {differences[0].reason}",
+        value=float(len(differences)),
+        threshold=1.0,
+        unit="count",
+        rule="one descriptor or more",
+        advice="The confidence block lists them with the likely reason of each.",
+        fds=tuple(difference.fd for difference in differences),
+    )
+
+
+def _percent(part: float, whole: float) -> float:
+    return round(100 * part / whole, 2) if whole else 0.0
+
+
+def _rate(per_minute: float) -> str:
+    return f"{per_minute:,.0f}" if per_minute >= 10 else f"{per_minute:.2g}"
+
+
+def _plural(count: int, word: str) -> str:
+    return word if count == 1 else f"{word}s"
+
+
+def _others(count: int, one: str, many: str, rest: str) -> str:
+    """``; 3 other threads waited longer than they ran``."""
+    if not count:
+        return ""
+    return f"; {count} other {one if count == 1 else many} {rest}"
+
+
+def _time(ns: float) -> str:
+    for size, unit in ((1e9, "s"), (1e6, "ms"), (1e3, "us")):
+        if ns >= size:
+            return f"{ns / size:.3g} {unit}" if ns < 1000 * size else f"{ns / size:.0f} {unit}"
+    return f"{ns:.0f} ns"
+
+
+def _long_time(seconds: float) -> str:
+    for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"

@@ -1,0 +1,294 @@
+"""What stands out: every finding just above its threshold and just below, and real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from tests import miniature
+from tests.conftest import MakeProc, Run
+from tests.reports import (
+    NOTHING,
+    SECOND_NS,
+    STACKS,
+    churn,
+    confidence,
+    descriptor,
+    latency,
+    listener,
+    process,
+    report,
+    scheduling,
+    server,
+    suspect,
+    thread,
+    trace,
+    unbound,
+)
+from threadinfo.findings import find, with_findings
+from threadinfo.model import (
+    EndedThread,
+    Failure,
+    Finding,
+    LedgerDifference,
+    Limits,
+    Memory,
+    OpenFilesLimit,
+    ProcessReport,
+    Scheduling,
+)
+from threadinfo.render.json import parse_json, render_json
+from threadinfo.render.text import render_text
+
+
+def scheduled(**changes: object) -> ProcessReport:
+    return process(threads=(thread(scheduling=scheduling(**changes)),), trace=trace())  # type: ignore[arg-type]
+
+
+def quick(p99_ns: int, count: int) -> Scheduling:
+    return scheduling(run_queue_latency_ns=latency(p99_ns, count))
+
+
+def many(count: int, soft: int | None) -> ProcessReport:
+    limits = Limits(open_files=OpenFilesLimit(soft, soft))
+    return process(descriptors=tuple(descriptor(fd) for fd in range(count)), limits=limits)
+
+
+def leaking(**changes: object) -> ProcessReport:
+    return process(trace=trace(descriptors=churn(leak_suspects=(suspect(**changes),), stacks=STACKS)))
+
+
+def swapped(size_bytes: int) -> ProcessReport:
+    return process(memory=Memory(resident_bytes=100 << 20, swap_bytes=size_bytes))
+
+
+def failing(error: str) -> ProcessReport:
+    return process(trace=trace(descriptors=churn(failures=(Failure("openat", error, 17),))))
+
+
+CASES = [
+    # kind, what is reported, what is just not
+    (
+        "thread_waits_for_cpu",
+        scheduled(on_cpu_ns=SECOND_NS, run_queue_ns=SECOND_NS + 1),
+        scheduled(on_cpu_ns=SECOND_NS, run_queue_ns=SECOND_NS),
+    ),
+    (  # of little time nobody notices the half
+        "thread_waits_for_cpu",
+        scheduled(on_cpu_ns=0, run_queue_ns=SECOND_NS // 2),
+        scheduled(on_cpu_ns=0, run_queue_ns=SECOND_NS // 2 - 1),
+    ),
+    ("run_queue_latency", scheduled(p99_ns=10_000_000), scheduled(p99_ns=9_999_999)),
+    (
+        "run_queue_latency",
+        process(threads=(thread(scheduling=quick(10_000_000, 100)),), trace=trace()),
+        process(threads=(thread(scheduling=quick(10_000_000, 99)),), trace=trace()),
+    ),
+    (
+        "thread_uninterruptible",
+        scheduled(uninterruptible_ns=SECOND_NS),
+        scheduled(uninterruptible_ns=SECOND_NS - 10**6),
+    ),
+    ("thread_uninterruptible", process(threads=(thread(state="D"),)), process(threads=(thread(state="S"),))),
+    ("zombie", process(threads=(thread(state="Z"), thread(8))), process(threads=(thread(state="T"), thread(8)))),
+    ("descriptors_near_limit", many(81, 100), many(80, 100)),
+    ("descriptors_near_limit", many(81, 100), many(81, None)),
+    ("descriptor_leak", leaking(surviving_count=3), leaking(surviving_count=2)),
+    (
+        "descriptor_growth",
+        process(trace=trace(descriptors=churn(opened=(6,) * 10))),
+        process(trace=trace(descriptors=churn(opened=(6,) * 9 + (5,)))),
+    ),
+    (  # where call sites are known, growth that no site explains steadily is no leak
+        "descriptor_growth",
+        process(trace=trace(descriptors=churn(opened=(6,) * 10))),
+        process(trace=trace(descriptors=churn(opened=(6,) * 10, stacks=STACKS))),
+    ),
+    (  # a start that ends is no growth
+        "descriptor_growth",
+        process(trace=trace(descriptors=churn(opened=(9, 9, 9, 9, 9, 5, 5, 5, 15, 5)))),
+        process(trace=trace(descriptors=churn(opened=(9, 9, 9, 9, 9, 5, 5, 5, 5, 5)))),
+    ),
+    ("open_files_limit_reached", failing("EMFILE"), failing("ENOENT")),
+    ("open_files_limit_reached", failing("ENFILE"), failing("EACCES")),
+    ("listener_backlog_full", process(descriptors=(listener(3, 2, 2),)), process(descriptors=(listener(3, 1, 2),))),
+    ("listener_backlog_full", process(descriptors=(listener(3, 1, 0),)), process(descriptors=(listener(3, 0, 0),))),
+    ("socket_bound_to_nothing", process(descriptors=(unbound(3),)), process(descriptors=(unbound(3, bound=True),))),
+    ("socket_bound_to_nothing", process(descriptors=(unbound(3),)), process(descriptors=(unbound(3, bound=None),))),
+    (  # one half of a pair has no name, and needs none
+        "socket_bound_to_nothing",
+        process(descriptors=(unbound(3, family="AF_NETLINK", state=None),)),
+        process(descriptors=(unbound(3, family="AF_UNIX"),)),
+    ),
+    ("swap_in_use", swapped(1 << 20), swapped((1 << 20) - 1)),
+    (
+        "events_lost",
+        process(trace=trace(confidence=confidence(lost_count=1))),
+        process(trace=trace(confidence=confidence(omitted_line_count=1))),
+    ),
+    (
+        "ledger_disagrees",
+        process(
+            trace=trace(confidence=confidence(ledger_differences=(LedgerDifference(5, "open", "closed", None, "why"),)))
+        ),
+        process(trace=trace(confidence=confidence(ledger_undecided_count=3))),
+    ),
+]
+
+
+def kinds(findings: tuple[Finding, ...]) -> list[str]:
+    return [finding.kind for finding in findings]
+
+
+@pytest.mark.parametrize(
+    ("kind", "above", "below"), CASES, ids=[f"{index}-{case[0]}" for index, case in enumerate(CASES)]
+)
+def test_finding_is_there_at_its_threshold_and_not_below(kind: str, above: ProcessReport, below: ProcessReport) -> None:
+    found = find(above)
+    assert kinds(found) == [kind]
+    assert kind not in kinds(find(below))
+    finding = found[0]
+    assert finding.value >= finding.threshold
+    for words in (finding.words, finding.rule, finding.advice):
+        assert words
+        assert "None" not in words
+    assert f"{finding.words}".rstrip(".") == finding.words  # the renderers end the sentence
+
+
+def test_every_kind_of_finding_is_tested() -> None:
+    everything = process(threads=(thread(state="Z"),), descriptors=(unbound(3), listener(4, 3, 2)))
+    assert find(process()) == ()
+    assert len(find(everything)) == 3
+    assert len({kind for kind, _, _ in CASES}) == 13
+
+
+def test_findings_are_ranked_by_severity() -> None:
+    found = find(
+        process(
+            threads=(thread(scheduling=scheduling(run_queue_ns=3 * SECOND_NS)),),
+            descriptors=(unbound(3), listener(4, 3, 2)),
+            memory=Memory(resident_bytes=100 << 20, swap_bytes=50 << 20),
+            trace=trace(),
+        )
+    )
+    expected = ["listener_backlog_full", "thread_waits_for_cpu", "swap_in_use", "socket_bound_to_nothing"]
+    assert kinds(found) == expected
+    assert [finding.severity for finding in found] == ["high", "high", "medium", "low"]
+
+
+def test_finding_tells_of_the_worst_and_counts_the_others() -> None:
+    waiting = [thread(tid, f"t{tid}", scheduling=scheduling(0, tid * SECOND_NS)) for tid in (1, 3, 2)]
+    ended = (EndedThread(4, "t4", scheduling(0, 4 * SECOND_NS)),)
+    (found,) = find(process(threads=tuple(waiting), trace=trace(ended_threads=ended)))
+    assert found.tids == (4, 3, 2, 1)
+    assert found.words == "Thread t4 4 waited 4 s for a CPU and ran 0 ns; 3 other threads waited longer than they ran"
+    assert "hog 9 held the CPU for 100 % of the wait" in found.advice
+
+
+def test_leak_has_its_call_site_the_time_to_the_limit_and_the_confidence() -> None:
+    (found,) = find(leaking())
+    assert found.words == (
+        "60 of 61 descriptors that open_log+0x12 [libhydrogen.so] log.c:42 opened are still open, 6 more each minute. "
+        "At this rate the limit is reached in 30 minutes. Confidence: high, watched for 10 minutes"
+    )
+    assert (found.severity, found.value, found.unit) == ("high", 60.0, "count")
+    assert found.fds == tuple(range(20, 80))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "sure", "severity"),
+    [(3599.0, "high", "high"), (3600.0, "high", "medium"), (60.0, "low", "low"), (None, "medium", "medium")],
+)
+def test_leak_is_as_urgent_as_its_limit_is_near_and_it_is_sure(seconds: float | None, sure: str, severity: str) -> None:
+    (found,) = find(leaking(seconds_to_limit=seconds, confidence=sure))
+    assert found.severity == severity
+    assert ("limit is reached" in found.words) == (seconds is not None)
+
+
+def test_leak_tells_of_the_surest_suspect_and_of_the_limit_that_all_reach_together() -> None:
+    unsure, sure = suspect(growth_per_minute=90.0, confidence="low", fds=(5,)), suspect(fds=(6, 5))
+    whole = churn(leak_suspects=(unsure, sure), seconds_to_limit=600.0, stacks=STACKS)
+    (found,) = find(process(trace=trace(descriptors=whole)))
+    assert (found.value, found.fds) == (60.0, (6, 5))
+    assert "1 other call site grows too. At this rate the limit is reached in 10 minutes" in found.words
+
+
+def test_a_thread_that_did_nothing_is_no_finding() -> None:
+    idle = scheduling(0, 0, run_queue_latency_ns=NOTHING, delayed_by=(), woken_by=())
+    assert find(process(threads=(thread(scheduling=idle),), trace=trace())) == ()
+    assert find(process(threads=None, descriptors=None, limits=None, memory=Memory(), trace=trace(duration_ns=0))) == ()
+
+
+def test_a_raised_limit_is_one_that_the_hard_limit_allows() -> None:
+    limits = Limits(open_files=OpenFilesLimit(10, 25))
+    (found,) = find(process(descriptors=tuple(descriptor(fd) for fd in range(10)), limits=limits))
+    assert "prlimit --pid 1 --nofile=25:" in found.advice
+
+
+def test_findings_of_a_saved_report_are_made_anew() -> None:
+    """A report says what an older version found, or what somebody wrote into it."""
+    saved = with_findings(report(process(descriptors=(unbound(3),))))
+    forged = render_json(saved).replace("neither bound nor connected", "all right")
+    assert with_findings(parse_json(forged.encode(), "saved")) == saved
+
+
+def test_text_has_findings_first_and_the_plain_report_none() -> None:
+    text = render_text(with_findings(report(server(2, 30))), verbose=True)
+    first = text.splitlines()[:3]
+    assert first[0] == "=== What Stands Out in hydrogen (PID: 1) ==="
+    assert first[1].startswith("1. [high] 60 of 61 descriptors that open_log")
+    assert max(map(len, text[: text.index("=== Memory")].splitlines())) <= 80
+    assert "What Stands Out" not in render_text(with_findings(report(process(descriptors=(unbound(3),)))))
+
+
+def test_text_without_findings_says_so() -> None:
+    text = render_text(report(process()), verbose=True)
+    assert text.splitlines()[1] == "Nothing crosses a threshold. Waits for a CPU and leaks are only seen by a trace."
+
+
+@pytest.fixture
+def clients() -> Iterator[list[socket.socket]]:
+    """Sockets that are closed afterwards."""
+    made: list[socket.socket] = []
+    yield made
+    for sock in made:
+        sock.close()
+
+
+@pytest.mark.parametrize(("count", "is_full"), [(2, False), (3, True)])
+def test_a_real_listener_whose_backlog_is_full(
+    count: int, is_full: bool, threadinfo: Run, clients: list[socket.socket]
+) -> None:
+    listening = socket.create_server(("127.0.0.1", 0), backlog=3)
+    clients.append(listening)
+    clients += [socket.create_connection(listening.getsockname()) for _ in range(count)]
+    result = threadinfo(os.getpid(), "--format", "json")
+    found = [
+        one for one in json.loads(result.stdout)["processes"][0]["findings"] if one["kind"] == "listener_backlog_full"
+    ]
+    assert [one["fds"][0] for one in found] == ([listening.fileno()] if is_full else [])
+
+
+def test_a_real_socket_that_is_bound_to_nothing(threadinfo: Run, clients: list[socket.socket]) -> None:
+    clients += [socket.socket(), socket.create_server(("127.0.0.1", 0))]
+    result = threadinfo(os.getpid(), "--format", "json")
+    found = [
+        one for one in json.loads(result.stdout)["processes"][0]["findings"] if one["kind"] == "socket_bound_to_nothing"
+    ]
+    assert clients[0].fileno() in found[0]["fds"]
+    assert clients[1].fileno() not in found[0]["fds"]
+    text = threadinfo(os.getpid(), "-v").stdout
+    assert "neither bound nor connected" in text
+    assert "neither bound" not in threadinfo(os.getpid()).stdout
+
+
+def test_a_swapping_process_in_miniature(threadinfo: Run, make_proc: MakeProc) -> None:
+    status = miniature.STATUS.format(pid=7, name="old").replace("     512 kB", "  204800 kB")
+    result = threadinfo(7, "--proc", make_proc(miniature.process(7, "old", status=status)), "--format", "json")
+    (found,) = json.loads(result.stdout)["processes"][0]["findings"]
+    assert (found["kind"], found["severity"], found["value"]) == ("swap_in_use", "medium", 200 << 20)
+    assert found["words"] == "200.0 MiB of its memory are in swap, 94 % of what it uses"
