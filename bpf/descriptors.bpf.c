@@ -71,6 +71,7 @@ enum action {
 #define UNREADABLE 2 /* the data could not be read from the process's memory */
 #define SHARES 4     /* FORK: the child uses the same table */
 #define MARKS 256     /* argument: it sets close-on-exec (1) or takes it away (0) */
+#define FOLLOWED 16  /* FORK: the child is traced from now on; argument: the address of its own table, 0: it shares */
 #define LAST 8       /* EXIT: the last thread of its process; BITMAP: no more follow */
 
 struct event {
@@ -886,11 +887,41 @@ int on_sys_exit(struct bpf_raw_tracepoint_args *ctx) {
 
 /* --- processes and threads ---------------------------------------------------------------------------------------- */
 
+/* How many processes that traced ones make are traced too. Mirrored by trace/following.py. */
+struct following {
+    u64 limit;
+    u64 count; /* of those that were to be, beyond the limit as well */
+};
+BPF_F_TABLE("array", u32, struct following, following, 1, MAPPED);
+
+static __always_inline bool is_following(void) {
+    u32 zero = 0;
+    struct following *f = following.lookup(&zero);
+
+    return f && f->limit;
+}
+
+static __always_inline bool may_follow(void) {
+    u32 zero = 0;
+    struct following *f = following.lookup(&zero);
+
+    return f && f->limit && __sync_fetch_and_add(&f->count, 1) < f->limit;
+}
+
+static __always_inline void unmark(u32 tgid) {
+    u32 index = tgid / 32;
+    u64 *group = marks.lookup(&index);
+
+    if (group)
+        __sync_fetch_and_add(group, -((u64)mark_of(tgid) << (tgid % 32 * 2)));
+}
+
 int on_sched_process_fork(struct bpf_raw_tracepoint_args *ctx) {
     void *parent = (void *)ctx->args[0], *child = (void *)ctx->args[1];
     u64 files = read_u64(child, TASK_FILES), parents_files = read_u64(parent, TASK_FILES);
     struct scratch *s = get_scratch();
     struct event e = {};
+    u32 one = 1;
 
     if (!is_on() || !s)
         return 0;
@@ -902,15 +933,32 @@ int on_sched_process_fork(struct bpf_raw_tracepoint_args *ctx) {
     e.fd = read_u32(child, TASK_PID);
     e.fd2 = read_u32(child, TASK_TGID);
     e.flags = files == parents_files ? SHARES : 0;
-    if (e.flags && e.fd2 != e.tgid)
+    if (e.fd2 != e.tgid && mark_of(e.tgid) == TARGET && may_follow()) {
+        mark(e.fd2, TARGET);
+        e.argument = e.flags ? 0 : files;
+        e.flags |= FOLLOWED;
+    } else if (e.flags && e.fd2 != e.tgid) {
         mark(e.fd2, SHARER);
+    }
     bpf_probe_read_kernel(s->data, COMM_BYTES, child + TASK_COMM);
     e.length = COMM_BYTES;
     emit_with(&e, s);
+    if (!e.argument)
+        return 0;
+    if (tables.update(&files, &one)) { /* it does not run yet: what it has is what it begins with */
+        struct counts *c = this_cpu_counts();
+
+        if (c)
+            c->map_full++;
+    }
+    e.table = files;
+    e.tid = e.tgid = e.fd2;
+    e.fd2 = -1;
+    e.argument = 0;
+    emit_bitmaps(&e, files);
     return 0;
 }
 
-/* Close-on-exec has been done: what is open now is what the new program has. */
 /* A process that has not begun: the next that has this name when it calls exec is traced. Mirrored by trace/awaited.py. */
 struct awaited {
     u64 name[2]; /* as the kernel has it, padded with zeroes */
@@ -936,6 +984,7 @@ static __always_inline bool is_awaited(void) {
     return true;
 }
 
+/* Close-on-exec has been done: what is open now is what the new program has. */
 int on_sched_process_exec(struct bpf_raw_tracepoint_args *ctx) {
     struct scratch *s = get_scratch();
     struct event e = {};
@@ -956,7 +1005,8 @@ int on_sched_process_exec(struct bpf_raw_tracepoint_args *ctx) {
     length = bpf_probe_read_kernel_str(s->data, sizeof s->data, (void *)read_u64((void *)ctx->args[2], BINARY_NAME));
     e.length = length < 0 ? 0 : length;
     emit_with(&e, s);
-    e.argument = !has_come; /* or it is what the table was when it came to us */
+    /* or it is what the table was when it came to us: awaited, or parted from the one that a followed child shared */
+    e.argument = !(has_come || (is_new && is_following()));
     emit_bitmaps(&e, table);
     return 0;
 }
@@ -975,6 +1025,8 @@ int on_sched_process_exit(struct bpf_raw_tracepoint_args *ctx) {
         e.flags = LAST;
     if (read_u32((void *)files, FILES_COUNT) == 1)
         tables.delete(&files);
+    if (e.flags && is_following()) /* its number will be another's */
+        unmark(tgid);
     bpf_probe_read_kernel(s->data, COMM_BYTES, task + TASK_COMM);
     e.length = COMM_BYTES;
     emit_with(&e, s);

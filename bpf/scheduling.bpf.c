@@ -536,16 +536,31 @@ static __always_inline void begin_thread(void *task, u32 state) {
     set_slot(tid, slot);
 }
 
+/* How many processes that traced ones make are traced too. Mirrored by trace/following.py. */
+struct following {
+    u64 limit;
+    u64 count; /* of those that were to be, beyond the limit as well */
+};
+BPF_F_TABLE("array", u32, struct following, following, 1, MAPPED);
+
+static __always_inline bool may_follow(void) {
+    u32 zero = 0;
+    struct following *f = following.lookup(&zero);
+
+    return f && f->limit && __sync_fetch_and_add(&f->count, 1) < f->limit;
+}
+
 int on_sched_process_fork(struct bpf_raw_tracepoint_args *ctx) {
     void *parent = (void *)ctx->args[0], *child = (void *)ctx->args[1];
 
-    if (!find_slot(read_u32(parent, TASK_PID)) || read_u32(child, TASK_TGID) != read_u32(parent, TASK_TGID))
+    if (!find_slot(read_u32(parent, TASK_PID)))
+        return 0;
+    if (read_u32(child, TASK_TGID) != read_u32(parent, TASK_TGID) && !may_follow())
         return 0;
     begin_thread(child, SLEEPING); /* until sched_wakeup_new */
     return 0;
 }
 
-/* A thread that calls execve takes the process's own number; the others have ended by now. */
 /* A process that has not begun: the next that has this name when it calls exec is traced. Mirrored by trace/awaited.py. */
 struct awaited {
     u64 name[2]; /* as the kernel has it, padded with zeroes */
@@ -571,6 +586,7 @@ static __always_inline bool is_awaited(void) {
     return true;
 }
 
+/* A thread that calls execve takes the process's own number; the others have ended by now. */
 int on_sched_process_exec(struct bpf_raw_tracepoint_args *ctx) {
     u32 slot, old_tid = ctx->args[1], tid = read_u32((void *)ctx->args[0], TASK_PID);
     struct thread *t = find_thread(old_tid, &slot);

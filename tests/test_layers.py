@@ -29,13 +29,14 @@ MAY_IMPORT = {
     "output": {"errors"},
     "target": {"errors", "proc"},
     "collect": {"errors", "model", "proc"},
-    "collect_trace": {"errors", "model", "proc", "trace", "merge", "collect"} | {"socket_story"},
+    "collect_trace": {"errors", "model", "proc", "trace", "merge", "collect"} | {"socket_story", "watcher"},
     "collect_stream": {"errors", "model", "proc", "trace", "collect_trace"},
     "snapshot": {"model"},
     "collect_top": {"errors", "model", "proc", "trace", "merge", "collect", "collect_trace", "findings", "snapshot"},
     "top": {"model", "errors", "render", "snapshot"},  # it draws, and never collects
     "launch": {"errors"},
-    "collect_run": {"errors", "model", "proc", "trace", "collect", "collect_trace", "launch"},
+    "watcher": {"errors", "model", "proc", "collect"},
+    "collect_run": {"errors", "model", "proc", "trace", "collect", "collect_trace", "launch", "watcher"},
     "line_output": {"errors"},
     "cli": {"errors", "model", "proc", "trace", "render", "output", "target", "collect", "collect_trace"}
     | {"collect_stream", "collect_run", "collect_top", "findings", "launch", "line_output", "top"},

@@ -25,6 +25,7 @@ from threadinfo.errors import (
     NotAvailableError,
     OutputError,
     ProcessNotFoundError,
+    TargetEndedError,
     ThreadinfoError,
 )
 from threadinfo.model import Confidence, Report
@@ -138,6 +139,9 @@ def _complete_target(_ctx: click.Context, _argument: click.Parameter, incomplete
     return sorted(name for name in names if name and name.isprintable() and name.startswith(incomplete))
 
 
+_follow_option = click.option("--follow", is_flag=True, help="Trace and report the processes that it makes, too.")
+
+
 @cli.command(_DEFAULT_COMMAND)
 @click.argument("targets", nargs=-1, required=True, metavar="TARGET...", shell_complete=_complete_target)
 @click.option("--format", "output_format", type=click.Choice(_REPORT_FORMATS), default="text", show_default=True)
@@ -166,10 +170,12 @@ def _complete_target(_ctx: click.Context, _argument: click.Parameter, incomplete
     "--only", metavar="WHAT", callback=_read_only, help="Of a trace: descriptors, sockets, scheduling; default all."
 )
 @click.option("--wait", is_flag=True, help="As root: wait for TARGET to start; trace it from its first instruction.")
+@_follow_option
 def report_command(
     targets: tuple[str, ...],
     trace_seconds: float | None,
     wait: bool,
+    follow: bool,
     only: frozenset[str],
     output_format: str,
     output: str | None,
@@ -186,6 +192,8 @@ def report_command(
     _refuse_page_on_terminal(output_format, output, sys.stdout)
     gc.disable()  # a report is built once and then the process ends: nothing would be freed
     with _output(output) as write:
+        if follow and trace_seconds is None and not wait:
+            raise BadInputError("--follow is of a trace", "add --trace SECONDS")
         root = _open_root(proc_path)
         pids, missing = ([], []) if wait else _find_all(root, targets)
         options = CollectOptions(
@@ -194,11 +202,13 @@ def report_command(
             ports=DEFAULT_PORTS | ports_file | ports,
         )
         if wait:
-            report = _collect_awaited(root, _awaited_name(targets), trace_seconds or math.inf, options, only)
+            report = _collect_awaited(
+                root, _awaited_name(targets), trace_seconds or math.inf, options, only, follow=follow
+            )
         elif trace_seconds is None:
             report = collect_report(root, pids, options)
         else:
-            report = _collect_traced(root, pids, options, trace_seconds, only)
+            report = _collect_traced(root, pids, options, trace_seconds, only, follow=follow)
         write(_render(report, output_format, verbose=verbose))
     if any(process.trace for process in report.processes):
         _say_losses(next(process.trace.confidence for process in report.processes if process.trace))
@@ -209,7 +219,13 @@ def report_command(
 
 
 def _collect_traced(
-    root: ProcDirectory, pids: list[int], options: CollectOptions, seconds: float, only: frozenset[str]
+    root: ProcDirectory,
+    pids: list[int],
+    options: CollectOptions,
+    seconds: float,
+    only: frozenset[str],
+    *,
+    follow: bool,
 ) -> Report:
     from threadinfo.collect_trace import collect_traced_report  # noqa: PLC0415
     from threadinfo.trace.session import check_privilege  # noqa: PLC0415
@@ -218,7 +234,8 @@ def _collect_traced(
     if root.path != "/proc":
         raise BadInputError("--trace watches this machine's processes, and --proc names others", "leave out --proc")
     if not sys.stderr.isatty():
-        return collect_traced_report(root, pids, options, seconds, only, lambda _seconds, _events: None)
+        silent = lambda _seconds, _events: None  # noqa: E731
+        return collect_traced_report(root, pids, options, seconds, only, silent, with_children=follow)
     progress: ProgressBar[int] = click.progressbar(
         length=round(seconds * 10),
         label="tracing",
@@ -227,7 +244,13 @@ def _collect_traced(
     )
     with progress as bar:
         return collect_traced_report(
-            root, pids, options, seconds, only, lambda now, events: bar.update(round(now * 10) - bar.pos, events)
+            root,
+            pids,
+            options,
+            seconds,
+            only,
+            lambda now, events: bar.update(round(now * 10) - bar.pos, events),
+            with_children=follow,
         )
 
 
@@ -248,7 +271,7 @@ def _say_waiting(name: str) -> Callable[[], None]:
 
 
 def _collect_awaited(
-    root: ProcDirectory, name: str, seconds: float, options: CollectOptions, only: frozenset[str]
+    root: ProcDirectory, name: str, seconds: float, options: CollectOptions, only: frozenset[str], *, follow: bool
 ) -> Report:
     from threadinfo.collect_run import collect_awaited  # noqa: PLC0415
     from threadinfo.trace.session import check_privilege  # noqa: PLC0415
@@ -257,7 +280,7 @@ def _collect_awaited(
     if root.path != "/proc":
         raise BadInputError("--wait watches this machine's processes, and --proc names others", "leave out --proc")
     gc.enable()  # it may take a while
-    return collect_awaited(root, name, seconds, options, only, _say_waiting(name))
+    return collect_awaited(root, name, seconds, options, only, _say_waiting(name), with_children=follow)
 
 
 _UNITS_NS = {"ns": 1, "us": 1000, "ms": 1_000_000, "s": 1_000_000_000}
@@ -295,6 +318,7 @@ def _read_threshold(_ctx: click.Context, _option: click.Parameter, text: str) ->
 @click.option("--failures", is_flag=True, help="Only calls that failed.")
 @click.option("--stacks", is_flag=True, help="With each call where in the program it was made.")
 @click.option("--wait", is_flag=True, help="Wait for TARGET to start, and trace it from its first instruction.")
+@_follow_option
 @click.option("--format", "output_format", type=click.Choice(FORMATS), default="text", show_default=True)
 def trace_command(
     targets: tuple[str, ...],
@@ -307,6 +331,7 @@ def trace_command(
     failures: bool,
     stacks: bool,
     wait: bool,
+    follow: bool,
     output_format: str,
 ) -> None:
     """As root: print what happens to descriptors, and waits for a CPU, as they happen."""
@@ -330,6 +355,7 @@ def trace_command(
         threads=frozenset(threads),
         path=path,
         only_failures=failures,
+        with_children=follow,
     )
     sys.stdout.flush()
     with open_stream(root, pids, options, (name, _say_waiting(name)) if wait else None) as stream:
@@ -380,6 +406,7 @@ def _print_stream(stream: EventStream, duration: float | None, output_format: st
 @click.option(
     "--only", metavar="WHAT", callback=_read_only, help="descriptors, sockets, scheduling, with commas; default all."
 )
+@_follow_option
 @click.option("--format", "output_format", type=click.Choice(_REPORT_FORMATS), default="text", show_default=True)
 @click.option("-o", "--output", metavar="FILE", help="Write to FILE instead of standard error.")
 @click.option("-v", "--verbose", is_flag=True, help="Add thread names, descriptor details and whole stacks.")
@@ -390,6 +417,7 @@ def run_command(
     command: tuple[str, ...],
     user: str | None,
     only: frozenset[str],
+    follow: bool,
     output_format: str,
     output: str | None,
     verbose: bool,
@@ -401,7 +429,7 @@ def run_command(
     127 where it is not found, 126 where it is not executable, 125 where we failed.
     """
     try:
-        status = _run(command, user, only, output_format, output, DEFAULT_PORTS | ports, verbose=verbose)
+        status = _run(command, user, only, output_format, output, DEFAULT_PORTS | ports, follow=follow, verbose=verbose)
     except BadInputError:
         raise
     except CommandError as problem:
@@ -421,6 +449,7 @@ def _run(
     output: str | None,
     ports: dict[int, str],
     *,
+    follow: bool,
     verbose: bool,
 ) -> int:
     from threadinfo.launch import Command  # noqa: PLC0415
@@ -432,7 +461,10 @@ def _run(
 
         check_privilege()
         options = CollectOptions(with_details=verbose or output_format != "text", may_borrow=True, ports=ports)
-        report, status = collect_run(_open_root("/proc"), command, options, only, command.wait)
+        try:
+            report, status = collect_run(_open_root("/proc"), command, options, only, with_children=follow)
+        except TargetEndedError:
+            return command.wait()  # raises: a signal came before it began
         write(_render(report, output_format, verbose=verbose))
     return status
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from threadinfo.collect_trace import TargetReader, hold_none, hold_targets
+from threadinfo.collect_trace import TargetReader, follow_children, hold_none, hold_targets
 from threadinfo.errors import NotAvailableError
 from threadinfo.model import Confidence, DelayEvent, DescriptorEvent
 from threadinfo.proc.reader import ProcDirectory
@@ -39,6 +39,8 @@ class StreamOptions(NamedTuple):
     path: str | None = None
     """A pattern of the shell (fnmatch(3))."""
     only_failures: bool = False
+    with_children: bool = False
+    """Trace processes that the targets make too."""
     with_sockets: bool = True
     """What is done with sockets between their birth and their death."""
     only_sockets: bool = False
@@ -201,6 +203,7 @@ def open_stream(
             read_link=reader.link,
             read_pids=root.numbers,
             code=CodeAccess(reader.maps, reader.open_mapping) if options.with_stacks else None,
+            follow=follow_children(reader, None) if options.with_children else None,
         ) as stream,
     ):
         if awaited:

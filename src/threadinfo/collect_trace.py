@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+import resource
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from resource import RLIM_INFINITY
 
 import msgspec
 
 from threadinfo.collect import CollectOptions, collect_process, collect_report, timestamp
 from threadinfo.errors import TargetEndedError
 from threadinfo.merge import TracedThread, merge_descriptors, merge_scheduling
-from threadinfo.model import DescriptorEvent, Gap, Origin, ProcessReport, Report
+from threadinfo.model import DescriptorEvent, Gap, Memory, Origin, ProcessReport, Report
 from threadinfo.proc.process import ENDED_STATES, Machine, read_machine
 from threadinfo.proc.reader import ProcDirectory, ProcError, ProcGoneError
 from threadinfo.proc.threads import read_thread_owner, read_thread_states
 from threadinfo.socket_story import tell_maker
 from threadinfo.trace.descriptor_events import Moments
 from threadinfo.trace.descriptors import CodeAccess, DescriptorActivity
-from threadinfo.trace.session import Progress, TraceResult, trace_processes
+from threadinfo.trace.following import Child
+from threadinfo.trace.session import Follow, Progress, TraceResult, trace_processes
 from threadinfo.trace.site_groups import entry_point, format_frames, site_frames, site_library
 from threadinfo.trace.tables import Known
 from threadinfo.trace.unwinder import Stack
+from threadinfo.watcher import FamilyWatcher
 
+MOST_CHILDREN = 1000
+"""That are followed: each may hold two of our descriptors, and a section of the report."""
+_OTHER_FILES = 256  # of ours
 _ENDED = Gap("process", "it ended during the trace; what /proc said is from before the trace", None)
 
 
@@ -111,14 +118,18 @@ def collect_traced_report(
     seconds: float,
     only: frozenset[str],
     progress: Progress,
+    *,
+    with_children: bool = False,
 ) -> Report:
     """The extended report; `only`: some of "scheduling", "descriptors" and "sockets".
 
-    A target that ends during the trace is reported as it was before.
+    A target that ends during the trace is reported as it was before. `with_children`: processes that the targets make
+    are traced and reported too.
     """
     before = collect_report(root, pids, options)
     with hold_targets(root, [process.pid for process in before.processes]) as reader:
         traced_pids = reader.pids
+        family = FamilyWatcher(root, options) if with_children else None
         result = trace_processes(
             traced_pids,
             seconds,
@@ -132,6 +143,8 @@ def collect_traced_report(
             read_link=reader.link,
             read_pids=root.numbers,
             progress=progress,
+            on_tick=family.look if family else None,
+            follow=follow_children(reader, family) if family else None,
         )
     machine = read_machine(root)
     reports = []
@@ -142,7 +155,85 @@ def collect_traced_report(
             continue
         later = _collect_again(root, earlier, options, machine)
         reports.append(merge_trace(earlier, later, result, only, _ENDED))
+    if family:
+        reports = add_children(reports, family, result, only)
     return Report(generated_at=timestamp(), processes=tuple(reports))
+
+
+def follow_children(reader: TargetReader, family: FamilyWatcher | None) -> Follow:
+    """That children are traced too: as many as files may be open for, two each."""
+    wanted = _OTHER_FILES + 2 * MOST_CHILDREN
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if RLIM_INFINITY != soft < wanted:
+        soft = wanted if hard == RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    limit = MOST_CHILDREN if soft == RLIM_INFINITY else min(MOST_CHILDREN, max(0, soft - _OTHER_FILES) // 2)
+
+    def note_child(pid: int) -> None:
+        reader.hold(pid)
+        if family:
+            family.add(pid)
+
+    return Follow(limit, note_child)
+
+
+def add_children(
+    reports: Sequence[ProcessReport], family: FamilyWatcher, result: TraceResult, only: frozenset[str]
+) -> list[ProcessReport]:
+    """The reports with those of the children, in the order of their PIDs."""
+    reports = list(reports)
+    if result.left_out_count:
+        gap = Gap("children", f"{result.left_out_count} more were made and not followed: they were too many", None)
+        reports[0] = msgspec.structs.replace(reports[0], gaps=(*reports[0].gaps, gap))
+    children = [_merge_child(child, family, result, only) for child in result.children]
+    return sorted([*reports, *children], key=lambda report: report.pid)
+
+
+def _merge_child(
+    child: Child, family: FamilyWatcher, result: TraceResult, only: frozenset[str]
+) -> ProcessReport:
+    """With what /proc says now, or said last; the trace is as long as the child lived."""
+    later, last = family.now(child.pid), family.last(child.pid)
+    stopped_ns = result.started_ns + result.duration_ns
+    ended_ns = stopped_ns if later else min(stopped_ns, result.ended_ns.get(child.pid, stopped_ns))
+    names = [activity.name for activity in result.activities or () if activity.tid == child.pid]
+    earlier = last.report if last else unseen(child.pid, names[-1] if names else child.name)
+    gap = NEVER_SEEN if last is None else seen_before_end(ended_ns / 1e9 - last.at)
+    own = msgspec.structs.replace(
+        result,
+        duration_ns=max(0, ended_ns - max(result.started_ns, child.born_ns)),
+        ended_by=result.ended_by if later else "target",
+    )
+    report = merge_trace(earlier, later, own, only, gap)
+    gaps = report.gaps
+    if child.pid in result.sharers:
+        cause = f"it used the table of process {child.parent_pid}: what it did with it is told there"
+        gaps = (*gaps, Gap("descriptors", cause, None))
+    return msgspec.structs.replace(report, parent_pid=child.parent_pid, gaps=gaps)
+
+
+NEVER_SEEN = Gap("process", "it ended before /proc could be read: only what tracing saw is here", None)
+
+
+def seen_before_end(seconds: float) -> Gap:
+    """How old what is told of a process is, that has ended."""
+    return Gap("process", f"it has ended; what /proc said is from {max(0.0, seconds):.1f} s before the end", None)
+
+
+def unseen(pid: int, name: str, command_line: tuple[str, ...] = ()) -> ProcessReport:
+    """What is known of a process that was too quick."""
+    return ProcessReport(
+        pid=pid,
+        name=name,
+        executable=None,
+        command_line=command_line,
+        user=None,
+        started_at=None,
+        memory=Memory(),
+        threads=None,
+        descriptors=None,
+        limits=None,
+    )
 
 
 def merge_trace(

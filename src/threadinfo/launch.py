@@ -1,8 +1,8 @@
 """Starts a command that is to be traced from its first instruction, and passes on what is meant for it.
 
-The command is a child that stops itself before exec, with everything as we found it: arguments, environment, working
-directory, descriptors, terminal, process group, limits, and what Python changed of signals put back. When the tracers
-are attached it goes on. No descriptor of ours reaches it, nor is one closed by its exec.
+The command is a child that waits for a signal before exec, with everything as we found it: arguments, environment,
+working directory, descriptors, terminal, process group, limits; what Python changed of signals and of the locale is put
+back. When the tracers are attached it goes on. No descriptor of ours reaches it, nor is one closed by its exec.
 """
 
 from __future__ import annotations
@@ -15,20 +15,34 @@ import pwd
 import shutil
 import signal
 import struct
-from collections.abc import Iterator, Sequence
-from types import FrameType, TracebackType
+from collections.abc import Sequence
+from types import TracebackType
+from typing import NoReturn
 
 from threadinfo.errors import BadInputError, CommandError
 
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126  # as in a shell
-_FROM_THE_TERMINAL = (signal.SIGINT, signal.SIGQUIT)
-_PASSED_ON = (*_FROM_THE_TERMINAL, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+_PASSED_ON = (
+    *(signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM),
+    *(signal.SIGWINCH, signal.SIGTSTP, signal.SIGCONT),
+)
+_ENDING = {signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP}
+_SENT_BY_KERNEL = 0x80  # include/uapi/asm-generic/siginfo.h, SI_KERNEL: the terminal, to the whole foreground group
+_RELEASE = signal.SIGRTMIN  # not SIGCONT: a shell sends that to a job that it puts into the foreground again
+_LOOK_FOR_PARENT_SECONDS = 1.0
 _CHANGED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 _SHELL = "/bin/sh"
+_PAGE = struct.Struct("=ii")
+"""What the child shares with us: the errno of an exec that failed, and how far it came."""
+_SETS_UP, _WAITS, _BEGINS = range(3)
 
 
 class Command:
-    """A child that waits for `release`. A context manager: what was never released is killed."""
+    """A child that waits for `release`. A context manager: what was never released is killed.
+
+    Within it signals are kept for `pass_signals_on`. Enter it before any thread begins (importing NumPy starts some):
+    one that does not keep them would take them.
+    """
 
     def __init__(self, arguments: Sequence[str], user: str | None = None) -> None:
         """Raises CommandError where it cannot be started at all, BadInputError for a user that there is not."""
@@ -36,61 +50,87 @@ class Command:
         account = _find_account(user)
         if account is None:
             _check(arguments[0])
-        self._is_released = False
-        self._problem = mmap.mmap(-1, mmap.PAGESIZE)  # shared: tells why exec failed, and is gone once it has not
+        self._status: int | None = None
+        self._is_released = self._is_stopped = self._has_just_stopped = self._is_asked_to_stop = False
+        self.is_asked_to_end = False
+        """Whether a signal came when the command had ended, and its children had not."""
+        self._page = mmap.mmap(-1, mmap.PAGESIZE)  # shared: tells why exec failed, and is gone once it has not
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, [_RELEASE])
+        ready, ready_end = os.pipe2(os.O_CLOEXEC)
+        parent = os.getpid()
         self.pid = os.fork()
         if not self.pid:
-            _become(self.arguments, account, self._problem)
-        _, status = os.waitpid(self.pid, os.WUNTRACED)
-        if not os.WIFSTOPPED(status):
-            self._is_released = True
-            raise self._error() or CommandError(f"{arguments[0]} ended before it began", None, 125)
+            _become(self.arguments, account, self._page, parent, mask)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        os.close(ready_end)
+        os.read(ready, 1)  # until it has closed all of ours, or has ended
+        os.close(ready)
+        if _PAGE.unpack_from(self._page)[1] == _SETS_UP:
+            self.wait()  # raises, with the reason
 
     def __enter__(self) -> Command:
+        numbers = {number for number in _PASSED_ON if signal.getsignal(number) != signal.SIG_IGN}
+        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+        self._kept = numbers - self._mask
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self._is_released:
+        if not self._is_released and self._status is None:
             os.kill(self.pid, signal.SIGKILL)
             os.waitpid(self.pid, 0)
+        while self._kept and signal.sigtimedwait(self._kept, 0):
+            pass  # the command has ended: they come too late for it, and are not meant for us
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
 
     def release(self) -> None:
         """Lets it begin."""
         self._is_released = True
-        os.kill(self.pid, signal.SIGCONT)
+        os.kill(self.pid, _RELEASE)
 
     def wait(self) -> int:
-        """The exit status as a shell has it: 128 and the number for a signal. Raises CommandError if exec failed."""
-        _, status = os.waitpid(self.pid, 0)
-        if (problem := self._error()) is not None:
-            raise problem
-        code = os.waitstatus_to_exitcode(status)
-        return code if code >= 0 else 128 - code
+        """The exit status as a shell has it: 128 and the number for a signal.
 
-    def _error(self) -> CommandError | None:
-        (number,) = struct.unpack_from("=i", self._problem)
-        return _explain(self.arguments[0], number) if number else None
+        Raises CommandError where exec failed, or where a signal came before it.
+        """
+        if self._status is None:
+            code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+            self._status = code if code >= 0 else 128 - code
+        problem, progress = _PAGE.unpack_from(self._page)
+        if problem:
+            raise _explain(self.arguments[0], problem)
+        if progress != _BEGINS:
+            raise CommandError(f"{self.arguments[0]} was ended before it began", None, self._status)
+        return self._status
 
-    @contextlib.contextmanager
-    def signals_passed_on(self) -> Iterator[None]:
-        """Signals that are sent to us reach the command; those of the terminal reach it without us."""
-        before = {number: signal.getsignal(number) for number in _PASSED_ON}
-        try:
-            for number, handler in before.items():
-                if handler != signal.SIG_IGN:
-                    signal.signal(number, self._pass_on)
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def pass_signals_on(self) -> None:
+        """What was sent to us alone reaches the command, and where it stops we do, so that the shell takes over."""
+        while self._kept and (sent := signal.sigtimedwait(self._kept, 0)) is not None:
+            self._note_state()
+            self._is_asked_to_stop |= sent.si_signo == signal.SIGTSTP
+            if sent.si_signo in _ENDING and self._has_ended():  # what goes on are its children, and we
+                self.is_asked_to_end = True
+                continue
+            is_told = sent.si_code == _SENT_BY_KERNEL or sent.si_pid == self.pid
+            if not is_told and (sent.si_signo != signal.SIGCONT or self._is_stopped):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self.pid, sent.si_signo)
+        self._note_state()
+        if self._has_just_stopped:
+            self._has_just_stopped = False
+            if self._is_asked_to_stop or _is_in_foreground():
+                self._is_asked_to_stop = False
+                os.kill(os.getpid(), signal.SIGSTOP)
 
-    def _pass_on(self, number: int, _frame: FrameType | None) -> None:
-        if number in _FROM_THE_TERMINAL and _is_in_foreground():
-            return
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, number)
+    def _has_ended(self) -> bool:
+        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+    def _note_state(self) -> None:
+        """Learns whether the command is stopped."""
+        with contextlib.suppress(ChildProcessError):  # it has ended
+            while (change := os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WCONTINUED | os.WNOHANG)) is not None:
+                self._has_just_stopped = self._is_stopped = change.si_code == os.CLD_STOPPED
 
 
 def _find_account(user: str | None) -> pwd.struct_passwd | None:
@@ -113,7 +153,8 @@ def _check(name: str) -> None:
         if os.path.isdir(name) or not os.access(name, os.X_OK):
             raise _explain(name, errno.EACCES)
     elif shutil.which(name) is None:
-        raise _explain(name, errno.ENOENT)
+        is_there = name and any(os.path.isfile(os.path.join(directory, name)) for directory in os.get_exec_path())
+        raise _explain(name, errno.EACCES if is_there else errno.ENOENT)
 
 
 def _explain(name: str, number: int) -> CommandError:
@@ -139,32 +180,56 @@ def _is_in_foreground() -> bool:
         os.close(terminal)
 
 
-def _become(arguments: tuple[str, ...], account: pwd.struct_passwd | None, problem: mmap.mmap) -> None:
-    """In the child: stops, and executes the command when it is continued. Does not return."""
+def _become(
+    arguments: tuple[str, ...],
+    account: pwd.struct_passwd | None,
+    page: mmap.mmap,
+    parent: int,
+    mask: set[int | signal.Signals],
+) -> NoReturn:
+    """In the child: waits, and executes the command when it is released."""
     try:
         for number in _PASSED_ON:
             if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, signal.SIG_DFL)
         for number in _CHANGED_BY_PYTHON:
             signal.signal(number, signal.SIG_DFL)
-        environment = dict(os.environ)
+        environment = _own_environment()
         if account is not None:
             os.initgroups(account.pw_name, account.pw_gid)
             os.setgid(account.pw_gid)
             os.setuid(account.pw_uid)
             environment |= {
                 "HOME": account.pw_dir,
-                "SHELL": account.pw_shell,
+                "SHELL": account.pw_shell or _SHELL,
                 "USER": account.pw_name,
                 "LOGNAME": account.pw_name,
             }
+        _PAGE.pack_into(page, 0, 0, _WAITS)
         _close_what_exec_would()
-        os.kill(os.getpid(), signal.SIGSTOP)
+        while signal.sigtimedwait([_RELEASE], _LOOK_FOR_PARENT_SECONDS) is None:
+            if os.getppid() != parent:  # it was killed: nobody would ever let this one begin
+                os._exit(125)
+        _PAGE.pack_into(page, 0, 0, _BEGINS)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         _execute(arguments, environment)
     except OSError as failure:
-        problem[:4] = struct.pack("=i", failure.errno or errno.EIO)
+        _PAGE.pack_into(page, 0, failure.errno or errno.EIO, _BEGINS)
     finally:
         os._exit(125)
+
+
+def _own_environment() -> dict[str, str]:
+    """As we were given it: Python sets LC_CTYPE where the locale is C (PEP 538), which programs would take for ours."""
+    environment = dict(os.environ)
+    if "LC_CTYPE" in environment:
+        with open("/proc/self/environ", "rb") as file:  # the memory that exec filled, which nothing changes
+            given = dict(entry.partition(b"=")[::2] for entry in file.read().split(b"\0"))
+        if (value := given.get(b"LC_CTYPE")) is None:
+            del environment["LC_CTYPE"]
+        else:
+            environment["LC_CTYPE"] = os.fsdecode(value)
+    return environment
 
 
 def _close_what_exec_would() -> None:

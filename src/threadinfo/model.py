@@ -568,6 +568,8 @@ class ProcessReport(msgspec.Struct, frozen=True, kw_only=True):
     limits: Limits | None
     trace: Trace | None = None
     """What tracing saw; null without a trace."""
+    parent_pid: int | None = None
+    """Of a child that was followed: the process that made it."""
     findings: tuple[Finding, ...] = ()
     """What stands out, the most urgent first; made anew from the rest whenever a report is rendered."""
     gaps: tuple[Gap, ...] = ()

@@ -50,6 +50,8 @@ def _render_process(process: ProcessReport, *, verbose: bool, width: int) -> str
         lines += _findings(process.findings, is_traced=process.trace is not None)
         lines.append("")
     lines += [f"=== Memory Footprint for {format_text(process.name)} (PID: {process.pid}) ==="]
+    if process.parent_pid is not None:
+        lines.append(f"Made by process {process.parent_pid}, and followed from its first instruction")
     lines += _footprint(process.memory)
     lines += ["", "=== Thread Information ==="]
     lines += _threads(process.threads, verbose=verbose)

@@ -17,6 +17,7 @@ from threadinfo.errors import NotAvailableError
 from threadinfo.trace.awaited import AWAITED_BYTES, AwaitedProcess
 from threadinfo.trace.btf import KernelTypes
 from threadinfo.trace.calls import COMPAT_FIELD, MACHINES, actions_of
+from threadinfo.trace.following import FOLLOWING_BYTES, Following
 from threadinfo.trace.loader import Programs, ProgramStatistics
 from threadinfo.trace.machine import cpu_count, pid_limit
 from threadinfo.trace.ring import Records, RingReader
@@ -40,7 +41,7 @@ EVENT = np.dtype(
         ("argument", "<u8"),
     ]
 )
-TRUNCATED, UNREADABLE, SHARES, LAST = 1, 2, 4, 8
+TRUNCATED, UNREADABLE, SHARES, LAST, FOLLOWED = 1, 2, 4, 8, 16
 _DATA_BYTES = {"small": 0, "medium": 64, "large": 256, "huge": 4096}
 _CALLS, _MARKS = 1024, 256
 _TARGET, _SHARER = 1, 2
@@ -199,9 +200,11 @@ class DescriptorRecorder:
         buffer_bytes: dict[str, int] | None = None,
         *,
         with_stacks: bool = False,
+        follow_limit: int = 0,
     ) -> None:
         """Attaches, and records at once; `sharers` are other processes that use a table of theirs.
 
+        `follow_limit`: how many of the processes that traced ones make are traced too.
         Raises NotAvailableError.
         """
         machine = platform.machine()
@@ -222,6 +225,8 @@ class DescriptorRecorder:
             self._counts = (_Counts * self._cpu_count).from_buffer(counts)
             self._control = _Control.from_buffer(programs.memory("control", ctypes.sizeof(_Control), 1))
             self.awaited = AwaitedProcess(programs.memory("awaited", AWAITED_BYTES, 1))
+            self.following = Following(programs.memory("following", FOLLOWING_BYTES, 1))
+            self.following.allow(follow_limit)
             self._readers = {}
             self._held = {}
             for name, data_bytes in _DATA_BYTES.items():

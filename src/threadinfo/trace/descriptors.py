@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import itertools
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import NamedTuple
 
@@ -31,7 +32,8 @@ from threadinfo.trace.call_sites import CallSites, ReadMaps
 from threadinfo.trace.calls import BITMAP, EXEC, EXIT, FORK, ON_SOCKET, TABLE, calls_of
 from threadinfo.trace.changes import ChangeTable, open_numbers
 from threadinfo.trace.descriptor_events import EventMaker, Moments
-from threadinfo.trace.descriptor_records import LAST, SHARES, Batch, DescriptorRecorder, is_mark
+from threadinfo.trace.descriptor_records import FOLLOWED, LAST, SHARES, Batch, DescriptorRecorder, is_mark
+from threadinfo.trace.following import Child
 from threadinfo.trace.path_totals import PathTotals
 from threadinfo.trace.site_report import describe_sites
 from threadinfo.trace.site_totals import SiteTotals
@@ -54,7 +56,8 @@ ReadLinks = Callable[[int], Mapping[int, str] | None]
 ReadPids = Callable[[], Sequence[int]]
 """Gives the ids of all processes of the machine."""
 
-_SETTLE_SECONDS = 0.006  # longer than the recorder holds records back
+SETTLE_SECONDS = 0.006
+"""Longer than the recorder holds records back."""
 _LATE_NS = 1_000_000  # a call may have done its work so long before it is seen to return
 _SYS_KCMP = {"x86_64": 312, "aarch64": 272}
 _KCMP_FILES = 2
@@ -111,10 +114,12 @@ class DescriptorTracer:
         log_sockets_at: int | None = None,
         for_stream: bool = False,
         buffer_bytes: dict[str, int] | None = None,
+        follow_limit: int = 0,
     ) -> None:
         """Attaches; raises NotAvailableError. With `code` the call sites are found, where that is possible.
 
         `log_sockets_at`: from CLOCK_MONOTONIC to UTC; what is done with sockets is then kept.
+        `follow_limit`: how many of the processes that traced ones make are traced too.
         """
         self.calls = calls_of(platform.machine())
         self.types = TypeTable(self.calls)
@@ -135,7 +140,9 @@ class DescriptorTracer:
                 stack.enter_context(unwinder)
                 self.sites = CallSites(unwinder, code.read_maps, pids)
                 stack.callback(self.sites.close)
-            recorder = DescriptorRecorder(pids, sharers, buffer_bytes, with_stacks=self.sites is not None)
+            recorder = DescriptorRecorder(
+                pids, sharers, buffer_bytes, with_stacks=self.sites is not None, follow_limit=follow_limit
+            )
             self.recorder = stack.enter_context(recorder)
             if self.sites and recorder.stacks:
                 self.sites.attach(recorder.stacks, recorder.allow_copies)
@@ -150,6 +157,10 @@ class DescriptorTracer:
         self.compat_pids: set[int] = set()
         self._added_up: dict[int, TableTotals] = {}
         self._came: set[int] = set()
+        self.children: dict[int, Child] = {}
+        """Processes that traced ones made and that are traced too."""
+        self.ended_ns: dict[int, int] = {}
+        """When a process ended."""
         for pid in pids:
             self._begin(pid)
         for pid, table in self._main.items():  # while records come in already
@@ -173,6 +184,46 @@ class DescriptorTracer:
             self._begin(pid)
             self._came.add(pid)
 
+    def _follow(self, batch: Batch) -> dict[int, list[int]]:
+        """Begins the tables of children; gives when each address became a child's: it may have been another's before.
+
+        What they have open is told by the first that is told of them; what that is, by what their parents know.
+        """
+        events = batch.events
+        born: dict[int, list[int]] = {}
+        for index in np.flatnonzero((events["call"] == FORK) & (events["flags"] & FOLLOWED != 0)).tolist():
+            event = events[index]
+            pid, parent, shares = int(event["fd2"]), int(event["tgid"]), not int(event["argument"])
+            name = batch.data(index).split(b"\0", 1)[0].decode("utf-8", "backslashreplace")
+            self.children[pid] = Child(pid, parent, name, int(event["at_ns"]), shares)
+            self._begin(pid)
+            self._came.add(pid)
+            if parent in self._main:
+                theirs = events[events["table"] == event["table"]]
+                moved = {*theirs["fd"].tolist(), *theirs["fd2"].tolist()}
+                self._main[pid].known = {
+                    fd: known._replace(at_ns=0, stack=0)
+                    for fd, known in self._main[parent].known.items()
+                    if fd not in moved
+                }
+            if not shares:
+                born.setdefault(int(event["argument"]), []).append(int(event["at_ns"]))
+        return born
+
+    def _lives(self, batch: Batch, born: Mapping[int, Sequence[int]]) -> Iterator[tuple[int, NDArray[np.intp]]]:
+        """The indices of the events of each table. The kernel gives the address of one that is gone to another."""
+        for address, which in group_by_table(batch).items():
+            if address not in born:
+                yield address, which
+                continue
+            cuts = np.searchsorted(batch.events["at_ns"][which], sorted(born[address])).tolist()
+            if cuts[0]:
+                yield address, which[: cuts[0]]
+            for start, end in itertools.pairwise([*cuts, len(which)]):
+                self._tables.pop(address, None)
+                if end > start:
+                    yield address, which[start:end]
+
     def __enter__(self) -> DescriptorTracer:
         return self
 
@@ -186,34 +237,37 @@ class DescriptorTracer:
     def read(self) -> tuple[Batch, list[BatchResult]]:
         """What has happened since the last call."""
         if self._seeded_ns is not None:  # the first batch must hold all that happened while /proc was listed
-            time.sleep(max(0.0, _SETTLE_SECONDS - (time.monotonic_ns() - self._seeded_ns) / 1e9))
+            time.sleep(max(0.0, SETTLE_SECONDS - (time.monotonic_ns() - self._seeded_ns) / 1e9))
         taken = self._take(self.recorder.read())
         if self.sites:
             self.sites.read()
         return taken
 
     def _take(self, batch: Batch) -> tuple[Batch, list[BatchResult]]:
+        born = self._follow(batch)
         if self._seeded_ns is not None:
             self._seeded_ns = None
-            self._infer_first_states(batch)
-        results = self._apply(batch)
+            self._infer_first_states(batch, born)
+        results = self._apply(batch, born)
         now_ns = time.monotonic_ns()
         for added_up in self._added_up.values():
             if added_up.sites:
                 added_up.sites.note_moment(now_ns)
         return batch, results
 
-    def _infer_first_states(self, batch: Batch) -> None:
+    def _infer_first_states(self, batch: Batch, born: Mapping[int, Sequence[int]]) -> None:
         """What moved while /proc was listed is told by the records alone."""
         for address, which in group_by_table(batch).items():
+            if address in born:
+                continue
             table = self._table(address, batch, which)[0]
             highest = table.ledger.highest()
             table.ledger.infer_first_states(self._changes.of(batch, batch.take(which), which, highest))
 
-    def _apply(self, batch: Batch) -> list[BatchResult]:
+    def _apply(self, batch: Batch, born: Mapping[int, Sequence[int]]) -> list[BatchResult]:
         self._receive()
         results = []
-        for address, group in group_by_table(batch).items():
+        for address, group in self._lives(batch, born):
             which = group
             table, is_part = self._table(address, batch, which)
             self._note_processes(table, batch, which)
@@ -275,15 +329,22 @@ class DescriptorTracer:
             call, tgid = int(event["call"]), int(event["tgid"])
             name = batch.data(index).split(b"\0", 1)[0].decode("utf-8", "backslashreplace")
             if call == FORK:
-                self.names[int(event["fd"])] = name
+                if int(event["flags"]) & FOLLOWED:  # what it was called later may be known already
+                    self.names.setdefault(int(event["fd"]), name)
+                else:
+                    self.names[int(event["fd"])] = name
                 if int(event["flags"]) & SHARES:
                     table.users.add(int(event["fd2"]))
             elif call == EXIT:
                 self.names[int(event["tid"])] = name
                 if int(event["flags"]) & LAST:
                     table.users.discard(tgid)
+                    self.ended_ns[tgid] = int(event["at_ns"])
             elif call == EXEC:
-                self.names.setdefault(int(event["tid"]), name.rpartition("/")[2][:NAME_BYTES])
+                called = name.rpartition("/")[2][:NAME_BYTES]
+                if int(event["tid"]) in self.children:
+                    self.names[int(event["tid"])] = called
+                self.names.setdefault(int(event["tid"]), called)
             if call == EXEC and tgid in self._main and self._main[tgid] is not table:
                 self._main[tgid].users.discard(tgid)
                 table.tid = tgid
@@ -315,7 +376,7 @@ class DescriptorTracer:
     def finish(self) -> tuple[Batch, list[BatchResult], dict[int, LedgerCheck | None]]:
         """Reads /proc, stops, and compares; None for a process that has ended."""
         readings = {pid: (time.monotonic_ns(), self._read_links(pid)) for pid in self._main}
-        time.sleep(_SETTLE_SECONDS)
+        time.sleep(SETTLE_SECONDS)
         self.recorder.stop()
         self.stopped_ns = time.monotonic_ns()
         batch, results = self._take(self.recorder.read(is_last=True))
@@ -325,13 +386,18 @@ class DescriptorTracer:
 
     def _check(self, pid: int, began_ns: int, links: Mapping[int, str] | None) -> LedgerCheck | None:
         table = self._main[pid]
-        if links is None or pid not in table.users:
+        if links is None or pid not in table.users or self.shares_parents_table(pid):
             return None
         ledger = table.ledger
         moved = set(np.flatnonzero(ledger.moved_ns >= began_ns - _LATE_NS).tolist())
         disputed = set(links) ^ set(ledger.numbers().tolist())
         differences = [self._difference(table, fd, links.get(fd)) for fd in sorted(disputed - moved)]
         return LedgerCheck(tuple(differences), len(moved))
+
+    def shares_parents_table(self, pid: int) -> bool:
+        """Whether a child uses its parent's table still: what it does is then told of the parent's."""
+        child = self.children.get(pid)
+        return child is not None and child.shares_descriptors and self._main[pid] not in self._tables.values()
 
     def _difference(self, table: Table, fd: int, link: str | None) -> LedgerDifference:
         lost = self.recorder.counts().lost

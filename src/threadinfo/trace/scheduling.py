@@ -18,6 +18,7 @@ from threadinfo.errors import NotAvailableError
 from threadinfo.model import Confidence, DelayedBy, Scheduling, WokenBy
 from threadinfo.trace.awaited import AWAITED_BYTES, AwaitedProcess
 from threadinfo.trace.btf import KernelTypes
+from threadinfo.trace.following import FOLLOWING_BYTES, Child, Following
 from threadinfo.trace.histogram import BUCKETS, summarize
 from threadinfo.trace.loader import Programs, ProgramStatistics
 from threadinfo.trace.machine import cpu_count, pid_limit
@@ -174,8 +175,11 @@ def kernel_facts() -> tuple[dict[str, int | str], list[tuple[str, str]]]:
 class SchedulingTracer:
     """Watches the threads of some processes from `start` to `stop`. A context manager: it detaches at its end."""
 
-    def __init__(self, read_threads: ReadThreads, threshold_ns: int | None = None) -> None:
-        """Attaches; nothing is counted before `start`. A `threshold_ns` turns the live stream on."""
+    def __init__(self, read_threads: ReadThreads, threshold_ns: int | None = None, *, follow_limit: int = 0) -> None:
+        """Attaches; nothing is counted before `start`. A `threshold_ns` turns the live stream on.
+
+        `follow_limit`: how many of the processes that traced ones make are traced too.
+        """
         self._read_threads = read_threads
         existing = read_threads()
         cpus = cpu_count()
@@ -197,11 +201,15 @@ class SchedulingTracer:
             self._control = _Control.from_buffer(programs.memory("control", ctypes.sizeof(_Control), 1))
             self._control.threshold_ns = threshold_ns or 0
             self.awaited = AwaitedProcess(programs.memory("awaited", AWAITED_BYTES, 1))
+            self.following = Following(programs.memory("following", FOLLOWING_BYTES, 1))
             self._first_states: dict[int, str] = {}
             self._full_count = 0
             self._next_slot = 1
             self._add_threads(existing)
             self._share_slots(cpus)
+            self._looked_at = [int(losses.next_slot) for losses in self._losses]
+            self._followed: set[int] = set()
+            self.following.allow(follow_limit)
             self._delays: list[Delay] = []
             if threshold_ns is not None:
                 programs.table("delays").open_ring_buffer(self._on_delay)
@@ -271,6 +279,21 @@ class SchedulingTracer:
                 thread.tid = 0
             else:
                 self._first_states[thread.tid] = state
+
+    def new_children(self) -> list[Child]:
+        """The processes that traced ones have made since the last call."""
+        found = []
+        for cpu, losses in enumerate(self._losses):
+            until = int(losses.next_slot)
+            for slot in range(self._looked_at[cpu], until):
+                thread = self._threads[slot]
+                if not thread.tid and slot == until - 1:  # it is being given away this moment
+                    until = slot
+                elif thread.tid == thread.tgid and thread.tgid not in self._followed:
+                    self._followed.add(thread.tgid)
+                    found.append(Child(thread.tgid, None, _text(thread.comm), thread.born_ns, False))
+            self._looked_at[cpu] = until
+        return found
 
     def stop(self) -> None:
         """Ends counting, for all threads at once."""

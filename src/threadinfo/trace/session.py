@@ -15,7 +15,7 @@ import signal
 import struct
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -25,6 +25,7 @@ from threadinfo.model import Confidence
 from threadinfo.trace.awaited import AwaitedProcess
 from threadinfo.trace.descriptor_records import Counts, DescriptorRecorder
 from threadinfo.trace.descriptors import (
+    SETTLE_SECONDS,
     CodeAccess,
     DescriptorActivity,
     DescriptorTracer,
@@ -32,6 +33,7 @@ from threadinfo.trace.descriptors import (
     ReadLinks,
     ReadPids,
 )
+from threadinfo.trace.following import Child
 from threadinfo.trace.machine import CAPABILITIES_NEEDED, GRANT_CAPABILITIES, may_trace
 from threadinfo.trace.scheduling import ReadThreads, SchedulingTracer, ThreadActivity, possible_on_this_process
 from threadinfo.trace.tables import ReadLink
@@ -74,6 +76,22 @@ class TraceResult(msgspec.Struct, frozen=True):
     """By process: the ledger against /proc; None where it has ended."""
     sees_io_uring: bool
     confidence: Confidence
+    children: tuple[Child, ...] = ()
+    """Processes that the targets made and that were traced too."""
+    ended_ns: Mapping[int, int] = MappingProxyType({})
+    """CLOCK_MONOTONIC, when processes ended, of those whose descriptors were watched."""
+    left_out_count: int = 0
+    """Children that were not traced: there were too many."""
+    sharers: frozenset[int] = frozenset()
+    """Of the children, those that used their parents' table of descriptors to their end."""
+
+
+class Follow(NamedTuple):
+    """That children of the targets are traced too, and theirs."""
+
+    limit: int
+    on_child: Callable[[int], None]
+    """Called with its PID, a moment after it was made; it may have ended already."""
 
 
 class Awaited(NamedTuple):
@@ -170,24 +188,38 @@ def trace_processes(
     on_tick: Callable[[], bool] | None = None,
     is_interruptible: bool = True,
     awaited: Awaited | None = None,
+    follow: Follow | None = None,
+    is_over: Callable[[], bool] | None = None,
 ) -> TraceResult:
     """Traces processes for a time; raises NotAvailableError, with nothing left attached, where that is impossible.
 
     `on_watching` is called when everything is watched: what begins then is looked at very often at first, since a
     process that ends soon can only be read while it lives. `on_tick` is called once a tick; where it says so, what is
     open now is what is told of a process that ends later. `awaited`: there are no `pids` yet, but one that will come.
-    Raises KeyboardInterrupt for a Ctrl-C before that.
+    Raises KeyboardInterrupt for a Ctrl-C before that. With `follow` it lasts until the children have ended too.
+    `is_over` is asked once a tick whether to end.
     """
     check_privilege()
+    follow_limit = follow.limit if follow else 0
     with contextlib.ExitStack() as stack:
         targets = [stack.enter_context(Target(pid)) for pid in pids]
-        scheduling = stack.enter_context(SchedulingTracer(read_threads)) if with_scheduling else None
+        scheduling = None
+        if with_scheduling:
+            scheduling = stack.enter_context(SchedulingTracer(read_threads, follow_limit=follow_limit))
         descriptors = None
         clock_offset_ns = time.time_ns() - time.monotonic_ns()
         if with_descriptors:
             log_sockets_at = clock_offset_ns if with_sockets else None
             descriptors = stack.enter_context(
-                DescriptorTracer(pids, read_links, read_link, read_pids, code=code, log_sockets_at=log_sockets_at)
+                DescriptorTracer(
+                    pids,
+                    read_links,
+                    read_link,
+                    read_pids,
+                    code=code,
+                    log_sockets_at=log_sockets_at,
+                    follow_limit=follow_limit,
+                )
             )
             descriptors.read()
         names: dict[int, tuple[int | None, str]] = {}
@@ -205,17 +237,36 @@ def trace_processes(
         if on_watching:
             on_watching()
         tick_seconds = _tick_of_beginner if on_watching or awaited else lambda _seconds: _REPORT_TICK_SECONDS
-        for seconds in ticks(targets, interrupt, duration_seconds, tick_seconds):
+        children = ChildWatch(pids, descriptors, scheduling, follow.on_child) if follow else None
+
+        def welcome() -> None:
+            if children:
+                targets.extend(stack.enter_context(target) for target in children.new_targets())
+
+        def settle() -> None:
+            if descriptors:
+                time.sleep(SETTLE_SECONDS)
+                descriptors.read()
+            welcome()
+
+        was_ended = False
+        for seconds in ticks(targets, interrupt, duration_seconds, tick_seconds, settle if follow else None):
             if descriptors:
                 descriptors.read()
+            welcome()
             if on_tick and on_tick() and descriptors:
                 descriptors.remember_open()
             progress(seconds, _confidence(scheduling, descriptors).seen_count)
             if scheduling and seconds // _NAMES_SECONDS != (seconds - _REPORT_TICK_SECONDS) // _NAMES_SECONDS:
                 _learn_names(scheduling, names, read_name)
+            if is_over and is_over():
+                was_ended = True
+                break
+        if follow:
+            settle()  # who was made a moment ago lives, and is to be compared with /proc
         stopped_ns = time.monotonic_ns()
         ended_by: EndedBy = "duration"
-        if interrupt and interrupt.came:
+        if was_ended or (interrupt and interrupt.came):
             ended_by = "interrupt"
         elif all(target.has_ended() for target in targets):
             ended_by = "target"
@@ -227,6 +278,9 @@ def trace_processes(
         if scheduling:
             _learn_names(scheduling, names, read_name, is_last=True)
             activities = scheduling.activities(scheduling.names() | names)
+        if children:
+            welcome()
+            pids = [*pids, *children.found]
         confidence = _confidence(scheduling, descriptors)
         measured = [tracer for tracer in (scheduling, descriptors and descriptors.recorder) if tracer]
         return TraceResult(
@@ -235,11 +289,63 @@ def trace_processes(
             duration_ns=stopped_ns - started_ns,
             ended_by=ended_by,
             activities=None if activities is None else tuple(activities),
-            descriptors={pid: descriptors.activity(pid) for pid in pids} if descriptors else {},
+            descriptors={pid: descriptors.activity(pid) for pid in pids if pid in descriptors.totals}
+            if descriptors
+            else {},
             checks=checks,
             sees_io_uring=descriptors is None or descriptors.recorder.sees_io_uring,
             confidence=msgspec.structs.replace(confidence, program_ns_per_event=_measure_programs(measured)),
+            children=tuple(
+                child._replace(name=descriptors.names.get(child.pid, child.name) if descriptors else child.name)
+                for child in (children.found.values() if children else ())
+            ),
+            ended_ns=descriptors.ended_ns if descriptors else {},
+            left_out_count=max(
+                (descriptors.recorder.following.left_out_count if descriptors else 0),
+                (scheduling.following.left_out_count if scheduling else 0),
+            ),
+            sharers=frozenset(pid for pid in descriptors.children if descriptors.shares_parents_table(pid))
+            if descriptors
+            else frozenset(),
         )
+
+
+class ChildWatch:
+    """Learns of processes that the targets made from whatever watches them."""
+
+    def __init__(
+        self,
+        pids: Sequence[int],
+        descriptors: DescriptorTracer | None,
+        scheduling: SchedulingTracer | None,
+        on_child: Callable[[int], None],
+    ) -> None:
+        self._pids = frozenset(pids)
+        self._descriptors, self._scheduling, self._on_child = descriptors, scheduling, on_child
+        self.found: dict[int, Child] = {}
+
+    def look(self) -> list[int]:
+        """The PIDs of those that were not known."""
+        seen = list(self._descriptors.children.values()) if self._descriptors else []
+        seen += self._scheduling.new_children() if self._scheduling else []
+        new = []
+        for child in seen:
+            if child.pid in self._pids:
+                continue
+            known = self.found.get(child.pid)
+            if known is None:
+                new.append(child.pid)
+            if known is None or known.parent_pid is None:  # scheduling learns of it sooner, but not whose it is
+                self.found[child.pid] = child
+        return new
+
+    def new_targets(self) -> list[Target]:
+        """Those of them that live."""
+        targets = []
+        for pid in self.look():
+            self._on_child(pid)
+            targets += hold_if_alive(pid)
+        return targets
 
 
 def wait_for(awaited: Awaited, tracers: Sequence[AwaitedProcess], interrupt: Interrupt | None) -> int:
@@ -294,20 +400,37 @@ def ticks(
     interrupt: Interrupt | None,
     duration_seconds: float,
     tick_seconds: Callable[[float], float],
+    settle: Callable[[], None] | None = None,
 ) -> Iterator[float]:
     """The seconds since the start, once a tick, until the time is over, Ctrl-C, or every target has ended.
 
-    `tick_seconds` gives the length of a tick, by the seconds since the start.
+    `tick_seconds` gives the length of a tick, by the seconds since the start. `targets` may become more. `settle` is
+    called when all have ended: it may find others that they made.
     """
     started = time.monotonic()
     poll = select.poll()
-    alive = {target.pidfd for target in targets}
-    for fd in alive:
-        poll.register(fd, select.POLLIN)
+    alive: set[int] = set()
+    known_count = 0
+
+    def goes_on() -> bool:
+        nonlocal known_count
+        for target in targets[known_count:]:
+            alive.add(target.pidfd)
+            poll.register(target.pidfd, select.POLLIN)
+        known_count = len(targets)
+        return bool(alive)
+
     if interrupt:
         poll.register(interrupt.fd, select.POLLIN)
     next_tick = started
-    while alive and not (interrupt and interrupt.came) and (left := started + duration_seconds - time.monotonic()) > 0:
+    while True:
+        if not goes_on() and settle:
+            settle()
+        if not goes_on():
+            break
+        left = started + duration_seconds - time.monotonic()
+        if left <= 0 or (interrupt and interrupt.came):
+            break
         next_tick = max(next_tick + tick_seconds(time.monotonic() - started), time.monotonic())
         for fd, _ in poll.poll(1000 * max(0.0, min(left, next_tick - time.monotonic()))):
             poll.unregister(fd)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 
@@ -12,11 +13,20 @@ import msgspec
 from threadinfo.model import Confidence
 from threadinfo.trace.descriptor_events import EventChunk, make_chunk
 from threadinfo.trace.descriptor_records import Batch
-from threadinfo.trace.descriptors import CodeAccess, DescriptorTracer, LedgerCheck, ReadLinks, ReadPids
+from threadinfo.trace.descriptors import (
+    SETTLE_SECONDS,
+    CodeAccess,
+    DescriptorTracer,
+    LedgerCheck,
+    ReadLinks,
+    ReadPids,
+)
 from threadinfo.trace.scheduling import Delay, ReadThreads, SchedulingTracer
 from threadinfo.trace.session import (
     NOTHING_SEEN,
     Awaited,
+    ChildWatch,
+    Follow,
     Interrupt,
     Target,
     check_privilege,
@@ -55,18 +65,22 @@ class Stream:
         read_pids: ReadPids,
         code: CodeAccess | None = None,
         buffer_bytes: dict[str, int] | None = None,
+        follow: Follow | None = None,
     ) -> None:
         """Attaches. Without `threshold_ns` scheduling is not watched. Raises NotAvailableError.
 
-        With `code` the stacks of calls are found.
+        With `code` the stacks of calls are found; with `follow` it lasts until the children have ended too.
         """
         check_privilege()
+        follow_limit = follow.limit if follow else 0
         with contextlib.ExitStack() as stack:
             self._targets = [stack.enter_context(Target(pid)) for pid in pids]
             self.scheduling: SchedulingTracer | None = None
             self.descriptors: DescriptorTracer | None = None
             if threshold_ns is not None:
-                self.scheduling = stack.enter_context(SchedulingTracer(read_threads, threshold_ns))
+                self.scheduling = stack.enter_context(
+                    SchedulingTracer(read_threads, threshold_ns, follow_limit=follow_limit)
+                )
             if with_descriptors:
                 self.descriptors = stack.enter_context(
                     DescriptorTracer(
@@ -77,8 +91,11 @@ class Stream:
                         code=code,
                         for_stream=True,
                         buffer_bytes=buffer_bytes,
+                        follow_limit=follow_limit,
                     )
                 )
+            self._children = ChildWatch(pids, self.descriptors, self.scheduling, follow.on_child) if follow else None
+            self._settled: list[EventChunk] = []
             self.interrupt = stack.enter_context(Interrupt())
             self._stack = stack.pop_all()
 
@@ -106,24 +123,41 @@ class Stream:
         if self.scheduling and not self.scheduling.started_ns:
             self.scheduling.start()
         seconds = math.inf if duration_seconds is None else duration_seconds
-        for _ in ticks(self._targets, self.interrupt, seconds, lambda _seconds: _TICK_SECONDS):
+        settle = self._settle if self._children else None
+        for _ in ticks(self._targets, self.interrupt, seconds, lambda _seconds: _TICK_SECONDS, settle):
             yield self._tick()
 
     def _tick(self) -> StreamTick:
         delays = self.scheduling.read_delays() if self.scheduling else []
-        chunks = make_chunks(self.descriptors, *self.descriptors.read()) if self.descriptors else []
+        chunks, self._settled = self._settled, []
+        if self.descriptors:
+            chunks += make_chunks(self.descriptors, *self.descriptors.read())
+        self._welcome()
         return StreamTick(delays, chunks, self.confidence())
+
+    def _settle(self) -> None:
+        """All have ended: what they made shortly before is learnt of now."""
+        if self.descriptors:
+            time.sleep(SETTLE_SECONDS)
+            self._settled += make_chunks(self.descriptors, *self.descriptors.read())
+        self._welcome()
+
+    def _welcome(self) -> None:
+        if self._children:
+            self._targets += [self._stack.enter_context(target) for target in self._children.new_targets()]
 
     def finish(self) -> StreamTick:
         """Stops, and gives what is left, with the ledgers' comparison."""
+        if self._children:
+            self._settle()
         if self.scheduling:
             self.scheduling.stop()
         delays = self.scheduling.read_delays() if self.scheduling else []
-        chunks: list[EventChunk] = []
+        chunks, self._settled = self._settled, []
         checks = None
         if self.descriptors:
             batch, results, checks = self.descriptors.finish()
-            chunks = make_chunks(self.descriptors, batch, results)
+            chunks += make_chunks(self.descriptors, batch, results)
         return StreamTick(delays, chunks, self.confidence(), checks)
 
     def confidence(self) -> Confidence:
