@@ -140,9 +140,7 @@ def _tracing(reader: TargetReader, only: frozenset[str]) -> _Tracing:
     }
 
 
-def _merge_last(
-    watcher: Watcher, result: TraceResult, only: frozenset[str], command: tuple[str, ...]
-) -> ProcessReport:
+def _merge_last(watcher: Watcher, result: TraceResult, only: frozenset[str], command: tuple[str, ...]) -> ProcessReport:
     """With what /proc says now, or said last."""
     later = watcher.now() if result.ended_by != "target" else None
     if later is None:  # its children may have been waited for

@@ -189,9 +189,7 @@ def add_children(
     return sorted([*reports, *children], key=lambda report: report.pid)
 
 
-def _merge_child(
-    child: Child, family: FamilyWatcher, result: TraceResult, only: frozenset[str]
-) -> ProcessReport:
+def _merge_child(child: Child, family: FamilyWatcher, result: TraceResult, only: frozenset[str]) -> ProcessReport:
     """With what /proc says now, or said last; the trace is as long as the child lived."""
     later, last = family.now(child.pid), family.last(child.pid)
     stopped_ns = result.started_ns + result.duration_ns
