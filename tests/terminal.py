@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from tests.conftest import ROOT
 
-_WAIT_SECONDS = 15.0
+_WAIT_SECONDS = 60.0  # a busy machine compiles BPF programs slowly
 _LOOK_SECONDS = 0.05
 
 
@@ -84,6 +85,14 @@ class Terminal:
                 return screen
             assert time.monotonic() < deadline, f"waited for {texts} without {without!r}:\n{screen}"
             time.sleep(_LOOK_SECONDS)
+
+    def wait_for_match(self, pattern: str) -> str:
+        """Waits until a regular expression is found on the screen; gives the screen."""
+        deadline = time.monotonic() + _WAIT_SECONDS
+        while not re.search(pattern, screen := self.screen()):
+            assert time.monotonic() < deadline, f"waited for {pattern!r}:\n{screen}"
+            time.sleep(_LOOK_SECONDS)
+        return screen
 
     def pane_pid(self) -> int:
         """The shell's."""
