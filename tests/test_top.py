@@ -439,6 +439,28 @@ def test_ordinary_user_sees_the_plain_report_and_what_root_would_add(
 
 
 @needs_tmux
+@pytest.mark.usefixtures("bpf")
+@pytest.mark.parametrize("size", [(80, 24), (120, 40), (250, 70)], ids=lambda size: f"{size[0]}x{size[1]}")
+@pytest.mark.parametrize("who", ["root", "owner"])
+def test_every_size_for_root_and_for_the_owner(
+    who: str, size: tuple[int, int], start: Start, terminal: Callable[..., Terminal]
+) -> None:
+    module = ["-m", "tests.unprivileged"] if who == "owner" else []
+    process = start(sys.executable, *module, WORKLOADS / "lively.py", "livelysize", 8, 40)
+    window = terminal(*size)
+    window.run("top", process.pid, "--interval", "0.3", privileged=who == "root")
+    both = ["Descriptors  1-"] if size[1] >= 36 else []
+    screen = window.wait_for(
+        "livelysize  PID", "  traced  " if who == "root" else "root would add", "Threads  1-8", *both
+    )
+    window.wait_for_match(r"Churn +\+[1-9]" if who == "root" else r"FDs +\d+")
+    assert max(map(len, screen.splitlines())) <= size[0]
+    assert len(screen.rstrip("\n").splitlines()) == size[1]  # the keys are in the last line
+    window.press("q")
+    window.wait_for("status=0")
+
+
+@needs_tmux
 def test_resize_from_80_to_250_columns_and_back(
     lively: subprocess.Popen[str], terminal: Callable[..., Terminal]
 ) -> None:

@@ -232,7 +232,7 @@ def trace_processes(
             pids = [pid := wait_for(awaited, tracers, interrupt)]
             started_ns = tracers[0].at_ns
             if scheduling:
-                scheduling.started_ns = scheduling.awaited.at_ns
+                scheduling.started_ns = scheduling.awaited.at_ns or started_ns
             targets = [stack.enter_context(target) for target in hold_if_alive(pid)]
         if on_watching:
             on_watching()
