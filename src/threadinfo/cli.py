@@ -139,6 +139,24 @@ def _complete_target(_ctx: click.Context, _argument: click.Parameter, incomplete
     return sorted(name for name in names if name and name.isprintable() and name.startswith(incomplete))
 
 
+def _read_debuginfod(_ctx: click.Context, _option: click.Parameter, is_asked: bool) -> tuple[str, ...]:
+    """The servers of DEBUGINFOD_URLS, where they may be asked."""
+    if not is_asked:
+        return ()
+    servers = tuple(os.environ.get("DEBUGINFOD_URLS", "").split())
+    if not servers:
+        raise BadInputError(
+            "--debuginfod asks the servers of DEBUGINFOD_URLS, which names none",
+            "sudo DEBUGINFOD_URLS=https://debuginfod.debian.net ... (sudo does not pass the environment on)",
+        )
+    if wrong := [server for server in servers if not server.startswith(("https://", "http://"))]:
+        raise BadInputError(f"DEBUGINFOD_URLS names {wrong[0]!r}, which is no address of http or https", None)
+    return servers
+
+
+_debuginfod_option = click.option(
+    "--debuginfod", is_flag=True, callback=_read_debuginfod, help="Fetch missing debug files from $DEBUGINFOD_URLS."
+)
 _follow_option = click.option("--follow", is_flag=True, help="Trace and report the processes that it makes, too.")
 
 
@@ -171,11 +189,13 @@ _follow_option = click.option("--follow", is_flag=True, help="Trace and report t
 )
 @click.option("--wait", is_flag=True, help="As root: wait for TARGET to start; trace it from its first instruction.")
 @_follow_option
+@_debuginfod_option
 def report_command(
     targets: tuple[str, ...],
     trace_seconds: float | None,
     wait: bool,
     follow: bool,
+    debuginfod: tuple[str, ...],
     only: frozenset[str],
     output_format: str,
     output: str | None,
@@ -200,6 +220,7 @@ def report_command(
             with_details=verbose or output_format != "text",
             may_borrow=borrow and proc_path == "/proc",  # elsewhere the numbers are not those of pidfd_open(2)
             ports=DEFAULT_PORTS | ports_file | ports,
+            debuginfod=debuginfod,
         )
         if wait:
             report = _collect_awaited(
@@ -319,6 +340,7 @@ def _read_threshold(_ctx: click.Context, _option: click.Parameter, text: str) ->
 @click.option("--stacks", is_flag=True, help="With each call where in the program it was made.")
 @click.option("--wait", is_flag=True, help="Wait for TARGET to start, and trace it from its first instruction.")
 @_follow_option
+@_debuginfod_option
 @click.option("--format", "output_format", type=click.Choice(FORMATS), default="text", show_default=True)
 def trace_command(
     targets: tuple[str, ...],
@@ -332,6 +354,7 @@ def trace_command(
     stacks: bool,
     wait: bool,
     follow: bool,
+    debuginfod: tuple[str, ...],
     output_format: str,
 ) -> None:
     """As root: print what happens to descriptors, and waits for a CPU, as they happen."""
@@ -351,6 +374,7 @@ def trace_command(
         with_sockets="sockets" in only,
         only_sockets="descriptors" not in only,
         with_stacks=stacks,
+        debuginfod=debuginfod,
         kinds=frozenset(kinds),
         threads=frozenset(threads),
         path=path,
@@ -407,6 +431,7 @@ def _print_stream(stream: EventStream, duration: float | None, output_format: st
     "--only", metavar="WHAT", callback=_read_only, help="descriptors, sockets, scheduling, with commas; default all."
 )
 @_follow_option
+@_debuginfod_option
 @click.option("--format", "output_format", type=click.Choice(_REPORT_FORMATS), default="text", show_default=True)
 @click.option("-o", "--output", metavar="FILE", help="Write to FILE instead of standard error.")
 @click.option("-v", "--verbose", is_flag=True, help="Add thread names, descriptor details and whole stacks.")
@@ -418,6 +443,7 @@ def run_command(
     user: str | None,
     only: frozenset[str],
     follow: bool,
+    debuginfod: tuple[str, ...],
     output_format: str,
     output: str | None,
     verbose: bool,
@@ -429,7 +455,11 @@ def run_command(
     127 where it is not found, 126 where it is not executable, 125 where we failed.
     """
     try:
-        status = _run(command, user, only, output_format, output, DEFAULT_PORTS | ports, follow=follow, verbose=verbose)
+        roles = DEFAULT_PORTS | ports
+        options = CollectOptions(
+            with_details=verbose or output_format != "text", may_borrow=True, ports=roles, debuginfod=debuginfod
+        )
+        status = _run(command, user, options, only, output_format, output, follow=follow, verbose=verbose)
     except BadInputError:
         raise
     except CommandError as problem:
@@ -444,10 +474,10 @@ def run_command(
 def _run(
     arguments: tuple[str, ...],
     user: str | None,
+    options: CollectOptions,
     only: frozenset[str],
     output_format: str,
     output: str | None,
-    ports: dict[int, str],
     *,
     follow: bool,
     verbose: bool,
@@ -460,7 +490,6 @@ def _run(
         from threadinfo.trace.session import check_privilege  # noqa: PLC0415
 
         check_privilege()
-        options = CollectOptions(with_details=verbose or output_format != "text", may_borrow=True, ports=ports)
         try:
             report, status = collect_run(_open_root("/proc"), command, options, only, with_children=follow)
         except TargetEndedError:

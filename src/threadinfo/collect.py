@@ -33,6 +33,8 @@ class CollectOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Ask a socket that no table knows through a borrowed duplicate."""
     ports: Ports
     """Roles of ports."""
+    debuginfod: tuple[str, ...] = ()
+    """Of a trace: servers to ask for debug files that this host lacks."""
 
 
 def collect_report(root: ProcDirectory, pids: list[int], options: CollectOptions) -> Report:

@@ -60,7 +60,7 @@ def collect_run(
         result = trace_processes(
             [command.pid],
             math.inf,
-            **_tracing(reader, only),
+            **_tracing(reader, only, options.debuginfod),
             read_pids=root.numbers,
             progress=lambda _seconds, _events: None,
             on_watching=command.release,
@@ -103,7 +103,7 @@ def collect_awaited(
         result = trace_processes(
             [],
             seconds,
-            **_tracing(reader, only),
+            **_tracing(reader, only, options.debuginfod),
             read_pids=root.numbers,
             progress=lambda _seconds, _events: None,
             on_tick=look,
@@ -127,12 +127,12 @@ class _Tracing(TypedDict):
     read_link: ReadLink
 
 
-def _tracing(reader: TargetReader, only: frozenset[str]) -> _Tracing:
+def _tracing(reader: TargetReader, only: frozenset[str], debuginfod: tuple[str, ...]) -> _Tracing:
     return {
         "with_scheduling": "scheduling" in only,
         "with_descriptors": bool(only & {"descriptors", "sockets"}),
         "with_sockets": "sockets" in only,
-        "code": CodeAccess(reader.maps, reader.open_mapping),
+        "code": CodeAccess(reader.maps, reader.open_mapping, debuginfod),
         "read_threads": reader.threads,
         "read_name": reader.name,
         "read_links": reader.links,

@@ -45,6 +45,8 @@ class StreamOptions(NamedTuple):
     """What is done with sockets between their birth and their death."""
     only_sockets: bool = False
     with_stacks: bool = False
+    debuginfod: tuple[str, ...] = ()
+    """Servers to ask for debug files that this host lacks."""
 
 
 class Chunk(NamedTuple):
@@ -202,7 +204,7 @@ def open_stream(
             read_links=reader.links,
             read_link=reader.link,
             read_pids=root.numbers,
-            code=CodeAccess(reader.maps, reader.open_mapping) if options.with_stacks else None,
+            code=CodeAccess(reader.maps, reader.open_mapping, options.debuginfod) if options.with_stacks else None,
             follow=follow_children(reader, None) if options.with_children else None,
         ) as stream,
     ):

@@ -136,7 +136,7 @@ def collect_traced_report(
             with_scheduling="scheduling" in only,
             with_descriptors=bool(only & {"descriptors", "sockets"}),
             with_sockets="sockets" in only,
-            code=CodeAccess(reader.maps, reader.open_mapping),
+            code=CodeAccess(reader.maps, reader.open_mapping, options.debuginfod),
             read_threads=reader.threads,
             read_name=reader.name,
             read_links=reader.links,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import http.server
 import json
 import subprocess
+import threading
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import WORKLOADS
+from tests.conftest import WORKLOADS, Run
 from tests.trace.test_descriptors import Traced, build, trace
 from threadinfo.render.json import parse_json
 from threadinfo.render.text import render_text
@@ -156,3 +159,41 @@ def test_library_whose_tables_are_damaged_costs_its_own_stacks_only(tmp_path: Pa
     assert not any("library_open" in site["stack"][0] for site in sites if site["opened_count"] == 137)
     (gap,) = [gap for gap in traced.report()["gaps"] if gap["section"] == "call sites"]
     assert "libdeep.so" in gap["cause"]
+
+
+def serve_debug_file(program: Path, directory: Path) -> tuple[http.server.ThreadingHTTPServer, str]:
+    """Takes a program's debug information away, and serves it by its build-id, as debuginfod(8) does."""
+    notes = subprocess.run(["readelf", "-n", program], capture_output=True, text=True, check=True).stdout
+    build_id = notes.partition("Build ID:")[2].split()[0]
+    place = directory / "buildid" / build_id
+    place.mkdir(parents=True)
+    subprocess.run(["objcopy", "--only-keep-debug", program, place / "debuginfo"], check=True)
+    subprocess.run(["strip", program], check=True)
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(directory))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server, f"http://127.0.0.1:{server.server_port}"
+
+
+def test_debug_files_are_fetched_when_that_is_asked_for_and_only_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = build("leaks", tmp_path, "-O1", "-g")
+    server, address = serve_debug_file(program, tmp_path / "server")
+    monkeypatch.setenv("DEBUGINFOD_URLS", f"{address}/nothing-here {address}")
+    arguments = ["PID", "--trace", "60", "--only", "descriptors", "--format", "json"]
+    without = trace([str(program), "11"], arguments, output=tmp_path / "without.json")
+    asked = trace([str(program), "11"], [*arguments, "--debuginfod"], output=tmp_path / "asked.json")
+    server.shutdown()
+    assert not any("leaks_none" in site["stack"][0] for site in churn(without)["by_call_site"])
+    (clean,) = [site for site in churn(asked)["by_call_site"] if site["stack"][0].startswith("leaks_none+")]
+    assert clean["opened_count"] == 11
+    assert " leaks.c:" in clean["stack"][0]
+
+
+def test_debuginfod_without_servers_is_wrong_usage(threadinfo: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for servers in ("", "file:///etc"):
+        monkeypatch.setenv("DEBUGINFOD_URLS", servers)
+        result = threadinfo("1", "--trace", "1", "--debuginfod")
+        assert result.returncode == 2
+        assert "DEBUGINFOD_URLS" in result.stderr

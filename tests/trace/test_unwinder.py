@@ -178,7 +178,7 @@ def test_stack_in_a_signal_handler_goes_on_in_what_it_interrupted(
 def test_thread_is_complete_at_its_start_without_debug_symbols(
     start: Start, program: Path, unwinder: Unwinder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "open_debug_file", lambda _: None)
+    monkeypatch.setattr("threadinfo.trace.debug_files._open_of_host", lambda _: None)
     stack = Stopped(start(program, "thread")).unwind(unwinder)
     assert functions(stack)[1:3] == ["stop_here", "in_thread"]
     assert functions(stack)[3] is None, "start_thread is not exported, so nothing tells its name"

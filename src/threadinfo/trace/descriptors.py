@@ -31,6 +31,7 @@ from threadinfo.trace.awaited import NAME_BYTES
 from threadinfo.trace.call_sites import CallSites, ReadMaps
 from threadinfo.trace.calls import BITMAP, EXEC, EXIT, FORK, ON_SOCKET, TABLE, calls_of
 from threadinfo.trace.changes import ChangeTable, open_numbers
+from threadinfo.trace.debug_files import DebugFiles
 from threadinfo.trace.descriptor_events import EventMaker, Moments
 from threadinfo.trace.descriptor_records import FOLLOWED, LAST, SHARES, Batch, DescriptorRecorder, is_mark
 from threadinfo.trace.following import Child
@@ -62,7 +63,7 @@ _LATE_NS = 1_000_000  # a call may have done its work so long before it is seen 
 _SYS_KCMP = {"x86_64": 312, "aarch64": 272}
 _KCMP_FILES = 2
 _LIBC = ctypes.CDLL(None)
-_UNWIND_SECONDS = 3.0  # at the end, for what is still waiting
+_UNWIND_SECONDS, _FETCH_SECONDS = 3.0, 120.0  # at the end, for what is still waiting
 _SHOWN_PATHS = 20
 _NO_DESCRIPTOR_LEFT = (-errno.EMFILE, -errno.ENFILE)
 
@@ -73,6 +74,8 @@ class CodeAccess(NamedTuple):
     read_maps: ReadMaps
     open_mapping: Callable[[int, str], int | None]
     """Opens the file that a process has mapped at "START-END", as /proc/PID/maps has it."""
+    debuginfod: tuple[str, ...] = ()
+    """Servers to ask for debug files that this host lacks."""
 
 
 class LedgerCheck(NamedTuple):
@@ -135,6 +138,7 @@ class DescriptorTracer:
         self.stack_problem: NotAvailableError | None = None
         """Why there are no call sites, although they were asked for."""
         self.sites: CallSites | None = None
+        self._unwind_seconds = _FETCH_SECONDS if code and code.debuginfod else _UNWIND_SECONDS
         with contextlib.ExitStack() as stack:
             if code and (unwinder := self._start_unwinder(code)):
                 stack.enter_context(unwinder)
@@ -381,7 +385,7 @@ class DescriptorTracer:
         self.stopped_ns = time.monotonic_ns()
         batch, results = self._take(self.recorder.read(is_last=True))
         if self.sites:
-            self.sites.finish(_UNWIND_SECONDS)
+            self.sites.finish(self._unwind_seconds)
         return batch, results, {pid: self._check(pid, *reading) for pid, reading in readings.items()}
 
     def _check(self, pid: int, began_ns: int, links: Mapping[int, str] | None) -> LedgerCheck | None:
@@ -492,7 +496,7 @@ class DescriptorTracer:
             self.stack_problem = NotAvailableError(f"stacks are not unwound on {platform.machine()} yet", None)
             return None
         try:
-            return Unwinder(code.open_mapping)
+            return Unwinder(code.open_mapping, DebugFiles(code.debuginfod))
         except NotAvailableError as problem:
             self.stack_problem = problem
             return None

@@ -18,7 +18,6 @@ import select
 import shutil
 import signal
 import socket
-import stat
 import struct
 import subprocess
 import sys
@@ -39,6 +38,7 @@ from threadinfo.trace.code_layout import (
     Module,
     parse_layout,
 )
+from threadinfo.trace.debug_files import DebugFiles
 from threadinfo.trace.libdw import Libraries
 from threadinfo.trace.stack_frames import Frame, Place, Sample, Stack, make_stack, parse_place, why_not
 
@@ -53,7 +53,6 @@ _SUSPICIONS = 2  # until a file is not given to the child any more
 _MAX_SPACES = 16
 _MAX_MODULES = 4000  # what a message holds
 _MAX_PLACES_BYTES = 64 << 20
-_BUILD_IDS = Path("/usr/lib/debug/.build-id")
 
 
 class Counters(msgspec.Struct):
@@ -200,12 +199,13 @@ class Unwinder:
     Raises NotAvailableError where libdw is missing or the machine is not x86_64.
     """
 
-    def __init__(self, open_mapping: Callable[[int, str], int | None]) -> None:
+    def __init__(self, open_mapping: Callable[[int, str], int | None], debug_files: DebugFiles | None = None) -> None:
         if platform.machine() != "x86_64":
             raise NotAvailableError(f"stacks are unwound on x86_64 only, and this is {platform.machine()}")
         Libraries()
         self.counters = Counters()
         self._open_mapping = open_mapping
+        self._debug_files = debug_files or DebugFiles()
         self._child: _Child | None = None
         self._layouts: dict[int, tuple[bytes, CodeLayout]] = {}
         self._suspicions: Counter[bytes] = Counter()
@@ -318,7 +318,9 @@ class Unwinder:
                     child.spent_seconds += time.monotonic() - started
                     return
                 else:
+                    before = batch.deadline
                     self._answer(child, batch, data)
+                    deadline += batch.deadline - before
             except (ValueError, LookupError, struct.error) as problem:
                 raise _StoppedError(f"the unwinder answered nonsense ({type(problem).__name__})") from None
 
@@ -352,7 +354,9 @@ class Unwinder:
             descriptor = None
             if self._suspicions[module.identity] < (1 if kind == message.NEED_DEBUG else _SUSPICIONS):
                 if kind == message.NEED_DEBUG:
-                    descriptor = open_debug_file(data[message.HEADER.size :])
+                    began = time.monotonic()
+                    descriptor = self._debug_files.open(data[message.HEADER.size :])
+                    batch.deadline += time.monotonic() - began  # a server's slowness is not the child's
                 elif module.path == VDSO:
                     descriptor = open_vdso()
                 elif module.mapping is not None:
@@ -420,22 +424,6 @@ class _Batch:
             sample, raw, [places[frame[2]] for frame in raw], end, words, self.layout
         )
         self.next_index += 1
-
-
-def open_debug_file(build_id: bytes) -> int | None:
-    """The host's separate debug file of a build-id, open for reading; None where there is none, or it is not root's."""
-    if not 2 <= len(build_id) <= 64:
-        return None
-    path = _BUILD_IDS / build_id[:1].hex() / f"{build_id[1:].hex()}.debug"
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError:
-        return None
-    status = os.fstat(descriptor)
-    if stat.S_ISREG(status.st_mode) and status.st_uid == 0:
-        return descriptor
-    os.close(descriptor)
-    return None
 
 
 def open_vdso() -> int | None:
