@@ -429,6 +429,8 @@ static __always_inline void introduce(struct event *e) {
     struct event known = *e;
 
     known.call = TABLE;
+    known.result = 0; /* that of the call that made it known may be an error */
+    known.fd = known.fd2 = -1;
     known.length = 0;
     known.flags = 0;
     known.argument = 0;
