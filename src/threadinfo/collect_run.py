@@ -26,10 +26,9 @@ from threadinfo.launch import Command
 from threadinfo.model import ProcessReport, Report
 from threadinfo.proc.reader import ProcDirectory
 from threadinfo.trace.awaited import NAME_BYTES
-from threadinfo.trace.descriptors import CodeAccess, ReadLinks
+from threadinfo.trace.descriptors import CodeAccess, ReadLinks, ReadNumbers
 from threadinfo.trace.scheduling import ReadThreads
 from threadinfo.trace.session import Awaited, ReadName, TraceResult, trace_processes
-from threadinfo.trace.tables import ReadLink
 from threadinfo.watcher import FamilyWatcher, Watcher, arguments_address
 
 
@@ -124,7 +123,7 @@ class _Tracing(TypedDict):
     read_threads: ReadThreads
     read_name: ReadName
     read_links: ReadLinks
-    read_link: ReadLink
+    read_numbers: ReadNumbers
 
 
 def _tracing(reader: TargetReader, only: frozenset[str], debuginfod: tuple[str, ...]) -> _Tracing:
@@ -136,7 +135,7 @@ def _tracing(reader: TargetReader, only: frozenset[str], debuginfod: tuple[str, 
         "read_threads": reader.threads,
         "read_name": reader.name,
         "read_links": reader.links,
-        "read_link": reader.link,
+        "read_numbers": reader.numbers,
     }
 
 

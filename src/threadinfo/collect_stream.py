@@ -76,7 +76,7 @@ class EventStream:
         self._maker: EventMaker | None = None
         if stream.descriptors is not None:
             tracer = stream.descriptors
-            self._maker = EventMaker(tracer.calls, tracer.types, self._moments, tracer.stack)
+            self._maker = EventMaker(tracer.calls, self._moments, tracer.stack)
         self._held: deque[tuple[float, list[Chunk]]] = deque()
 
     def chunks(self, duration_seconds: float | None) -> Iterator[list[Chunk]]:
@@ -143,7 +143,7 @@ class EventStream:
         for found in tick.chunks:
             events = found.only_failures() if self._options.only_failures else found
             if self._options.only_sockets and self._stream.descriptors:
-                events = events.only_type(self._stream.descriptors.types.code("socket"))
+                events = events.only_sockets()
             elif not self._options.with_sockets:
                 events = events.without_socket_use()
             if len(events.at_ns):
@@ -202,7 +202,7 @@ def open_stream(
             with_descriptors=options.with_descriptors,
             read_threads=reader.threads,
             read_links=reader.links,
-            read_link=reader.link,
+            read_numbers=reader.numbers,
             read_pids=root.numbers,
             code=CodeAccess(reader.maps, reader.open_mapping, options.debuginfod) if options.with_stacks else None,
             follow=follow_children(reader, None) if options.with_children else None,

@@ -157,7 +157,7 @@ class _Reading:
             code=CodeAccess(self._reader.maps, self._reader.open_mapping),
             read_threads=self._reader.threads,
             read_links=self._reader.links,
-            read_link=self._reader.link,
+            read_numbers=self._reader.numbers,
             read_pids=self._root.numbers,
         )
         self.tracing = "on"
@@ -250,16 +250,17 @@ class _Reading:
         """How each descriptor was made that was born while we watched."""
         if self._watch is None or process.descriptors is None:
             return process
-        born = self._watch.born()
+        opened = self._watch.opened()
         uses: dict[int, list[DescriptorEvent]] = {}
         for event in self._watch.events()[0]:
-            if event.event in _USES and event.fd in born and event.at_ns >= born[event.fd].at_ns:
+            known = None if event.fd is None else opened.get(event.fd)
+            if known and event.fd is not None and event.event in _USES and event.at_ns >= known.at_ns:
                 uses.setdefault(event.fd, []).append(event)
         started = None if process.started_at is None else datetime.fromisoformat(process.started_at).timestamp()
         descriptors = []
         origins = {}
         for descriptor in process.descriptors:
-            known = born.get(descriptor.fd)
+            known = opened.get(descriptor.fd)
             if known is None:
                 descriptors.append(descriptor)
                 continue

@@ -21,9 +21,9 @@ from threadinfo.socket_story import tell_maker
 from threadinfo.trace.descriptor_events import Moments
 from threadinfo.trace.descriptors import CodeAccess, DescriptorActivity
 from threadinfo.trace.following import Child
+from threadinfo.trace.kernel_ledger import OpenDescriptor
 from threadinfo.trace.session import Follow, Progress, TraceResult, trace_processes
 from threadinfo.trace.site_groups import entry_point, format_frames, site_frames, site_library
-from threadinfo.trace.tables import Known
 from threadinfo.trace.unwinder import Stack
 from threadinfo.watcher import FamilyWatcher
 
@@ -61,10 +61,10 @@ class TargetReader:
         except (KeyError, ProcError):
             return None
 
-    def link(self, pid: int, fd: int) -> str | None:
-        """One descriptor of a target; None where it is not open."""
+    def numbers(self, pid: int) -> list[int] | None:
+        """The numbers that a target has open; None where it has ended."""
         try:
-            return self._held[pid].link(f"fd/{fd}")
+            return self._held[pid].numbers("fd")
         except (KeyError, ProcError):
             return None
 
@@ -140,7 +140,7 @@ def collect_traced_report(
             read_threads=reader.threads,
             read_name=reader.name,
             read_links=reader.links,
-            read_link=reader.link,
+            read_numbers=reader.numbers,
             read_pids=root.numbers,
             progress=progress,
             on_tick=family.look if family else None,
@@ -290,19 +290,19 @@ def _origins(report: ProcessReport, activity: DescriptorActivity, moments: Momen
     listed = {descriptor.fd for descriptor in report.descriptors or ()}
     return {
         fd: make_origin(
-            activity.born[fd],
+            activity.opened[fd],
             activity.stacks.get(fd),
-            names.get(activity.born[fd].tid, ""),
+            names.get(activity.opened[fd].tid, ""),
             started,
             moments,
             tuple(activity.socket_uses.get(fd, ())),
         )
-        for fd in activity.born.keys() & listed
+        for fd in activity.opened.keys() & listed
     }
 
 
 def make_origin(
-    known: Known,
+    known: OpenDescriptor,
     stack: Stack | None,
     thread_name: str,
     started: float | None,

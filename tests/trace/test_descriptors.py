@@ -285,8 +285,8 @@ def test_numbers_of_calls_are_each_one_call(machine: str) -> None:
     numbers = [call.x86_64 if machine == "x86_64" else call.aarch64 for call in SYSTEM_CALLS]
     known = [number for number in numbers if number is not None]
     assert len(known) == len(set(known))
-    actions = actions_of(machine)
-    assert all(actions[number] == calls_of(machine)[number].action for number in known)
+    actions = actions_of(machine, lambda _type: 0)
+    assert all(actions[number] & 0xFF == calls_of(machine)[number].action for number in known)
     assert Action.COMPAT_ONLY in actions.values()
 
 

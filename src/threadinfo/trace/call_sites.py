@@ -2,7 +2,7 @@
 
 Unwinding costs a fraction of a millisecond, so it is done once for every way that leads to a call, in a thread of its
 own; how far each frame's return address lies from where the frame begins is learnt from it and taught to the program
-in the kernel, which walks known frames itself (bpf/descriptors.bpf.c). A frame of which two stacks say different
+in the kernel, which walks known frames itself (bpf/descriptors/stacks.h). A frame of which two stacks say different
 things, for example of a function that calls alloca(3), is walked by nobody: it ends the way.
 """
 
@@ -18,6 +18,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from threadinfo.trace.kernel_ledger import MOST_STACKS
 from threadinfo.trace.stack_records import (
     IS_END,
     IS_OUTERMOST,
@@ -30,8 +31,6 @@ from threadinfo.trace.stack_records import (
 )
 from threadinfo.trace.unwinder import Frame, Sample, Stack
 
-MOST_NUMBERS = 1 << 18
-"""Of copied stacks; after that none is copied."""
 _FIRST_ALLOWANCE, _MOST_WAITING = 16_384, 8_192
 _TRICKLE = 8
 _CLOSE_SECONDS = 15.0
@@ -102,12 +101,12 @@ class CallSites:
 
     def __init__(self, unwinder: Unwinds, read_maps: ReadMaps, pids: Iterable[int]) -> None:
         """Begins to read how the code of the processes is to be unwound, so that it is known when stacks come."""
-        self._unwinder, self._read_maps = unwinder, read_maps
+        self._unwinder, self._read_maps, self._pids = unwinder, read_maps, tuple(pids)
         self._reader: StackReader | None = None
         self._allow: Callable[[int], None] | None = None
         self._images: dict[tuple[int, int], _Image] = {}
         self._stacks: list[Stack] = []
-        self._stack_of = np.full(MOST_NUMBERS, -1, np.int32)
+        self._stack_of = np.full(MOST_STACKS, -1, np.int32)
         self._work: queue.SimpleQueue[Sequence[CopiedStacks] | None] = queue.SimpleQueue()
         self._done_count = 0
         self._problems: Counter[str] = Counter()
@@ -118,11 +117,14 @@ class CallSites:
         self.complete_count = 0
         self.problem: BaseException | None = None
         """What ended the thread, which should not happen."""
-        self._thread = threading.Thread(target=self._run, args=(tuple(pids),), name="call sites", daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(self._pids,), name="call sites", daemon=True)
         self._thread.start()
 
     def attach(self, reader: StackReader, allow_copies: Callable[[int], None]) -> None:
         """Begins to take copies."""
+        for pid in self._pids:
+            for first, end in _code_ranges((self._read_maps(pid) or b"").splitlines()):
+                reader.add_code(first, end)
         self._reader, self._allow = reader, allow_copies
         self._allow(_FIRST_ALLOWANCE)
 
@@ -134,7 +136,7 @@ class CallSites:
         if copies:
             self.copied_count += sum(len(some.number) for some in copies)
             self._work.put(copies)
-        allowance = min(_MOST_WAITING - self.waiting_count(), MOST_NUMBERS - self.copied_count)
+        allowance = min(_MOST_WAITING - self.waiting_count(), MOST_STACKS - self.copied_count)
         if self._reader.untaught_count:  # what is not taught is copied again and again
             allowance = min(allowance, _TRICKLE)
         if self.copied_count:
@@ -161,7 +163,7 @@ class CallSites:
 
     def stack(self, number: int) -> Stack | None:
         """What is known of a number by now."""
-        place = int(self._stack_of[number]) if 0 < number < MOST_NUMBERS else -1
+        place = int(self._stack_of[number]) if 0 < number < MOST_STACKS else -1
         return self._stacks[place] if place >= 0 else None
 
     def problems(self) -> dict[str, int]:
@@ -212,7 +214,7 @@ class CallSites:
         """Unwinds one of each way that is not known; gives the others, of which more may be known then."""
         ways, first, which = np.unique(image.walk(copies), return_index=True, return_inverse=True)
         places = np.array([self._place(image, way, copies) for way in ways.tolist()], np.int32)
-        numbers = np.minimum(copies.number, MOST_NUMBERS - 1)
+        numbers = np.minimum(copies.number, MOST_STACKS - 1)
         is_known = places[which] >= 0
         self._stack_of[numbers[is_known]] = places[which[is_known]]
         chosen = first[places < 0][:_BATCH]
@@ -246,7 +248,7 @@ class CallSites:
             self.unwound_count += 1
             self.complete_count += stack.is_complete
             self._stacks.append(stack)
-            self._stack_of[min(number, MOST_NUMBERS - 1)] = len(self._stacks) - 1
+            self._stack_of[min(number, MOST_STACKS - 1)] = len(self._stacks) - 1
             if stack.problem and (copies.is_long or not stack.is_cut):  # a short one is meant to end early
                 self._problems[stack.problem] += 1
             self._learn(image, begin, length, stack, is_long=copies.is_long)
@@ -259,6 +261,9 @@ class CallSites:
         if maps is None or (maps := _maps_of_code(maps)) == image.maps:
             return
         gone = [*_code_ranges(set(image.maps.splitlines()) - set(maps.splitlines()))]
+        for first, end in _code_ranges(set(maps.splitlines()) - set(image.maps.splitlines())):
+            if self._reader:
+                self._reader.add_code(first, end)
         image.maps = maps
         for pc, known in image.learnt.items():
             if any(first <= pc < end for first, end in gone):  # other code may come to lie there

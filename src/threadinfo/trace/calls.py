@@ -7,6 +7,7 @@ mirror those of bpf/descriptors.bpf.c.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import IntEnum, auto
 from typing import NamedTuple
 
@@ -47,6 +48,7 @@ class Action(IntEnum):
 
 WITH_STACK, WITH_WHOLE_STACK = 0x100, 0x200
 """Beside an action: the stack of the call is wanted, or all of it, down to the thread's start."""
+_CALL_SHIFT, _TYPE_SHIFT = 16, 24
 _NO_STACK = {Action.NOTHING, Action.COMPAT_ONLY, Action.CLOSE, Action.CLOSE_RANGE, Action.IOCTL, Action.UNSHARE}
 ON_SOCKET = frozenset({Action.ADDRESS, Action.NUMBER_OF_SOCKET})
 """What is done with a socket that there is."""
@@ -123,8 +125,8 @@ SYSTEM_CALLS = (
     Call("unshare", _A.UNSHARE, None, "open", 272, 97),
 )
 
-# What is not a system call has a number of its own, as in bpf/descriptors.bpf.c.
-URING, FORK, EXEC, EXIT, TABLE, BITMAP = 1024, 2000, 2001, 2002, 2003, 2004
+# What is not a system call has a number of its own, as in bpf/descriptors/events.h.
+URING, FORK, EXEC, EXIT, PATH = 1024, 2000, 2001, 2002, 2003
 URING_ACCEPT, URING_CLOSE = URING + 13, URING + 19
 OTHER_CALLS = {
     URING_ACCEPT: Call("io_uring accept", _A.NOTHING, "socket", "accept"),
@@ -178,20 +180,36 @@ COMPAT_FIELD = {"x86_64": "status", "aarch64": "flags"}
 """The field of struct thread_info that says whether a call is a 32-bit one."""
 
 
+CODE_EXEC, CODE_EXIT = 1, 2
+_URING_CODES = {URING + 13: 3, URING + 18: 4, URING + 19: 5, URING + 28: 6, URING + 45: 7, URING + 54: 8}
+_FIRST_CODE = 9
+CALL_CODES = 128
+"""Counts are kept by the code of a call: small, and the same on every machine. 0 is none."""
+CODES: dict[str, int] = {
+    "execve": CODE_EXEC,
+    "exit": CODE_EXIT,
+    **{OTHER_CALLS[number].name: code for number, code in _URING_CODES.items()},
+    **{call.name: code for code, call in enumerate(SYSTEM_CALLS, _FIRST_CODE)},
+}
+"""By the name of a call."""
+CALL_NAMES: dict[int, str] = {code: name for name, code in CODES.items()}
+REPLACING_CODES = frozenset({CODES["dup2"], CODES["dup3"]})
+"""Of calls that close what the number was."""
+
+
 def calls_of(machine: str) -> dict[int, Call]:
     """Every call that a machine has, by its number in our records; "x86_64" or "aarch64"."""
     numbered = ((call.x86_64 if machine == "x86_64" else call.aarch64, call) for call in SYSTEM_CALLS)
     return {number: call for number, call in numbered if number is not None} | OTHER_CALLS
 
 
-def actions_of(machine: str, *, with_stacks: bool = False, with_sockets: bool = True) -> dict[int, int]:
-    """What the program does with each number of a system call: an `Action`, with or without `WITH_STACK`."""
-    actions: dict[int, int] = dict.fromkeys(map(int, _COMPAT[machine].split()), Action.COMPAT_ONLY)
-    actions |= {number: call.action for number, call in calls_of(machine).items() if number < URING}
-    if not with_sockets:
-        actions = {number: action for number, action in actions.items() if action not in ON_SOCKET}
-    if with_stacks:
-        for number, action in actions.items():
-            if action not in _NO_STACK:
-                actions[number] |= WITH_WHOLE_STACK if action in _WHOLE_STACK else WITH_STACK
+def actions_of(machine: str, type_code: Callable[[str | None], int], *, with_stacks: bool = False) -> dict[int, int]:
+    """What the program does with each number of a system call: action, whether its stack is wanted, code, type."""
+    actions: dict[int, int] = dict.fromkeys(map(int, _COMPAT[machine].split()), int(Action.COMPAT_ONLY))
+    for number, call in calls_of(machine).items():
+        if number >= URING:
+            continue
+        actions[number] = call.action | CODES[call.name] << _CALL_SHIFT | type_code(call.type) << _TYPE_SHIFT
+        if with_stacks and call.action not in _NO_STACK:
+            actions[number] |= WITH_WHOLE_STACK if call.action in _WHOLE_STACK else WITH_STACK
     return actions

@@ -1,6 +1,8 @@
 """Batches of records to the events of the live stream, one by one and only when they are asked for.
 
-A chunk holds arrays until its lines are written: it is small, can be pickled, and can be counted without being read.
+The kernel side says what each call did; what remains is what a descriptor is called, which the record of its opening
+told. A chunk holds arrays until its lines are written: it is small, can be pickled, and can be counted without being
+read.
 """
 
 from __future__ import annotations
@@ -15,20 +17,32 @@ from numpy.typing import NDArray
 
 from threadinfo.model import DescriptorEvent
 from threadinfo.trace.addresses import format_address, socket_kind
-from threadinfo.trace.calls import BITMAP, EXEC, EXIT, FORK, ON_SOCKET, TABLE, Action, Call
-from threadinfo.trace.changes import Op
-from threadinfo.trace.control_messages import received_descriptors
-from threadinfo.trace.descriptor_records import SHARES, Batch, is_mark
+from threadinfo.trace.calls import EXEC, EXIT, FORK, Action, Call
+from threadinfo.trace.descriptor_records import (
+    CLOSE_ON_EXEC,
+    CLOSED,
+    EARLY,
+    FAILED,
+    FOLLOWED,
+    LATE,
+    OPENED,
+    OWED,
+    SHARES,
+    SOCKET_USE,
+    TABLE_GONE,
+    Batch,
+    error_name,
+)
+from threadinfo.trace.descriptor_types import TYPE_NAMES, type_code
+from threadinfo.trace.kernel_ledger import KernelLedger
 from threadinfo.trace.site_groups import format_frames, site_frames
-from threadinfo.trace.tables import BatchResult, Known, TypeTable, event_text
-from threadinfo.trace.totals import error_name
 from threadinfo.trace.unwinder import Stack
 
-_MOST_DUPLICATIONS = 8
-_DEATH, _BIRTH, _FAILURE, _MARK, _PROCESS, _ON_SOCKET = range(6)
+_CLOSING, _OPENING, _FAILURE, _CLOEXEC_CHANGE, _PROCESS, _SOCKET_USE = range(6)
 _SHUT: tuple[Literal["receiving", "sending", "both"], ...] = ("receiving", "sending", "both")
-
 _WHOLE_STACKS = {"socket", "accept", "bind", "listen", "connect", "shutdown"}
+_MOST_DUPLICATIONS = 8
+_SOCKET = type_code("socket")
 
 How = Literal["close", "replaced", "exec", "exit"]
 
@@ -51,141 +65,290 @@ class Moments:
 
 
 class EventChunk(NamedTuple):
-    """The events of one table in one batch."""
+    """Events in the order of time, as columns."""
 
-    pid: int
     batch: Batch
     at_ns: NDArray[np.int64]
     kind: NDArray[np.uint8]
     event: NDArray[np.int32]
+    """Index in the batch."""
     fd: NDArray[np.int32]
     call: NDArray[np.uint16]
     tid: NDArray[np.uint32]
+    pid: NDArray[np.uint32]
+    how: NDArray[np.uint8]
+    """Of what is closed: a place in `_HOW`."""
     lifetime_ns: NDArray[np.int64]
-    born_by: NDArray[np.int32]
+    opened_by: NDArray[np.int32]
+    """Of what is closed or duplicated: the event of the batch that opened it; -1: an earlier one."""
     type: NDArray[np.uint8]
-    """The code (`TypeTable`) of what is born, dies or is used; 0: not known, or nothing."""
-    earlier: Mapping[int, Known]
-    copied: Mapping[int, int]
+    """The code of what is opened, closed or used; 0: not known, or nothing."""
+    earlier: Mapping[tuple[int, int], str | None]
+    """What was known before of numbers that are closed or duplicated here, by slot of the table and number."""
+    sources: Mapping[int, int]
+    """The event of a duplicate to the event of this batch that opened what it duplicates."""
 
     def nbytes(self) -> int:
         """About how much memory it takes."""
-        arrays = (*self[2:11], self.batch.events, self.batch.places, *self.batch.sources)
-        return int(sum(array.nbytes for array in arrays if isinstance(array, np.ndarray)))
+        columns = (getattr(self, name) for name in _COLUMNS)
+        arrays = (*columns, self.batch.events, self.batch.places, *self.batch.sources)
+        return sum(int(array.nbytes) for array in arrays)
 
     def only_failures(self) -> EventChunk:
         """Without everything that succeeded."""
         failed = self.batch.events["result"][self.event] < 0
-        return self.take((self.kind == _FAILURE) | (failed & (self.kind == _ON_SOCKET)))
+        return self.take((self.kind == _FAILURE) | (failed & (self.kind == _SOCKET_USE)))
 
-    def only_type(self, code: int) -> EventChunk:
-        """What was done with descriptors of one type alone."""
-        return self.take(self.type == code)
+    def only_sockets(self) -> EventChunk:
+        """What was done with sockets alone."""
+        return self.take(self.type == _SOCKET)
 
     def without_socket_use(self) -> EventChunk:
-        """Without what was done with a socket between its birth and its death."""
-        return self.take(self.kind != _ON_SOCKET)
+        """Without what was done with a socket between its opening and its end."""
+        return self.take(self.kind != _SOCKET_USE)
 
     def take(self, which: NDArray[np.bool_] | slice) -> EventChunk:
         """Some of the events."""
         return self._replace(**{name: getattr(self, name)[which] for name in _COLUMNS})
 
 
-_COLUMNS = ("at_ns", "kind", "event", "fd", "call", "tid", "lifetime_ns", "born_by", "type")
+_HOW: tuple[How, ...] = ("close", "replaced", "exec", "exit")
+_COLUMNS = ("at_ns", "kind", "event", "fd", "call", "tid", "pid", "how", "lifetime_ns", "opened_by", "type")
 
 
-def make_chunk(batch: Batch, result: BatchResult, calls: Mapping[int, Call], types: TypeTable) -> EventChunk:
-    """The events of a table in the order of time."""
-    applied = result.applied
-    changes, op = applied.changes, applied.changes.op
-    lifetimes = applied.lifetime_ns()
-    closes = (op == Op.CLOSE) | (op == Op.KEEP) | (applied.is_death & (op != Op.BIRTH))
-    rows = [
-        (np.full(int(closes.sum()), _DEATH), changes.take(closes), lifetimes[closes], applied.born_by[closes]),
-        (
-            np.full(int(applied.is_birth.sum()), _BIRTH),
-            changes.take(applied.is_birth),
-            np.full(int(applied.is_birth.sum()), -1),
-            np.full(int(applied.is_birth.sum()), -1),
-        ),
-    ]
-    columns = [
-        np.concatenate([row[1].at_ns for row in rows]),
-        np.concatenate([row[0] for row in rows]),
-        np.concatenate([row[1].event for row in rows]),
-        np.concatenate([row[1].fd for row in rows]),
-        np.concatenate([row[1].call for row in rows]),
-        np.concatenate([row[1].tid for row in rows]),
-        np.concatenate([row[2] for row in rows]),
-        np.concatenate([row[3] for row in rows]),
-        np.concatenate([result.death_types[closes], result.birth_types[applied.is_birth]]),
-    ]
-    others = _other_events(batch, result.which, calls, types)
-    columns = [np.concatenate(pair) for pair in zip(columns, others, strict=True)]
-    order = np.argsort(columns[0], kind="stable")  # a number that is replaced dies before it is born
-    at_ns, kind, event, fd, call, tid, lifetime, born_by, type_codes = (column[order] for column in columns)
-    return EventChunk(
-        result.pid,
-        batch,
-        at_ns,
-        kind.astype(np.uint8),
-        event.astype(np.int32),
-        fd.astype(np.int32),
-        call.astype(np.uint16),
-        tid.astype(np.uint32),
-        lifetime,
-        born_by.astype(np.int32),
-        type_codes.astype(np.uint8),
-        result.earlier,
-        result.copied,
-    )
+class _Row(NamedTuple):
+    at_ns: int
+    kind: int
+    event: int
+    fd: int
+    call: int
+    tid: int
+    pid: int
+    how: int
+    lifetime_ns: int
+    opened_by: int
+    type: int
 
 
-def _other_events(
-    batch: Batch, which: NDArray[np.intp], calls: Mapping[int, Call], types: TypeTable
-) -> list[NDArray[np.generic]]:
-    """Failures, close-on-exec, what was done with sockets, and what happened to processes."""
-    events = batch.take(which)
-    call = events["call"]
-    kind = np.full(len(events), 255, np.uint8)
-    kind[is_mark(events)] = _MARK
-    kind[events["result"] < 0] = _FAILURE
-    kind[(call >= FORK) & (call < TABLE)] = _PROCESS
-    kind[_numbers_of(calls, ON_SOCKET)[call]] = _ON_SOCKET
-    chosen = kind != 255
-    events = events[chosen]
-    unknown = np.full(len(events), -1)
-    has_fd = _numbers_of(calls, {Action.CLOSE, *ON_SOCKET})
-    fd = np.where(kind[chosen] == _MARK, events["fd2"], np.where(has_fd[events["call"]], events["fd"], -1))
-    code = types.of_calls(events["call"])
-    code[kind[chosen] == _ON_SOCKET] = types.code("socket")
-    return [events["at_ns"], kind[chosen], which[chosen], fd, events["call"], events["tid"], unknown, unknown, code]
+class ChunkMaker:
+    """Turns batches into chunks; remembers what open descriptors are called."""
+
+    def __init__(self, calls: Mapping[int, Call], ledger: KernelLedger) -> None:
+        self._calls, self._ledger = calls, ledger
+        self._texts: dict[int, dict[int, str | None]] = {}
+        self._close = next(number for number, call in calls.items() if call.action == Action.CLOSE)
+        self._is_duplicate = np.zeros(max(calls) + 8, bool)
+        self._is_duplicate[[number for number, call in calls.items() if call.event == "duplicate"]] = True
+
+    def seed(self, table: int, links: Mapping[int, str]) -> None:
+        """What is open at the beginning, as in /proc/PID/fd."""
+        self._texts[table] = dict(links)
+
+    def make(self, batch: Batch) -> EventChunk:
+        """The events of a batch."""
+        events = batch.events
+        flags, call = events["flags"], events["call"]
+        is_process = (call >= FORK) & (call <= EXIT)
+        opens, closes = (flags & OPENED) != 0, (flags & CLOSED) != 0
+        lifetimes = np.where(closes & (events["lifetime_ns"] > 0), events["lifetime_ns"], -1)
+        told = OPENED | CLOSED | LATE | FAILED | CLOSE_ON_EXEC | SOCKET_USE
+        unseen = (flags & told == 0) & ~is_process  # closes what nobody was seen to open
+        how = np.where(call == EXEC, 2, np.where(opens & (flags & OWED == 0), 1, 0))
+        used = events["type"].copy()
+        used[(flags & SOCKET_USE) != 0] = _SOCKET
+        parts = [
+            self._part(events, closes | unseen, _CLOSING, how, lifetimes, events["ended_type"]),
+            self._part(events, opens, _OPENING, how, lifetimes, events["type"]),
+            self._part(events, (flags & FAILED) != 0, _FAILURE, how, lifetimes, used),
+            self._part(events, (flags & CLOSE_ON_EXEC) != 0, _CLOEXEC_CHANGE, how, lifetimes, used),
+            self._part(events, is_process & ~closes, _PROCESS, how, lifetimes, used),
+            self._part(events, (flags & SOCKET_USE) != 0, _SOCKET_USE, how, lifetimes, used),
+            *self._ends(events),
+        ]
+        columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
+        # Of one event: what it closes is closed before anything is opened.
+        order = np.lexsort((columns[1], columns[2], columns[0]))
+        rows = dict(zip(_COLUMNS, (column[order] for column in columns), strict=True))
+        chunk = EventChunk(batch, **rows, earlier={}, sources={})
+        return self._remember(self._put_right(chunk))
+
+    def _part(
+        self,
+        events: NDArray[np.void],
+        which: NDArray[np.bool_],
+        kind: int,
+        how: NDArray[np.int64],
+        lifetimes: NDArray[np.int64],
+        types: NDArray[np.uint8],
+    ) -> list[NDArray[np.generic]]:
+        index = np.flatnonzero(which)
+        chosen = events[index]
+        pids = self._ledger.pids(chosen["process"])
+        count = len(index)
+        fd = np.full(count, -1, np.int32) if kind == _PROCESS else chosen["fd"]
+        return [
+            chosen["at_ns"],
+            np.full(count, kind, np.uint8),
+            index.astype(np.int32),
+            fd,
+            chosen["call"],
+            chosen["tid"],
+            np.where(pids > 0, pids, chosen["tgid"]).astype(np.uint32),
+            how[index].astype(np.uint8),
+            lifetimes[index] if kind == _CLOSING else np.full(count, -1, np.int64),
+            np.full(count, -1, np.int32),
+            types[index],
+        ]
+
+    def _ends(self, events: NDArray[np.void]) -> Iterator[list[NDArray[np.generic]]]:
+        """What the end of the last process that used a table has closed."""
+        for index in np.flatnonzero((events["call"] == EXIT) & (events["flags"] & TABLE_GONE != 0)).tolist():
+            event = events[index]
+            state = self._ledger.state(int(event["table"]))
+            count = len(state.fd)
+            lived = np.where(state.opened_ns > 0, int(event["at_ns"]) - state.opened_ns, -1)
+            pid = self._ledger.pids(event["process"][None])[0] or event["tgid"]
+            yield [
+                np.full(count, event["at_ns"]),
+                np.full(count, _CLOSING, np.uint8),
+                np.full(count, index, np.int32),
+                state.fd.astype(np.int32),
+                np.full(count, EXIT, np.uint16),
+                np.full(count, event["tid"], np.uint32),
+                np.full(count, pid, np.uint32),
+                np.full(count, _HOW.index("exit"), np.uint8),
+                lived,
+                np.full(count, -1, np.int32),
+                state.type,
+            ]
+
+    def _put_right(self, chunk: EventChunk) -> EventChunk:
+        """Closes that were seen after the number was opened again, or before it was opened: by whom, and where."""
+        flags = chunk.batch.events["flags"][chunk.event]
+        late = np.flatnonzero((chunk.kind == _CLOSING) & (flags & OWED != 0))
+        early = np.flatnonzero((chunk.kind == _OPENING) & (flags & EARLY != 0))
+        if not late.size and not early.size:
+            return chunk
+        events = chunk.batch.events
+        call, tid = chunk.call.copy(), chunk.tid.copy()
+        for row in late.tolist():
+            own = events[chunk.event[row]]
+            same = (events["table"] == own["table"]) & (events["fd"] == own["fd"]) & (events["flags"] & LATE != 0)
+            after = np.flatnonzero(same & (events["at_ns"] >= own["at_ns"]))
+            call[row] = events["call"][after[0]] if after.size else self._close
+            tid[row] = events["tid"][after[0]] if after.size else 0
+        chunk = chunk._replace(call=call, tid=tid)
+        keep, order = np.ones(len(tid), bool), np.arange(len(tid), dtype=float)
+        for row in early.tolist():
+            same = (chunk.kind[:row] == _CLOSING) & (chunk.fd[:row] == chunk.fd[row]) & (flags[:row] & CLOSED == 0)
+            before = np.flatnonzero(same & keep[:row])
+            if before.size:
+                order[before[-1]] = row + 0.5
+                chunk.at_ns[before[-1]] = chunk.at_ns[row]
+        return chunk.take(np.argsort(order, kind="stable")[keep])  # type: ignore[arg-type]
+
+    def _remember(self, chunk: EventChunk) -> EventChunk:
+        """Joins what is closed or duplicated with what was opened: in this batch, or before."""
+        tables = chunk.batch.events["table"][chunk.event].astype(np.int64)
+        opening, closing = chunk.kind == _OPENING, chunk.kind == _CLOSING
+        duplicates = np.flatnonzero(opening & self._is_duplicate[chunk.call])
+        closed = np.flatnonzero(closing)
+        asked = np.concatenate([closed, duplicates])
+        source_fds = chunk.batch.events["fd2"][chunk.event[duplicates]]
+        keys = np.concatenate(
+            [
+                tables[opening] << 32 | chunk.fd[opening],
+                tables[asked] << 32 | np.concatenate([chunk.fd[closed], source_fds]).astype(np.int64),
+            ]
+        )
+        known, dense = np.unique(keys, return_inverse=True)
+        births = np.flatnonzero(opening)
+        size = len(chunk.at_ns) + 1
+        places = dense[: len(births)] * size + births
+        order = np.argsort(places)
+        wanted = dense[len(births) :] * size + asked
+        found = np.searchsorted(places[order], wanted) - 1
+        is_here = (found >= 0) & (places[order][np.maximum(found, 0)] // size == wanted // size) if births.size else (
+            np.zeros(len(asked), bool)
+        )
+        opened_by = chunk.opened_by.copy()
+        if births.size:
+            opened_by[asked[is_here]] = chunk.event[births[order[found[is_here]]]]
+        sources = {
+            int(chunk.event[row]): int(opened_by[row]) for row in duplicates.tolist() if opened_by[row] >= 0
+        }
+        earlier = {}
+        for key in {*known[dense[len(births) :][~is_here]].tolist()} if asked.size else ():
+            earlier[key >> 32, key & 0xFFFFFFFF] = self._texts.get(key >> 32, {}).get(key & 0xFFFFFFFF)
+        chunk = chunk._replace(opened_by=opened_by, earlier=earlier, sources=sources)
+        self._update(chunk, tables, np.flatnonzero(opening | closing))
+        return chunk
+
+    def _update(self, chunk: EventChunk, tables: NDArray[np.int64], rows: NDArray[np.intp]) -> None:
+        """As many steps as numbers that changed, not as there were events."""
+        keys = tables[rows] << 32 | chunk.fd[rows].astype(np.int64)
+        _, last = np.unique(keys[::-1], return_index=True)
+        for row in rows[len(rows) - 1 - last].tolist():
+            texts = self._texts.setdefault(int(tables[row]), {})
+            if chunk.kind[row] == _OPENING:
+                texts[int(chunk.fd[row])] = text_of(self._calls, chunk, int(chunk.event[row]))
+            else:
+                texts.pop(int(chunk.fd[row]), None)
+        events = chunk.batch.events
+        for index in np.flatnonzero((events["call"] == FORK) & (events["flags"] & FOLLOWED != 0)).tolist():
+            table = self._ledger.table_of(int(events["argument"][index]))
+            if table is not None and not int(events["flags"][index]) & SHARES:
+                self._texts[table] = dict(self._texts.get(int(events["table"][index]), {}))
+        for index in np.flatnonzero(events["flags"] & TABLE_GONE != 0).tolist():
+            if events["call"][index] == EXIT:
+                self._texts.pop(int(events["table"][index]), None)
 
 
-def _numbers_of(calls: Mapping[int, Call], actions: Collection[Action]) -> NDArray[np.bool_]:
-    """Which calls have one of the actions."""
-    chosen = np.zeros(max(calls) + 8, bool)
-    chosen[[number for number, call in calls.items() if call.action in actions]] = True
-    return chosen
+def text_of(calls: Mapping[int, Call], chunk: EventChunk, index: int) -> str | None:
+    """What is known of the descriptor that an event of a chunk opened: a path, or an address."""
+    for _ in range(_MOST_DUPLICATIONS):
+        if index not in chunk.sources:
+            break
+        index = chunk.sources[index]
+    event = chunk.batch.events[index]
+    call = calls.get(int(event["call"]))
+    if call is not None and call.event == "duplicate":
+        return chunk.earlier.get((int(event["table"]), int(event["fd2"])))
+    return event_text(calls, chunk.batch, index)
+
+
+def event_text(calls: Mapping[int, Call], batch: Batch, index: int) -> str | None:
+    """What an event says of its descriptor: a path, or an address; None where it says nothing."""
+    event = batch.events[index]
+    call = calls.get(int(event["call"]))
+    if call is None:
+        return None
+    if call.action in {Action.SOCKET, Action.PAIR_3}:
+        return "{0.family} {0.type} {0.protocol}".format(socket_kind(int(event["argument"])))
+    if call.action == Action.ACCEPT:
+        return format_address(batch.data(index))
+    if int(event["length"]) and call.event in {"open", "exec"}:
+        return batch.data(index).rstrip(b"\0").decode("utf-8", "backslashreplace")
+    return None
 
 
 class EventMaker:
     """Turns chunks into events."""
 
     def __init__(
-        self,
-        calls: Mapping[int, Call],
-        types: TypeTable,
-        moments: Moments,
-        find_stack: Callable[[int], Stack | None] | None = None,
+        self, calls: Mapping[int, Call], moments: Moments, find_stack: Callable[[int], Stack | None] | None = None
     ) -> None:
-        """`find_stack` gives the stack behind a number; without it the events have none."""
-        self._calls, self._types, self._moments, self._find_stack = calls, types, moments, find_stack
+        """`find_stack` gives the stack behind a stack id; without it the events have none."""
+        self._calls, self._moments, self._find_stack = calls, moments, find_stack
+        self._has_fd = self._numbers_of({Action.CLOSE})
+
+    def _numbers_of(self, actions: Collection[Action]) -> frozenset[int]:
+        return frozenset(number for number, call in self._calls.items() if call.action in actions)
 
     def events(self, chunk: EventChunk, names: Mapping[int, str]) -> Iterator[DescriptorEvent]:
         """In the order of time; `names` are those of the threads."""
-        for event, number in self.numbered_events(chunk, names):
-            if number and self._find_stack and (stack := self._find_stack(number)):
+        for event, stack_id in self.events_with_ids(chunk, names):
+            if stack_id and self._find_stack and (stack := self._find_stack(stack_id)):
                 yield msgspec.structs.replace(event, stack=self.frames(event, stack))
             else:
                 yield event
@@ -195,150 +358,111 @@ class EventMaker:
         is_whole = event.event in _WHOLE_STACKS or event.type == "socket"
         return format_frames(stack.frames) if is_whole else site_frames(stack)
 
-    def numbered_events(self, chunk: EventChunk, names: Mapping[int, str]) -> Iterator[tuple[DescriptorEvent, int]]:
-        """The events without their stacks, and the numbers of these; 0 where none was taken."""
-        columns = zip(*(getattr(chunk, name).tolist() for name in _COLUMNS), strict=True)
+    def events_with_ids(self, chunk: EventChunk, names: Mapping[int, str]) -> Iterator[tuple[DescriptorEvent, int]]:
+        """The events without their stacks, and the ids of these; 0 where there is none."""
         stacks = chunk.batch.events["stack"]
-        for at_ns, kind, event, fd, call, tid, lifetime, born_by, _ in columns:
-            if kind == _DEATH:
-                yield self._death(chunk, names, at_ns, event, fd, call, tid, lifetime, born_by), 0
-            elif kind == _BIRTH:
-                yield self._birth(chunk, names, at_ns, event, fd, call, tid), int(stacks[event])
-            elif kind == _ON_SOCKET:
-                yield self._on_socket(chunk, names, at_ns, event, fd, call, tid), int(stacks[event])
+        columns = (getattr(chunk, name).tolist() for name in _COLUMNS)
+        for row in map(_Row._make, zip(*columns, strict=True)):
+            if row.kind == _CLOSING:
+                yield self._closing(chunk, row, names), 0
+            elif row.kind == _OPENING:
+                yield self._opening(chunk, row, names), int(stacks[row.event])
+            elif row.kind == _SOCKET_USE:
+                yield self._socket_use(chunk, row, names), int(stacks[row.event])
             else:
-                number = int(stacks[event]) if kind == _FAILURE else 0
-                yield self._other(chunk, names, at_ns, kind, event, fd, call, tid), number
+                yield self._other(chunk, row, names), int(stacks[row.event]) if row.kind == _FAILURE else 0
 
-    def _death(
-        self,
-        chunk: EventChunk,
-        names: Mapping[int, str],
-        at_ns: int,
-        event: int,
-        fd: int,
-        call: int,
-        tid: int,
-        lifetime: int,
-        born_by: int,
-    ) -> DescriptorEvent:
-        how: How = "close"
-        if call == BITMAP:
-            how = "exec"
-        elif call == EXIT:
-            how = "exit"
-        elif self._calls[call].event != "close":
-            how = "replaced"
-        kind, path = None, None
-        if born_by >= 0:
-            kind, path = self._describe(chunk, born_by)
-        elif known := chunk.earlier.get(fd):
-            kind, path = known.type, known.text
+    def _event(self, row: _Row, names: Mapping[int, str], **more: object) -> DescriptorEvent:
         return DescriptorEvent(
-            at_ns=at_ns,
-            time=self._moments.format(at_ns),
-            pid=chunk.pid,
-            tid=tid,
-            thread_name=names.get(tid, ""),
-            event="close",
-            syscall="execve" if call == BITMAP else self._calls[call].name,
-            fd=fd,
-            how=how,
-            type=kind,
-            path=path,
-            lifetime_ns=lifetime if lifetime >= 0 else None,
+            at_ns=row.at_ns,
+            time=self._moments.format(row.at_ns),
+            pid=row.pid,
+            tid=row.tid,
+            thread_name=names.get(row.tid, ""),
+            **more,  # type: ignore[arg-type]
         )
 
-    def _birth(
-        self, chunk: EventChunk, names: Mapping[int, str], at_ns: int, event: int, fd: int, call: int, tid: int
-    ) -> DescriptorEvent:
-        known = self._calls[call]
-        record = chunk.batch.events[event]
-        kind, text = self._describe(chunk, event)
-        source = None
+    def _closing(self, chunk: EventChunk, row: _Row, names: Mapping[int, str]) -> DescriptorEvent:
+        if row.opened_by >= 0:
+            path = text_of(self._calls, chunk, row.opened_by)
+        else:
+            path = chunk.earlier.get((int(chunk.batch.events["table"][row.event]), row.fd))
+        return self._event(
+            row,
+            names,
+            event="close",
+            syscall=self._calls[row.call].name,
+            fd=row.fd,
+            how=_HOW[row.how],
+            type=TYPE_NAMES[row.type],
+            path=path,
+            lifetime_ns=row.lifetime_ns if row.lifetime_ns >= 0 else None,
+        )
+
+    def _opening(self, chunk: EventChunk, row: _Row, names: Mapping[int, str]) -> DescriptorEvent:
+        known = self._calls[row.call]
+        record = chunk.batch.events[row.event]
+        text = text_of(self._calls, chunk, row.event)
+        source = int(record["fd2"]) if known.event in {"duplicate", "accept", "receive"} else -1
         family = socket_type = protocol = None
-        if known.event in {"duplicate", "accept", "receive"}:
-            source = int(record["fd2"])
-        if known.event == "receive" and int(record["length"]):
-            is_pidfd = {one.fd: one.is_pidfd for one in received_descriptors(chunk.batch.data(event))}
-            kind = "pidfd" if is_pidfd.get(fd) else None
         if known.action in {Action.SOCKET, Action.PAIR_3}:
             (family, socket_type, protocol), text = socket_kind(int(record["argument"])), None
         is_accept = known.event == "accept"
-        return DescriptorEvent(
-            at_ns=at_ns,
-            time=self._moments.format(at_ns),
-            pid=chunk.pid,
-            tid=tid,
-            thread_name=names.get(tid, ""),
+        return self._event(
+            row,
+            names,
             event=known.event,
             syscall=known.name,
-            fd=fd,
+            fd=row.fd,
             result=int(record["result"]),
-            type=kind,
+            type=TYPE_NAMES[row.type],
             path=None if is_accept else text,
             remote=text if is_accept else None,
             family=family,
             socket_type=socket_type,
             protocol=protocol,
-            source_fd=source if source is not None and source >= 0 else None,
+            source_fd=source if source >= 0 else None,
         )
 
-    def _other(
-        self,
-        chunk: EventChunk,
-        names: Mapping[int, str],
-        at_ns: int,
-        kind: int,
-        event: int,
-        fd: int,
-        call: int,
-        tid: int,
-    ) -> DescriptorEvent:
-        known = self._calls[call]
-        record = chunk.batch.events[event]
+    def _other(self, chunk: EventChunk, row: _Row, names: Mapping[int, str]) -> DescriptorEvent:
+        known = self._calls[row.call]
+        record = chunk.batch.events[row.event]
         result = int(record["result"])
+        is_process, is_change = row.kind == _PROCESS, row.kind == _CLOEXEC_CHANGE
         family = socket_type = protocol = None
         if known.action in {Action.SOCKET, Action.PAIR_3}:
             family, socket_type, protocol = socket_kind(int(record["argument"]))
-        return DescriptorEvent(
-            at_ns=at_ns,
-            time=self._moments.format(at_ns),
-            pid=chunk.pid,
-            tid=tid,
-            thread_name=names.get(tid, ""),
-            event="close_on_exec" if kind == _MARK else known.event,
-            syscall=known.name if kind != _PROCESS or call == EXEC else None,
-            fd=fd if fd >= 0 else None,
-            result=result if kind != _PROCESS else None,
-            error=error_name(-result) if kind == _FAILURE else None,
-            path=event_text(self._calls, chunk.batch, event) if family is None else None,
+        has_fd = row.kind == _CLOEXEC_CHANGE or row.call in self._has_fd
+        return self._event(
+            row,
+            names,
+            event="close_on_exec" if is_change else known.event,
+            syscall=known.name if not is_process or row.call == EXEC else None,
+            fd=row.fd if has_fd and row.fd >= 0 else None,
+            result=None if is_process else result,
+            error=error_name(-result) if row.kind == _FAILURE else None,
+            path=event_text(self._calls, chunk.batch, row.event) if family is None else None,
             family=family,
             socket_type=socket_type,
             protocol=protocol,
-            close_on_exec=bool(int(record["argument"]) & 1) if kind == _MARK else None,
-            child_pid=int(record["fd2"]) if call == FORK else None,
-            child_tid=int(record["fd"]) if call == FORK else None,
-            shares_descriptors=bool(int(record["flags"]) & SHARES) if call == FORK else None,
+            close_on_exec=bool(int(record["argument"]) & 1) if is_change else None,
+            child_pid=int(record["fd2"]) if row.call == FORK else None,
+            child_tid=int(record["fd"]) if row.call == FORK else None,
+            shares_descriptors=bool(int(record["flags"]) & SHARES) if row.call == FORK else None,
         )
 
-    def _on_socket(
-        self, chunk: EventChunk, names: Mapping[int, str], at_ns: int, event: int, fd: int, call: int, tid: int
-    ) -> DescriptorEvent:
-        known = self._calls[call]
-        record = chunk.batch.events[event]
+    def _socket_use(self, chunk: EventChunk, row: _Row, names: Mapping[int, str]) -> DescriptorEvent:
+        known = self._calls[row.call]
+        record = chunk.batch.events[row.event]
         result, kind, value = int(record["result"]), int(record["argument"]), int(record["fd2"])
-        address = format_address(chunk.batch.data(event), kind >> 32) if known.action == Action.ADDRESS else None
+        address = format_address(chunk.batch.data(row.event), kind >> 32) if known.action == Action.ADDRESS else None
         family, socket_type, protocol = socket_kind(kind) if kind else (None, None, None)
-        return DescriptorEvent(
-            at_ns=at_ns,
-            time=self._moments.format(at_ns),
-            pid=chunk.pid,
-            tid=tid,
-            thread_name=names.get(tid, ""),
+        return self._event(
+            row,
+            names,
             event=known.event,
             syscall=known.name,
-            fd=fd,
+            fd=row.fd,
             result=result,
             error=error_name(-result) if result < 0 else None,
             type="socket" if kind else None,
@@ -350,16 +474,3 @@ class EventMaker:
             backlog=value if known.event == "listen" else None,
             shut=_SHUT[value] if known.event == "shutdown" and 0 <= value < len(_SHUT) else None,
         )
-
-    def _describe(self, chunk: EventChunk, event: int) -> tuple[str | None, str | None]:
-        """The type of what an event bore, and its path or address; a duplicate is what it duplicates."""
-        for _ in range(_MOST_DUPLICATIONS):
-            if event not in chunk.copied:
-                break
-            event = chunk.copied[event]
-        record = chunk.batch.events[event]
-        call = self._calls[int(record["call"])]
-        if call.event == "duplicate":
-            known = chunk.earlier.get(int(record["fd2"]))
-            return (known.type, known.text) if known else (None, None)
-        return self._types.of_event(record), event_text(self._calls, chunk.batch, event)

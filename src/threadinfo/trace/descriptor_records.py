@@ -1,12 +1,14 @@
-"""Loads bpf/descriptors.bpf.c and reads its records in bulk, in the order of their time."""
+"""Loads bpf/descriptors.bpf.c, tells it what to watch, and reads its records in bulk, in the order of their time."""
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
+import os
 import platform
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import NamedTuple
 
@@ -16,35 +18,43 @@ from numpy.typing import NDArray
 from threadinfo.errors import NotAvailableError
 from threadinfo.trace.awaited import AWAITED_BYTES, AwaitedProcess
 from threadinfo.trace.btf import KernelTypes
-from threadinfo.trace.calls import COMPAT_FIELD, MACHINES, actions_of
+from threadinfo.trace.calls import COMPAT_FIELD, MACHINES, PATH, actions_of
+from threadinfo.trace.descriptor_types import DEFINES, type_code
 from threadinfo.trace.following import FOLLOWING_BYTES, Following
+from threadinfo.trace.kernel_ledger import KernelLedger, choose_sizes
 from threadinfo.trace.loader import Programs, ProgramStatistics
 from threadinfo.trace.machine import cpu_count, pid_limit
 from threadinfo.trace.ring import Records, RingReader
 from threadinfo.trace.stack_records import STACK_BUFFER_BYTES, StackReader
 
-# Mirrors of bpf/descriptors.bpf.c.
+# Mirrors of bpf/descriptors/events.h.
 EVENT = np.dtype(
     [
         ("at_ns", "<i8"),
-        ("table", "<u8"),
+        ("argument", "<u8"),
+        ("lifetime_ns", "<i8"),
+        ("process", "<u4"),
+        ("table", "<u4"),
         ("tid", "<u4"),
         ("tgid", "<u4"),
-        ("call", "<u2"),
-        ("flags", "u1"),
-        ("file_type", "u1"),
         ("result", "<i4"),
         ("fd", "<i4"),
         ("fd2", "<i4"),
         ("length", "<u4"),
         ("stack", "<u4"),
-        ("argument", "<u8"),
+        ("call", "<u2"),
+        ("flags", "<u2"),
+        ("type", "u1"),
+        ("ended_type", "u1"),
+        ("unused", "<u2"),
+        ("unused2", "<u4"),
     ]
 )
-TRUNCATED, UNREADABLE, SHARES, LAST, FOLLOWED = 1, 2, 4, 8, 16
+TRUNCATED, UNREADABLE, SHARES, LAST, FOLLOWED, OPENED, CLOSED, OWED = (1 << bit for bit in range(8))
+LATE, EARLY, CLOSE_ON_EXEC, TABLE_GONE, FAILED, SOCKET_USE = (1 << bit for bit in range(8, 14))
 _DATA_BYTES = {"small": 0, "medium": 64, "large": 256, "huge": 4096}
-_CALLS, _MARKS = 1024, 256
-_TARGET, _SHARER = 1, 2
+_CALLS = 1024
+TARGET, SHARER = 1, 2
 _EVENT_WORDS = 1 + EVENT.itemsize // 8  # with the header of the buffer
 _TIME_WORD = 1
 
@@ -53,15 +63,19 @@ TRACEPOINTS = {
     "sched_process_fork": "on_sched_process_fork",
     "sched_process_exec": "on_sched_process_exec",
     "sched_process_exit": "on_sched_process_exit",
+    "signal_deliver": "on_signal_deliver",
 }
 RING_TRACEPOINTS = {
     "io_uring_submit_req": "on_io_uring_submit_req",
     "io_uring_complete": "on_io_uring_complete",
 }
-"""Left out, and said by `doctor`, where a kernel has no io_uring or an older form of these."""
+"""Left out, and said in the report, where a kernel has no io_uring or an older form of these."""
+_PARTS = ("sweep", "receive", "open_received", "apply")
 
 BUFFER_BYTES = {"small": 1 << 25, "medium": 1 << 25, "large": 1 << 22, "huge": 1 << 22}
-"""A quarter of a second of a million opens and closes a second; they are read every few hundredths."""
+"""Of a live stream: a quarter of a second of a million opens and closes a second."""
+WORDS_BUFFER_BYTES = {"small": 1 << 22, "medium": 1 << 22, "large": 1 << 20, "huge": 1 << 21}
+"""Where only words travel."""
 
 _HOLD_BACK_NS = 5_000_000
 """A record may be stamped before, and written after, one of another CPU: what is younger than this waits."""
@@ -71,9 +85,12 @@ _OFFSETS = {
     "TASK_PID": ("task_struct", "pid"),
     "TASK_COMM": ("task_struct", "comm"),
     "TASK_FILES": ("task_struct", "files"),
+    "TASK_LEADER": ("task_struct", "group_leader"),
     "TASK_EXEC_ID": ("task_struct", "self_exec_id"),
     "TASK_SIGNAL": ("task_struct", "signal"),
     "SIGNAL_LIVE": ("signal_struct", "live"),
+    "SIGACTION_HANDLER": ("k_sigaction", "sa", "sa_handler"),
+    "SIGACTION_FLAGS": ("k_sigaction", "sa", "sa_flags"),
     "FILES_FDT": ("files_struct", "fdt"),
     "FILES_COUNT": ("files_struct", "count"),
     "TABLE_MAX_FDS": ("fdtable", "max_fds"),
@@ -86,6 +103,8 @@ _OFFSETS = {
     "SOCK_TYPE": ("sock", "sk_type"),
     "SOCK_PROTOCOL": ("sock", "sk_protocol"),
     "INODE_MODE": ("inode", "i_mode"),
+    "INODE_SUPER": ("inode", "i_sb"),
+    "SUPER_MAGIC": ("super_block", "s_magic"),
     "BINARY_NAME": ("linux_binprm", "filename"),
 }
 _RING_OFFSETS = {
@@ -111,23 +130,16 @@ class Batch(NamedTuple):
     places: NDArray[np.int64]
     sources: tuple[NDArray[np.uint64], ...]
 
-    def take(self, which: NDArray[np.intp]) -> NDArray[np.void]:
-        """The events at some indices, ascending; no copy where they are all there are."""
-        return self.events if len(which) == len(self.events) else self.events[which]
-
     def data(self, index: int) -> bytes:
-        """What came with an event: a string of the process, an address, a control message, a bitmap."""
+        """What came with an event: a string of the process, or an address."""
         place = int(self.places[index])
         length = int(self.events["length"][index])
         data: bytes = self.sources[place >> 32][place & 0xFFFFFFFF].tobytes()
         return data[:length]
 
-
-def is_mark(events: NDArray[np.void]) -> NDArray[np.bool_]:
-    """Which events set close-on-exec of the descriptor `fd2`, or take it away."""
-    marked: NDArray[np.bool_] = (events["argument"] & _MARKS != 0) & (events["fd"] < 0) & (events["fd2"] >= 0)
-    marked &= (events["length"] == 0) & (events["result"] >= 0)
-    return marked
+    def text(self, index: int) -> str:
+        """A string that came with an event, escaped where it is not UTF-8."""
+        return self.data(index).split(b"\0", 1)[0].decode("utf-8", "backslashreplace")
 
 
 class Counts(NamedTuple):
@@ -139,14 +151,11 @@ class Counts(NamedTuple):
     compat: int
     unread: int
     uncopied: int
-
-
-class _Control(ctypes.Structure):
-    _fields_ = (("is_on", ctypes.c_uint64), ("copies_left", ctypes.c_int64))
+    omitted: int
 
 
 class _Counts(ctypes.Structure):
-    _fields_ = tuple((name, ctypes.c_uint64) for name in Counts._fields)
+    _fields_ = tuple((name, ctypes.c_uint64) for name in (*Counts._fields, "forgotten"))
 
 
 def kernel_facts(machine: str) -> tuple[dict[str, int | str], list[tuple[str, str]], bool]:
@@ -190,40 +199,56 @@ def _ring_facts(types: KernelTypes) -> dict[str, int] | None:
     return facts if len(facts) == len(found) else None
 
 
+class Target(NamedTuple):
+    """A process to be watched."""
+
+    pid: int
+    links: Mapping[int, str]
+    """What it has open, as in /proc/PID/fd."""
+    shares_with: int | None
+    """An earlier target whose table it uses."""
+
+
 class DescriptorRecorder:
     """Watches the descriptor tables of some processes. A context manager: it detaches at its end."""
 
     def __init__(
         self,
-        pids: Collection[int],
-        sharers: Collection[int] = (),
-        buffer_bytes: dict[str, int] | None = None,
+        targets: Sequence[Target],
+        read_numbers: Callable[[int], Sequence[int] | None],
+        sharers: Mapping[int, int] | None = None,
+        buffer_bytes: Mapping[str, int] = BUFFER_BYTES,
         *,
+        records: int,
         with_stacks: bool = False,
         follow_limit: int = 0,
     ) -> None:
-        """Attaches, and records at once; `sharers` are other processes that use a table of theirs.
+        """Attaches, and counts at once; `sharers`: other processes that use a target's table, to the target's PID.
 
-        `follow_limit`: how many of the processes that traced ones make are traced too.
-        Raises NotAvailableError.
+        `read_numbers` gives the numbers that a process has open, or None. `records`: which are wanted (kernel_ledger).
+        `follow_limit`: how many of the processes that traced ones make are traced too. Raises NotAvailableError.
         """
         machine = platform.machine()
         defines, attach, self.sees_io_uring = kernel_facts(machine)
-        sizes = buffer_bytes or BUFFER_BYTES
-        defines |= {f"{name.upper()}_PAGES": size // mmap.PAGESIZE for name, size in sizes.items()}
+        with_stacks = with_stacks and "REGISTER_IP" in defines
         self._cpu_count = cpu_count()
+        open_count = max((len(target.links) for target in targets), default=0)
+        sizes = choose_sizes(len(targets), follow_limit, self._cpu_count, open_count, with_stacks=with_stacks)
+        defines |= sizes.defines() | DEFINES
+        defines |= {f"{name.upper()}_PAGES": size // mmap.PAGESIZE for name, size in buffer_bytes.items()}
         defines |= {"CPU_COUNT": self._cpu_count, "PID_LIMIT": pid_limit()}
         defines |= {f"{name.upper()}_STACK_PAGES": size // mmap.PAGESIZE for name, size in STACK_BUFFER_BYTES.items()}
-        self._programs = Programs("descriptors.bpf.c", defines, attach)
+        self._programs = Programs("descriptors.bpf.c", defines, attach, _PARTS)
         try:
             programs = self._programs
-            self.stacks = StackReader(programs) if with_stacks and "REGISTER_IP" in defines else None
+            self.ledger = KernelLedger(programs, sizes)
+            self._control = self.ledger.control
+            self.stacks = StackReader(programs) if with_stacks else None
             actions = (ctypes.c_uint64 * _CALLS).from_buffer(programs.memory("actions", 8, _CALLS))
-            for number, action in actions_of(machine, with_stacks=self.stacks is not None).items():
+            for number, action in actions_of(machine, type_code, with_stacks=with_stacks).items():
                 actions[number] = action
             counts = programs.memory("counts", ctypes.sizeof(_Counts), self._cpu_count)
             self._counts = (_Counts * self._cpu_count).from_buffer(counts)
-            self._control = _Control.from_buffer(programs.memory("control", ctypes.sizeof(_Control), 1))
             self.awaited = AwaitedProcess(programs.memory("awaited", AWAITED_BYTES, 1))
             self.following = Following(programs.memory("following", FOLLOWING_BYTES, 1))
             self.following.allow(follow_limit)
@@ -231,17 +256,35 @@ class DescriptorRecorder:
             self._held = {}
             for name, data_bytes in _DATA_BYTES.items():
                 words = _EVENT_WORDS + data_bytes // 8
-                self._readers[name] = RingReader(programs.table(f"{name}_events").map_fd, sizes[name], words)
+                self._readers[name] = RingReader(programs.table(f"{name}_events").map_fd, buffer_bytes[name], words)
                 self._held[name] = np.empty((0, words), np.uint64)
-            size = int(defines["PID_LIMIT"]) // 32 + 1
-            marks = (ctypes.c_uint64 * size).from_buffer(programs.memory("marks", 8, size))
-            for mark, marked in ((_TARGET, pids), (_SHARER, sharers)):
-                for pid in marked:
-                    marks[pid // 32] |= mark << pid % 32 * 2
-            self._control.is_on = 1
+            self._begin(targets, sharers or {}, int(defines["PID_LIMIT"]), records)
+            for target in targets:
+                if target.shares_with is None and (now := read_numbers(target.pid)) is not None:
+                    table = self.ledger.table_of(self.ledger.process_slots()[target.pid])
+                    self.ledger.correct(table or 0, target.links, now)
         except BaseException:
             self._programs.close()
             raise
+
+    def _begin(self, targets: Sequence[Target], sharers: Mapping[int, int], most_pid: int, records: int) -> None:
+        size = most_pid // 32 + 1
+        marks = (ctypes.c_uint64 * size).from_buffer(self._programs.memory("marks", 8, size))
+        slots: dict[int, tuple[int, int]] = {}
+        for target in targets:
+            shared = None if target.shares_with is None else slots[target.shares_with][1]
+            slots[target.pid] = self.ledger.add_process(target.pid, shared)
+            if shared is None:
+                self.ledger.seed(slots[target.pid][1], target.links)
+            marks[target.pid // 32] |= TARGET << target.pid % 32 * 2
+        for pid, owner in sharers.items():
+            self.ledger.share_process(pid, slots[owner][0])
+            marks[pid // 32] |= SHARER << pid % 32 * 2
+        control = self._control[0]
+        control["started_ns"] = time.monotonic_ns()
+        control["seed"] = int.from_bytes(os.urandom(8), "little")
+        control["records"], control["records_left"] = records, 1 << 62
+        control["is_on"] = 1
 
     def __enter__(self) -> DescriptorRecorder:
         return self
@@ -252,16 +295,20 @@ class DescriptorRecorder:
         self._programs.close()
 
     def stop(self) -> None:
-        """Records nothing more; what is in the buffers can still be read."""
-        self._control.is_on = 0
+        """Counts and records nothing more; what is in the buffers can still be read."""
+        self._control["is_on"] = 0
 
     def resume(self) -> None:
-        """Records again, for measuring; what comes from now on must not be read."""
-        self._control.is_on = 1
+        """Counts again, for measuring; what comes from now on must not be read."""
+        self._control["is_on"] = 1
 
     def allow_copies(self, count: int) -> None:
         """How many stacks may be copied until the next call."""
-        self._control.copies_left = count
+        self._control["copies_left"] = count
+
+    def allow_records(self, count: int) -> None:
+        """How many records of descriptors may come until the next call; what is left out is counted."""
+        self._control["records_left"] = count
 
     def statistics(self) -> ProgramStatistics:
         """The kernel's account of the programs."""
@@ -285,7 +332,15 @@ class DescriptorRecorder:
         if (at[1:] < at[:-1]).any():
             order = np.argsort(at, kind="stable")
             merged, place = merged[order], place[order]
-        return Batch(merged.view(EVENT).reshape(len(merged)), place, tuple(data))
+        return self._take_paths(Batch(merged.view(EVENT).reshape(len(merged)), place, tuple(data)))
+
+    def _take_paths(self, batch: Batch) -> Batch:
+        """Paths that are new are for the ledger."""
+        is_path = batch.events["call"] == PATH
+        for index in np.flatnonzero(is_path).tolist():
+            event = batch.events[index]
+            self.ledger.paths[int(event["argument"])] = int(event["process"]), batch.text(index)
+        return Batch(batch.events[~is_path], batch.places[~is_path], batch.sources) if is_path.any() else batch
 
     def _split(self, name: str, records: Records, cutoff: int) -> Records:
         """Gives what is old enough, and keeps the rest for the next time."""
@@ -300,3 +355,10 @@ class DescriptorRecorder:
         head, tail, is_young = records[:first], records[first:], is_young[first:]
         self._held[name] = tail[is_young]
         return head if is_young.all() else np.concatenate([head, tail[~is_young]])
+
+
+def error_name(number: int) -> str:
+    """``EMFILE`` for 24, as errno(3) has it."""
+    if number == errno.EOPNOTSUPP:  # Python knows the same number as ENOTSUP
+        return "EOPNOTSUPP"
+    return errno.errorcode.get(number, f"error {number}")

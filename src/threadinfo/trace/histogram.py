@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from threadinfo.model import Latency
 
 _SUB_BITS, _OCTAVES = 3, 38  # mirrors of bpf/scheduling.bpf.c
@@ -26,6 +29,17 @@ def bucket_of(ns: int) -> int:
     power = ns.bit_length() - 1
     index = (power - _SUB_BITS + 1 << _SUB_BITS) + (ns >> power - _SUB_BITS & (1 << _SUB_BITS) - 1)
     return min(index, BUCKETS - 1)
+
+
+def buckets_of(times_ns: NDArray[np.int64]) -> NDArray[np.int64]:
+    """`bucket_of` for many."""
+    small = times_ns < 1 << _SUB_BITS
+    power = np.frexp(np.maximum(times_ns, 1).astype(np.float64))[1].astype(np.int64) - 1
+    # A number just below a power of two may round up to it.
+    power -= (np.int64(1) << np.minimum(power, 62)) > np.maximum(times_ns, 1)
+    shift = np.maximum(power - _SUB_BITS, 0)
+    index = (power - _SUB_BITS + 1 << _SUB_BITS) + (times_ns >> shift & (1 << _SUB_BITS) - 1)
+    return np.minimum(np.where(small, times_ns, index), BUCKETS - 1)
 
 
 def summarize(count: int, sum_ns: int, max_ns: int, buckets: Sequence[int], *, with_octaves: bool = False) -> Latency:

@@ -7,6 +7,7 @@ distribution's copy by its path. PyPI's "bcc" is an unrelated package.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import importlib.util
 import mmap
@@ -97,8 +98,17 @@ class ProgramStatistics(msgspec.Struct, frozen=True):
 class Programs:
     """Compiled, loaded and attached programs; detached on every way out. Use as a context manager."""
 
-    def __init__(self, source: str, defines: Mapping[str, int | str], attach: Sequence[tuple[str, str]]) -> None:
-        """`attach`: (raw tracepoint, function) each. Raises NotAvailableError, with nothing left attached."""
+    def __init__(
+        self,
+        source: str,
+        defines: Mapping[str, int | str],
+        attach: Sequence[tuple[str, str]],
+        parts: Sequence[str] = (),
+    ) -> None:
+        """`attach`: (raw tracepoint, function) each. `parts`: functions that others call, in the order of the map `parts`.
+
+        Raises NotAvailableError, with nothing left attached.
+        """
         bcc = load_bcc()
         directory = bpf_directory()
         os.environ["BCC_KERNEL_SOURCE"] = str(directory)
@@ -107,7 +117,10 @@ class Programs:
         self._bpf: Any = None
         with _captured_stderr() as messages:
             try:
-                self._bpf = bcc.BPF(src_file=str(directory / source).encode(), cflags=flags)
+                self._bpf = bcc.BPF(text=read_source(directory / source), cflags=flags)
+                for index, part in enumerate(parts):
+                    function = self._bpf.load_func(part.encode(), bcc.BPF.RAW_TRACEPOINT)
+                    self._bpf[b"parts"][ctypes.c_int(index)] = ctypes.c_int(function.fd)
                 for tracepoint, function in attach:
                     self._bpf.attach_raw_tracepoint(tp=tracepoint.encode(), fn_name=function.encode())
             except Exception as problem:  # bcc raises nothing more precise
@@ -152,6 +165,17 @@ class Programs:
                     if key in sums:
                         sums[key] += int(value)
         return ProgramStatistics(sums["run_cnt"], sums["run_time_ns"], sums["recursion_misses"])
+
+
+def read_source(path: Path) -> bytes:
+    """A C file with the files of ours that it includes put in: bcc finds maps in the main file alone."""
+    lines = [f'#line 1 "{path}"']
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if line.startswith('#include "'):
+            lines += [read_source(bpf_directory() / line.split('"')[1]).decode(), f'#line {number + 1} "{path}"']
+        else:
+            lines.append(line)
+    return "\n".join(lines).encode()
 
 
 @contextlib.contextmanager

@@ -31,12 +31,12 @@ from threadinfo.trace.descriptors import (
     DescriptorTracer,
     LedgerCheck,
     ReadLinks,
+    ReadNumbers,
     ReadPids,
 )
 from threadinfo.trace.following import Child
 from threadinfo.trace.machine import CAPABILITIES_NEEDED, GRANT_CAPABILITIES, may_trace
 from threadinfo.trace.scheduling import ReadThreads, SchedulingTracer, ThreadActivity, possible_on_this_process
-from threadinfo.trace.tables import ReadLink
 
 EndedBy = Literal["duration", "interrupt", "target"]
 ReadName = Callable[[int], tuple[int | None, str] | None]
@@ -181,7 +181,7 @@ def trace_processes(
     read_threads: ReadThreads,
     read_name: ReadName,
     read_links: ReadLinks,
-    read_link: ReadLink,
+    read_numbers: ReadNumbers,
     read_pids: ReadPids,
     progress: Progress,
     on_watching: Callable[[], None] | None = None,
@@ -214,7 +214,7 @@ def trace_processes(
                 DescriptorTracer(
                     pids,
                     read_links,
-                    read_link,
+                    read_numbers,
                     read_pids,
                     code=code,
                     log_sockets_at=log_sockets_at,
@@ -274,7 +274,7 @@ def trace_processes(
         if scheduling:
             scheduling.stop()
             started_ns, stopped_ns = scheduling.started_ns, scheduling.stopped_ns
-        checks = descriptors.finish()[2] if descriptors else {}
+        checks = descriptors.finish()[1] if descriptors else {}
         if scheduling:
             _learn_names(scheduling, names, read_name, is_last=True)
             activities = scheduling.activities(scheduling.names() | names)
@@ -289,7 +289,9 @@ def trace_processes(
             duration_ns=stopped_ns - started_ns,
             ended_by=ended_by,
             activities=None if activities is None else tuple(activities),
-            descriptors={pid: descriptors.activity(pid) for pid in pids if pid in descriptors.totals}
+            descriptors={
+                pid: activity for pid in pids if (activity := descriptors.activity(pid)) is not None
+            }
             if descriptors
             else {},
             checks=checks,
@@ -304,7 +306,7 @@ def trace_processes(
                 (descriptors.recorder.following.left_out_count if descriptors else 0),
                 (scheduling.following.left_out_count if scheduling else 0),
             ),
-            sharers=frozenset(pid for pid in descriptors.children if descriptors.shares_parents_table(pid))
+            sharers=frozenset(pid for pid in pids if descriptors.shares_table(pid))
             if descriptors
             else frozenset(),
         )

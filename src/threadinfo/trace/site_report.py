@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -9,9 +10,11 @@ import numpy as np
 
 from threadinfo.model import DescriptorTrace, LeakSuspect, SiteChurn, StackCounts
 from threadinfo.trace.call_sites import CallSites
+from threadinfo.trace.descriptor_types import TYPE_NAMES
+from threadinfo.trace.growth import OpenAtSites
+from threadinfo.trace.kernel_ledger import KernelLedger
 from threadinfo.trace.leaks import judge_growth
 from threadinfo.trace.site_groups import Site, group_sites, own_frames, site_frames, site_library
-from threadinfo.trace.site_totals import SiteTotals
 
 _MOST_SITES = 100
 _MOST_NUMBERS_SHOWN = 100
@@ -19,18 +22,19 @@ _MOST_NUMBERS_SHOWN = 100
 
 def describe_sites(
     trace: DescriptorTrace,
-    totals: SiteTotals,
+    process: int,
+    ledger: KernelLedger,
     call_sites: CallSites,
-    types: Sequence[str | None],
+    growth: OpenAtSites,
     fds: Mapping[int, Sequence[int]],
     stopped_ns: int,
     uncopied_count: int,
 ) -> DescriptorTrace:
-    """The trace with what it saw by call site; `fds` are the open numbers that were born at each stack's number."""
-    numbers = np.flatnonzero(totals.opened + totals.limit_failed).tolist()
-    sites = group_sites({number: call_sites.stack(number) for number in numbers})
-    churn = sorted((_churn(site, totals, types) for site in sites), key=lambda one: -one.opened_count)
-    suspects = [suspect for site in sites if (suspect := _suspect(site, totals, fds, stopped_ns)) is not None]
+    """The trace with what it saw by call site; `process`: its slot; `fds`: the open numbers by stack id."""
+    ids = ledger.site_ids(process).tolist()
+    sites = group_sites({stack_id: call_sites.stack(stack_id) for stack_id in ids})
+    churn = sorted((_churn(site, ledger) for site in sites), key=lambda one: -one.opened_count)
+    suspects = [suspect for site in sites if (suspect := _suspect(site, ledger, growth, fds, stopped_ns)) is not None]
     attributed = sum(one.opened_count for one in churn if one.stack)
     return msgspec.structs.replace(
         trace,
@@ -50,42 +54,47 @@ def describe_sites(
     )
 
 
-def _churn(site: Site, totals: SiteTotals, types: Sequence[str | None]) -> SiteChurn:
-    which = list(site.numbers)
-    opened, closed = int(totals.opened[which].sum()), int(totals.closed[which].sum())
+def _churn(site: Site, ledger: KernelLedger) -> SiteChurn:
+    counts = ledger.sites[list(site.numbers)]
+    opened, closed = int(counts["opened"].sum()), int(counts["closed"].sum())
+    types = counts["types"].sum(axis=0, dtype=np.int64)
+    by_type = Counter({TYPE_NAMES[code] or "unknown": int(types[code]) for code in np.flatnonzero(types).tolist()})
     return SiteChurn(
         stack=site_frames(site.stack),
         library=site_library(site.stack),
         opened_count=opened,
         closed_count=closed,
         still_open_count=max(0, opened - closed),
-        limit_failed_count=int(totals.limit_failed[which].sum()),
-        by_type={types[code] or "unknown": count for code, count in totals.types_of(site.numbers).most_common()},
-        lifetime_ns=totals.lifetime_of(site.numbers),
+        limit_failed_count=int(counts["limit_failed"].sum()),
+        by_type=dict(by_type.most_common()),
+        lifetime_ns=ledger.site_lifetime(site.numbers),
     )
 
 
-def _suspect(site: Site, totals: SiteTotals, fds: Mapping[int, Sequence[int]], stopped_ns: int) -> LeakSuspect | None:
+def _suspect(
+    site: Site, ledger: KernelLedger, growth: OpenAtSites, fds: Mapping[int, Sequence[int]], stopped_ns: int
+) -> LeakSuspect | None:
     which = np.array(site.numbers)
-    now = int((totals.opened[which] - totals.closed[which]).sum())
-    born = totals.first_ns[which]
-    if not now or not born.any():
+    counts = ledger.sites[which]
+    now = int((counts["opened"] - counts["closed"]).sum())
+    opened_ns = counts["first_ns"]
+    if not now or not opened_ns.any():
         return None
-    first_ns = int(born[born > 0].min())
-    counts = [int(levels[which[which < len(levels)]].sum()) for levels in totals.open_at]
-    growth = judge_growth([*totals.moments_ns, stopped_ns], [*counts, now], first_ns)
-    if growth is None:
+    first_ns = int(opened_ns[opened_ns > 0].min())
+    levels = [int(counts[which[which < len(counts)]].sum()) for counts in growth.open_counts]
+    judged = judge_growth([*growth.at_ns, stopped_ns], [*levels, now], first_ns)
+    if judged is None:
         return None
     still_open = sorted(fd for number in site.numbers for fd in fds.get(number, ()))
     return LeakSuspect(
         stack=site_frames(site.stack),
         library=site_library(site.stack),
-        opened_count=int(totals.opened[which].sum()),
+        opened_count=int(counts["opened"].sum()),
         surviving_count=now,
-        growth_per_minute=60 * growth.per_second,
+        growth_per_minute=60 * judged.per_second,
         seconds_to_limit=None,
-        confidence=growth.confidence,
+        confidence=judged.confidence,
         watched_ns=stopped_ns - first_ns,
-        steadiness=growth.steadiness,
+        steadiness=judged.steadiness,
         fds=tuple(still_open[:_MOST_NUMBERS_SHOWN]),
     )

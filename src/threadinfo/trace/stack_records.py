@@ -1,4 +1,4 @@
-"""Reads the copies of user stacks that bpf/descriptors.bpf.c makes of new ways to a call, and teaches it frames."""
+"""Reads the copies of user stacks that bpf/descriptors/stacks.h makes of new ways to a call, and teaches it frames."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 from threadinfo.trace.loader import Programs
 from threadinfo.trace.ring import RingReader
 
-# Mirrors of bpf/descriptors.bpf.c.
+# Mirrors of bpf/descriptors/stacks.h.
 IS_PROGRAM, IS_END, IS_OUTERMOST, IS_ROOT = 1, 2, 4, 8
 _MIX = 0x9E3779B97F4A7C15
 REGISTER_WORDS, REGISTER_IP, REGISTER_SP = 21, 16, 19  # of struct pt_regs
 _HEAD = 3
+_CODE_BITS, _PAGE_SHIFT = 1 << 16, 12
 _STACK_BYTES = {"long": 8192, "short": 1024}
 
 STACK_BUFFER_BYTES = {"long": 1 << 24, "short": 1 << 22}
@@ -25,7 +26,7 @@ class CopiedStacks(NamedTuple):
     """Registers and the top of the stack of threads, as they were at the end of a call; a row each."""
 
     number: NDArray[np.uint32]
-    """Events of the same way to the call carry it."""
+    """The stack id: events of the same way to the call carry it."""
     pid: NDArray[np.uint32]
     tid: NDArray[np.uint32]
     exec_id: NDArray[np.uint32]
@@ -72,6 +73,7 @@ class StackReader:
         for name, size in STACK_BUFFER_BYTES.items():
             words = 1 + _HEAD + REGISTER_WORDS + _STACK_BYTES[name] // 8
             self._readers[name] = RingReader(programs.table(f"{name}_stacks").map_fd, size, words)
+        self._code = np.frombuffer(programs.memory("code_filter", 8, _CODE_BITS // 64), np.uint64)
         self.untaught_count = 0
         """Frames for which the kernel's table had no room."""
 
@@ -90,6 +92,13 @@ class StackReader:
             self._frames[self._frames.Key(pc ^ program)] = self._frames.Leaf(step, flags)
         except Exception:  # bcc's own
             self.untaught_count += 1
+
+
+    def add_code(self, first: int, end: int) -> None:
+        """Addresses of code of a traced process: what of a stack points there tells the ways to a call apart."""
+        pages = np.arange(first >> _PAGE_SHIFT, (end - 1 >> _PAGE_SHIFT) + 1, dtype=np.uint64)
+        bits = pages * np.uint64(_MIX) >> np.uint64(48)
+        np.bitwise_or.at(self._code, (bits >> np.uint64(6)).astype(np.intp), np.uint64(1) << (bits & np.uint64(63)))
 
 
 def _copies(records: NDArray[np.uint64], *, is_long: bool) -> CopiedStacks:

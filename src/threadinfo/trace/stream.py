@@ -11,14 +11,14 @@ from types import TracebackType
 import msgspec
 
 from threadinfo.model import Confidence
-from threadinfo.trace.descriptor_events import EventChunk, make_chunk
-from threadinfo.trace.descriptor_records import Batch
+from threadinfo.trace.descriptor_events import EventChunk
 from threadinfo.trace.descriptors import (
     SETTLE_SECONDS,
     CodeAccess,
     DescriptorTracer,
     LedgerCheck,
     ReadLinks,
+    ReadNumbers,
     ReadPids,
 )
 from threadinfo.trace.scheduling import Delay, ReadThreads, SchedulingTracer
@@ -35,7 +35,6 @@ from threadinfo.trace.session import (
     ticks,
     wait_for,
 )
-from threadinfo.trace.tables import BatchResult, ReadLink
 
 _TICK_SECONDS = 0.02
 
@@ -61,7 +60,7 @@ class Stream:
         with_descriptors: bool,
         read_threads: ReadThreads,
         read_links: ReadLinks,
-        read_link: ReadLink,
+        read_numbers: ReadNumbers,
         read_pids: ReadPids,
         code: CodeAccess | None = None,
         buffer_bytes: dict[str, int] | None = None,
@@ -86,7 +85,7 @@ class Stream:
                     DescriptorTracer(
                         pids,
                         read_links,
-                        read_link,
+                        read_numbers,
                         read_pids,
                         code=code,
                         for_stream=True,
@@ -131,7 +130,7 @@ class Stream:
         delays = self.scheduling.read_delays() if self.scheduling else []
         chunks, self._settled = self._settled, []
         if self.descriptors:
-            chunks += make_chunks(self.descriptors, *self.descriptors.read())
+            chunks += _some(self.descriptors.read())
         self._welcome()
         return StreamTick(delays, chunks, self.confidence())
 
@@ -139,7 +138,7 @@ class Stream:
         """All have ended: what they made shortly before is learnt of now."""
         if self.descriptors:
             time.sleep(SETTLE_SECONDS)
-            self._settled += make_chunks(self.descriptors, *self.descriptors.read())
+            self._settled += _some(self.descriptors.read())
         self._welcome()
 
     def _welcome(self) -> None:
@@ -156,8 +155,8 @@ class Stream:
         chunks, self._settled = self._settled, []
         checks = None
         if self.descriptors:
-            batch, results, checks = self.descriptors.finish()
-            chunks += make_chunks(self.descriptors, batch, results)
+            chunk, checks = self.descriptors.finish()
+            chunks += _some(chunk)
         return StreamTick(delays, chunks, self.confidence(), checks)
 
     def confidence(self) -> Confidence:
@@ -169,7 +168,5 @@ class Stream:
         return join_counts(confidence, recorder.counts(), recorder.statistics().missed_count)
 
 
-def make_chunks(tracer: DescriptorTracer, batch: Batch, results: Sequence[BatchResult]) -> list[EventChunk]:
-    """The events of every table in a batch; empty chunks are left out."""
-    chunks = [make_chunk(batch, result, tracer.calls, tracer.types) for result in results]
-    return [chunk for chunk in chunks if len(chunk.at_ns)]
+def _some(chunk: EventChunk | None) -> list[EventChunk]:
+    return [chunk] if chunk is not None and len(chunk.at_ns) else []

@@ -13,16 +13,15 @@ import msgspec
 
 from threadinfo.model import DescriptorEvent
 from threadinfo.trace.descriptor_events import EventMaker, Moments
-from threadinfo.trace.descriptors import CodeAccess, DescriptorTracer, ReadLinks, ReadPids
+from threadinfo.trace.descriptors import CodeAccess, DescriptorTracer, ReadLinks, ReadNumbers, ReadPids
 from threadinfo.trace.intervals import SchedulingIntervals, ThreadInterval
+from threadinfo.trace.kernel_ledger import OpenDescriptor
 from threadinfo.trace.scheduling import ReadThreads, SchedulingTracer
 from threadinfo.trace.session import TraceResult, check_privilege, join_counts
-from threadinfo.trace.stream import make_chunks
-from threadinfo.trace.tables import Known, ReadLink
 from threadinfo.trace.unwinder import Stack
 
 _KEPT_EVENTS = 1000
-_EVENTS_A_READ = 200  # more than anybody reads in a second; all are counted
+_EVENTS_A_READ = 200  # more than anybody reads in a second; all are counted, and no more travel
 
 
 class Counts(NamedTuple):
@@ -50,7 +49,7 @@ class Watch:
         code: CodeAccess,
         read_threads: ReadThreads,
         read_links: ReadLinks,
-        read_link: ReadLink,
+        read_numbers: ReadNumbers,
         read_pids: ReadPids,
     ) -> None:
         """Attaches, which takes a second or two; raises NotAvailableError, with nothing left attached."""
@@ -60,13 +59,14 @@ class Watch:
         with contextlib.ExitStack() as stack:
             self.scheduling = stack.enter_context(SchedulingTracer(read_threads))
             self.descriptors = stack.enter_context(
-                DescriptorTracer([pid], read_links, read_link, read_pids, code=code, for_stream=True)
+                DescriptorTracer([pid], read_links, read_numbers, read_pids, code=code, for_stream=True)
             )
             self.scheduling.start()
             self._intervals = SchedulingIntervals(self.scheduling)
-            self._maker = EventMaker(self.descriptors.calls, self.descriptors.types, self.moments)
+            self._maker = EventMaker(self.descriptors.calls, self.moments)
             self._kept: deque[_Kept] = deque(maxlen=_KEPT_EVENTS)
-            self._event_count = 0
+            self._event_count = self._omitted = 0
+            self.descriptors.recorder.allow_records(_EVENTS_A_READ)
             self.started_ns = time.monotonic_ns()
             self._stack = stack.pop_all()
 
@@ -84,13 +84,16 @@ class Watch:
         The kernel's buffers fill up otherwise: the fuller they were, the sooner the next call should come. `names` are
         those of the threads.
         """
-        count = 0
-        for chunk in make_chunks(self.descriptors, *self.descriptors.read()):
-            count += len(chunk.at_ns)
-            last = chunk.take(slice(-_EVENTS_A_READ, None))
-            known = {tid: names.get(tid) or self.descriptors.names.get(tid, "") for tid in set(last.tid.tolist())}
-            for event, number in self._maker.numbered_events(last, known):
-                self._kept.append(_Kept(event, number))
+        omitted = self.descriptors.recorder.counts().omitted
+        chunk = self.descriptors.read()
+        self.descriptors.recorder.allow_records(_EVENTS_A_READ)
+        if chunk is None:
+            return 0
+        known = {tid: names.get(tid) or self.descriptors.names.get(tid, "") for tid in set(chunk.tid.tolist())}
+        for event, stack_id in self._maker.events_with_ids(chunk, known):
+            self._kept.append(_Kept(event, stack_id))
+        count = len(chunk.at_ns) + omitted - self._omitted
+        self._omitted = omitted
         self._event_count += count
         return count
 
@@ -106,21 +109,18 @@ class Watch:
 
     def counts(self) -> Counts:
         """Of the process."""
-        totals = self.descriptors.totals[self.pid]
-        return Counts(
-            int(totals.opened_by_call.sum()), int(totals.closed_by_call.sum()), int(totals.failed_by_call.sum())
-        )
+        return Counts(*self.descriptors.counts(self.pid))
 
     def intervals(self) -> dict[int, ThreadInterval]:
         """What each thread did since the last call."""
         return self._intervals.read()
 
-    def born(self) -> dict[int, Known]:
-        """Of the numbers that are open, those that were born while we watched."""
-        return {fd: known for fd, known in self.descriptors.known(self.pid).items() if known.at_ns}
+    def opened(self) -> Mapping[int, OpenDescriptor]:
+        """Of the numbers that are open, those that were opened while we watched."""
+        return self.descriptors.opened(self.pid)
 
     def stack(self, number: int) -> Stack | None:
-        """The stack behind the number of a `Known`, where it is known by now."""
+        """The stack behind a stack id, where it is known by now."""
         return self.descriptors.stack(number) if number else None
 
     def result(self, names: Mapping[int, tuple[int | None, str]]) -> TraceResult:
@@ -138,7 +138,7 @@ class Watch:
             clock_offset_ns=self.moments.offset_ns,
             ended_by="interrupt",
             activities=tuple(self.scheduling.activities(self.scheduling.names() | dict(names))),
-            descriptors={self.pid: self.descriptors.activity(self.pid)},
+            descriptors={} if (activity := self.descriptors.activity(self.pid)) is None else {self.pid: activity},
             checks={},
             sees_io_uring=recorder.sees_io_uring,
             confidence=confidence,

@@ -1,0 +1,228 @@
+/* Processes and threads: who is traced, what exec closes, and who is no more. */
+
+/* How many processes that traced ones make are traced too. Mirrored by trace/following.py. */
+struct following {
+    u64 limit;
+    u64 count; /* of those that were to be, beyond the limit as well */
+};
+BPF_F_TABLE("array", u32, struct following, following, 1, MAPPED);
+
+static __always_inline bool may_follow(void) {
+    u32 zero = 0;
+    struct following *f = following.lookup(&zero);
+
+    return f && f->limit && __sync_fetch_and_add(&f->count, 1) < f->limit;
+}
+
+static __always_inline bool is_following(void) {
+    u32 zero = 0;
+    struct following *f = following.lookup(&zero);
+
+    return f && f->limit;
+}
+
+/* A process that is traced from now on; `table`: the slot of its table, or NO_SLOT where that is found later. Gives its
+ * own slot. */
+static __always_inline u32 add_process(u32 tgid, u32 table) {
+    u32 zero = 0, slot;
+    struct control *c = get_control();
+    struct process *p;
+
+    slot = c ? take_slot(free_processes.lookup(&zero), &c->next_process, PROCESSES) : NO_SLOT;
+    p = process_slots.lookup(&slot);
+
+    if (!p)
+        return NO_SLOT;
+    p->tgid = tgid;
+    p->table = table;
+    p->is_bound = 1;
+    processes.update(&tgid, &slot);
+    set_mark(tgid, TARGET);
+    return slot;
+}
+
+static __always_inline void copy_name(struct event *e, struct scratch *s, void *task) {
+    bpf_probe_read_kernel(s->data, COMM_BYTES, task + TASK_COMM);
+    e->length = COMM_BYTES;
+}
+
+int on_sched_process_fork(struct bpf_raw_tracepoint_args *ctx) {
+    void *parent = (void *)ctx->args[0], *child = (void *)ctx->args[1];
+    u64 files = read_u64(child, TASK_FILES), id = bpf_get_current_pid_tgid();
+    u32 child_tid, child_tgid, slot, table;
+    struct scratch *s = get_scratch();
+    struct event e;
+    struct actor a;
+
+    if (!is_on() || !s)
+        return 0;
+    if (tables.lookup(&files) && files != read_u64(parent, TASK_FILES))
+        tables.delete(&files); /* the table of that address is gone, and its memory is used again */
+    if (!mark_of(id >> 32) || !find_actor(&a, parent, id, id >> 32))
+        return 0;
+    child_tid = read_u32(child, TASK_PID);
+    child_tgid = read_u32(child, TASK_TGID);
+    threads.delete(&child_tid); /* of one that had the number before */
+    begin_event(&e, &a, FORK, 0);
+    e.fd = child_tid;
+    e.fd2 = child_tgid;
+    e.flags = files == a.files ? SHARES : 0;
+    if (child_tgid != (u32)(id >> 32) && mark_of(id >> 32) == TARGET && may_follow()) {
+        table = a.table;
+        slot = add_process(child_tgid, table);
+        if (slot != NO_SLOT) {
+            e.flags |= FOLLOWED;
+            e.argument = slot;
+            if (!(e.flags & SHARES)) { /* it does not run yet: what it has is what it begins with */
+                struct process *p = process_slots.lookup(&slot);
+
+                table = add_table(files, slot);
+                if (p)
+                    p->table = table;
+            }
+        }
+    } else if (e.flags & SHARES && child_tgid != (u32)(id >> 32)) {
+        processes.update(&child_tgid, &a.process);
+        set_mark(child_tgid, SHARER);
+    }
+    copy_name(&e, s, child);
+    emit_with(&e, s);
+    return 0;
+}
+
+/* A process that has not begun: the next that has this name when it calls exec is traced. Mirrored by trace/awaited.py. */
+struct awaited {
+    u64 name[2]; /* as the kernel has it, padded with zeroes */
+    s64 left;    /* 1 while it is waited for */
+    u64 pid;
+    u64 at_ns;
+};
+BPF_F_TABLE("array", u32, struct awaited, awaited, 1, MAPPED);
+
+/* Whether the process that has just called exec is the one. */
+static __always_inline bool is_awaited(void) {
+    u32 zero = 0;
+    struct awaited *a = awaited.lookup(&zero);
+    u64 name[2] = {};
+
+    if (!a || a->left <= 0)
+        return false;
+    bpf_get_current_comm(&name, sizeof name);
+    if (name[0] != a->name[0] || name[1] != a->name[1] || __sync_fetch_and_add(&a->left, -1) != 1)
+        return false;
+    a->at_ns = bpf_ktime_get_ns();
+    a->pid = bpf_get_current_pid_tgid() >> 32;
+    return true;
+}
+
+/* Close-on-exec has been done: what is open now is what the new program has. */
+int on_sched_process_exec(struct bpf_raw_tracepoint_args *ctx) {
+    u64 id = bpf_get_current_pid_tgid();
+    u32 tid = id, tgid = id >> 32, before = ctx->args[1], slot; /* `before`: the number that the thread had */
+    struct scratch *s = get_scratch();
+    struct thread *thread, as_before;
+    struct event e;
+    struct actor a;
+    struct work *w;
+    bool has_come;
+    void *task = (void *)bpf_get_current_task();
+    long length;
+
+    if (!is_on() || !s)
+        return 0;
+    has_come = is_awaited();
+    if (has_come) {
+        slot = add_process(tgid, NO_SLOT);
+        if (slot != NO_SLOT) {
+            u64 files = read_u64(task, TASK_FILES);
+            struct process *p = process_slots.lookup(&slot);
+
+            if (tables.lookup(&files))
+                tables.delete(&files);
+            if (p)
+                p->table = add_table(files, slot);
+        }
+    }
+    if (!mark_of(tgid))
+        return 0;
+    thread = threads.lookup(&before);
+    if (before != tid && thread) { /* it goes on under the first thread's number */
+        as_before = *thread;
+        threads.delete(&before);
+        threads.update(&tid, &as_before);
+    }
+    if (!find_actor(&a, task, tid, tgid))
+        return 0;
+    slot = a.process;
+    struct process *p = process_slots.lookup(&slot);
+    if (p && p->tgid == tgid && p->table != a.table) /* it had another table, or shared one */
+        p->table = a.table;
+    a.call = CODE_EXEC;
+    begin_event(&e, &a, EXEC, 0);
+    e.argument = before;
+    length = bpf_probe_read_kernel_str(s->data, sizeof s->data, (void *)read_u64((void *)ctx->args[2], BINARY_NAME));
+    e.length = length < 0 ? 0 : length;
+    emit_with(&e, s);
+    w = get_work();
+    if (!w || has_come)
+        return 0;
+    e.length = 0;
+    w->actor = a;
+    w->event = e;
+    w->next = 0;
+    w->last = MOST_NUMBER;
+    w->is_exec = 1;
+    parts.call(ctx, PART_SWEEP);
+    return 0;
+}
+
+int on_sched_process_exit(struct bpf_raw_tracepoint_args *ctx) {
+    void *task = (void *)ctx->args[0];
+    u64 files = read_u64(task, TASK_FILES);
+    u32 tid = read_u32(task, TASK_PID), tgid = read_u32(task, TASK_TGID), slot, *process;
+    struct thread *thread;
+    struct thread_slot *done;
+    struct scratch *s = get_scratch();
+    struct event e;
+    struct actor a = {};
+    u32 *known;
+
+    if (!is_on() || !s || !mark_of(tgid))
+        return 0;
+    known = tables.lookup(&files);
+    process = processes.lookup(&tgid);
+    if (!process)
+        return 0;
+    a.process = *process;
+    a.table = known ? *known : NO_SLOT;
+    a.now = bpf_ktime_get_ns();
+    thread = threads.lookup(&tid);
+    if (thread) {
+        slot = thread->slot;
+        done = thread_slots.lookup(&slot);
+        if (done)
+            done->has_ended = 1;
+        threads.delete(&tid);
+    }
+    begin_event(&e, &a, EXIT, 0);
+    e.tid = tid;
+    e.tgid = tgid;
+    if (!read_u32((void *)read_u64(task, TASK_SIGNAL), SIGNAL_LIVE))
+        e.flags = LAST;
+    if (known && read_u32((void *)files, FILES_COUNT) == 1) {
+        struct table *t = table_slots.lookup(&a.table);
+
+        if (t) {
+            t->ended_ns = a.now;
+            e.flags |= TABLE_GONE;
+        }
+        tables.delete(&files);
+    }
+    if (e.flags & LAST && is_following()) { /* its number will be another's */
+        processes.delete(&tgid);
+        set_mark(tgid, 0);
+    }
+    copy_name(&e, s, task);
+    emit_with(&e, s);
+    return 0;
+}

@@ -1,0 +1,41 @@
+/* Reading the kernel's memory and the process's, for every program here. */
+
+#define MAPPED 1024  /* BPF_F_MMAPABLE: user space reads and writes these through memory */
+#define COMM_BYTES 16 /* include/linux/sched.h, TASK_COMM_LEN */
+
+/* bpf_probe_read_user and bpf_probe_read_user_str under names of ours (BPF_FUNC_probe_read_user, _user_str of bpf.h):
+ * bcc reads all of /proc/kallsyms wherever it finds theirs, a third of the time to compile. */
+static long (*read_user_bytes)(void *to, u32 size, const void *from) = (void *)112;
+static long (*read_user_string)(void *to, u32 size, const void *from) = (void *)114;
+
+static __always_inline u64 read_u64(void *base, u32 offset) {
+    u64 value = 0;
+
+    bpf_probe_read_kernel(&value, sizeof value, base + offset);
+    return value;
+}
+
+static __always_inline u32 read_u32(void *base, u32 offset) {
+    u32 value = 0;
+
+    bpf_probe_read_kernel(&value, sizeof value, base + offset);
+    return value;
+}
+
+static __always_inline u32 count_bits(u64 word) {
+    word -= word >> 1 & 0x5555555555555555ULL;
+    word = (word & 0x3333333333333333ULL) + (word >> 2 & 0x3333333333333333ULL);
+    word = (word + (word >> 4)) & 0x0f0f0f0f0f0f0f0fULL;
+    return word * 0x0101010101010101ULL >> 56;
+}
+
+/* The place of the highest bit that is set; value is not 0. Without a branch: the verifier would follow each way. */
+static __always_inline u32 log2_of(u64 value) {
+    value |= value >> 1;
+    value |= value >> 2;
+    value |= value >> 4;
+    value |= value >> 8;
+    value |= value >> 16;
+    value |= value >> 32;
+    return count_bits(value) - 1;
+}
