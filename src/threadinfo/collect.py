@@ -56,6 +56,11 @@ def timestamp() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def parse_timestamp(text: str) -> float:
+    """Seconds since the epoch of a time as a report has it; Python 3.10's own `fromisoformat` does not take the "Z"."""
+    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%f%z").timestamp()
+
+
 class _Gaps:
     """Runs readers; one that fails leaves a gap and None."""
 

@@ -12,11 +12,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import datetime
 
 import msgspec
 
-from threadinfo.collect import CollectOptions, collect_process, refresh_process
+from threadinfo.collect import CollectOptions, collect_process, parse_timestamp, refresh_process
 from threadinfo.collect_trace import TargetReader, hold_targets, make_origin, merge_trace
 from threadinfo.errors import NotAvailableError, TargetEndedError
 from threadinfo.findings import find
@@ -255,7 +254,7 @@ class _Reading:
         for event in self._watch.events()[0]:
             if event.event in _USES and event.fd in born and event.at_ns >= born[event.fd].at_ns:
                 uses.setdefault(event.fd, []).append(event)
-        started = None if process.started_at is None else datetime.fromisoformat(process.started_at).timestamp()
+        started = None if process.started_at is None else parse_timestamp(process.started_at)
         descriptors = []
         origins = {}
         for descriptor in process.descriptors:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import resource
 from collections.abc import Iterator, Sequence
-from datetime import datetime
 from resource import RLIM_INFINITY
 
 import msgspec
 
-from threadinfo.collect import CollectOptions, collect_process, collect_report, timestamp
+from threadinfo.collect import CollectOptions, collect_process, collect_report, parse_timestamp, timestamp
 from threadinfo.errors import TargetEndedError
 from threadinfo.merge import TracedThread, merge_descriptors, merge_scheduling
 from threadinfo.model import DescriptorEvent, Gap, Memory, Origin, ProcessReport, Report
@@ -286,7 +285,7 @@ def merge_trace(
 def _origins(report: ProcessReport, activity: DescriptorActivity, moments: Moments) -> dict[int, Origin]:
     names = {thread.tid: thread.name for thread in report.threads or ()}
     names |= {thread.tid: thread.name for thread in report.trace.ended_threads} if report.trace else {}
-    started = None if report.started_at is None else datetime.fromisoformat(report.started_at).timestamp()
+    started = None if report.started_at is None else parse_timestamp(report.started_at)
     listed = {descriptor.fd for descriptor in report.descriptors or ()}
     return {
         fd: make_origin(
