@@ -695,7 +695,8 @@ def main() -> NoReturn:
         problem.show()
         sys.exit(problem.exit_code)
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is left that a late Ctrl-C could interrupt in order
+        if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is left that a late Ctrl-C could interrupt in order
         _flush_or_drop()
 
 

@@ -251,7 +251,8 @@ def test_code_that_is_no_files_has_no_module_and_a_problem(start: Start, unwinde
     program = (
         "import ctypes\n"
         "libc = ctypes.CDLL(None)\n"
-        "libc.mmap.restype, libc.mmap.argtypes = ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_size_t] + 4 * [ctypes.c_int]\n"
+        "libc.mmap.restype = ctypes.c_void_p\n"
+        "libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + 3 * [ctypes.c_int] + [ctypes.c_long]\n"
         "mappings = [line.split() for line in open('/proc/self/maps')]\n"
         "bounds = [[int(bound, 16) for bound in mapping[0].split('-')] for mapping in mappings]\n"
         "gaps = [end for (_, end), (start, _), mapping in zip(bounds, bounds[1:], mappings)\n"

@@ -131,12 +131,17 @@ class Target:
 
 
 class Interrupt:
-    """Ctrl-C as a fact rather than an exception, which would lose what had just been read. The second one raises."""
+    """Ctrl-C as a fact rather than an exception, which would lose what had just been read. The second one raises.
+
+    Where SIGINT was ignored from the start, as a shell has it for a script's background jobs, it stays so.
+    """
 
     def __init__(self) -> None:
         self.came = False
         self.fd, self._write_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._previous = signal.signal(signal.SIGINT, self._note)
+        self._previous = signal.getsignal(signal.SIGINT)
+        if self._previous != signal.SIG_IGN:
+            signal.signal(signal.SIGINT, self._note)
 
     def _note(self, _number: int, _frame: object) -> None:
         self.came = True
