@@ -14,6 +14,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 WORKLOADS = ROOT / "tests" / "workloads"
+DATA = ROOT / "tests" / "data"
+OWN_NETWORK = ("unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$0" "$@"')
+"""Before a command: every port is free there. Needs root."""
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 Start = Callable[..., subprocess.Popen[str]]
