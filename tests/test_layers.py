@@ -18,28 +18,31 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 # Each layer may import from these and from itself.
 MAY_IMPORT = {
     "errors": set(),
+    "containment": {"errors", "model"},
     "model": set(),
     "netlink_names": set(),
     "proc": {"model", "netlink_names"},
-    "trace": {"model", "errors", "netlink_names"},
+    "trace": {"model", "errors", "netlink_names", "containment"},
     "socket_story": {"model"},
     "merge": {"model", "socket_story"},
-    "findings": {"model"},
-    "render": {"model", "errors", "findings", "socket_story"},
+    "findings": {"model", "containment"},
+    "render": {"model", "errors", "findings", "socket_story", "containment"},
     "output": {"errors"},
     "target": {"errors", "proc"},
-    "collect": {"errors", "model", "proc"},
-    "collect_trace": {"errors", "model", "proc", "trace", "merge", "collect"} | {"socket_story", "watcher"},
-    "collect_stream": {"errors", "model", "proc", "trace", "collect_trace"},
+    "collect": {"errors", "model", "proc", "containment"},
+    "collect_trace": {"errors", "model", "proc", "trace", "merge", "collect"}
+    | {"socket_story", "watcher", "containment"},
+    "collect_stream": {"errors", "model", "proc", "trace", "collect_trace", "containment"},
     "snapshot": {"model"},
-    "collect_top": {"errors", "model", "proc", "trace", "merge", "collect", "collect_trace", "findings", "snapshot"},
+    "collect_top": {"errors", "model", "proc", "trace", "merge", "collect", "collect_trace", "findings", "snapshot"}
+    | {"containment"},
     "top": {"model", "errors", "render", "snapshot"},  # it draws, and never collects
     "launch": {"errors"},
     "watcher": {"errors", "model", "proc", "collect"},
     "collect_run": {"errors", "model", "proc", "trace", "collect", "collect_trace", "launch", "watcher"},
     "line_output": {"errors"},
     "cli": {"errors", "model", "proc", "trace", "render", "output", "target", "collect", "collect_trace"}
-    | {"collect_stream", "collect_run", "collect_top", "findings", "launch", "line_output", "top"},
+    | {"collect_stream", "collect_run", "collect_top", "findings", "launch", "line_output", "top", "containment"},
     "__main__": {"cli"},
 }
 

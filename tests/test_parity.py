@@ -44,7 +44,7 @@ def test_parity_demonstration_server(start: Start) -> None:
     check(name)
 
 
-@pytest.mark.parametrize(("threads", "descriptors"), [(7, 61), (31, 307)])
+@pytest.mark.parametrize(("threads", "descriptors"), [(7, 61), (23, 151)])
 def test_parity_many_threads_and_descriptors(start: Start, threads: int, descriptors: int) -> None:
     name = f"many-{threads}-{os.getpid() % 1000}"
     stop(start(sys.executable, WORKLOADS / "many.py", name, threads, descriptors))
