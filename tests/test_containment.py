@@ -192,8 +192,8 @@ PAGE_STAGES = {
     "tell_stories": ("sockets of the trace", "Sockets that the trace saw"),
     "_churn_chart": ("descriptors over time", None),
     "_lifetimes": ("lifetimes", "How long they lived"),
-    "_finding_number": ("what stands out", None),
-    "tell_event": ("sockets", "Sockets and their stories"),
+    "_finding_number": ("what stands out", "What stands out"),
+    "format_details": ("descriptors", "All descriptors"),
 }
 
 
@@ -206,8 +206,8 @@ def test_fault_in_a_section_of_the_page_costs_that_section(stage: str, monkeypat
     page = html.render_html(WHOLE)
     assert section in {fault.section for fault in containment.faults}
     assert f"<strong>{section}</strong>: a fault of threadinfo itself: KeyError: &#39;broken on purpose&#39;" in page
-    assert heading is None or (heading in whole and f'<h2 id="p7-">{heading}' not in page)
-    for other in ("All threads", "All descriptors", "Memory and limits", "Confidence and gaps"):
+    assert heading is None or page.count(heading) < whole.count(heading)
+    for other in ("All threads", "Memory and limits", "Confidence and gaps"):
         assert other in page
     assert page.endswith("</html>\n")
 
