@@ -49,7 +49,6 @@ SECTIONS = ("What Stands Out", *PLAIN, "Resource Limits", "Scheduling", "Descrip
 STAGES = {
     "collect:read_limits": ("limits", ()),
     "collect:read_threads": ("threads", ()),
-    "proc.serving:attach_servers": ("who serves each descriptor", ()),
     "collect:_collect_from": ("process", ()),
     "trace.session:SchedulingTracer": ("scheduling", ("Scheduling",)),
     "trace.scheduling:SchedulingTracer.start": ("scheduling", ("Scheduling",)),

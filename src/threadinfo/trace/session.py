@@ -254,7 +254,7 @@ def trace_processes(
                     ask(tracer)
                     scheduling = tracer
 
-        ask_scheduling(SchedulingTracer.start)
+        ask_scheduling(lambda tracer: tracer.start())
         interrupt = stack.enter_context(Interrupt()) if is_interruptible else None
         if awaited:
             tracers = [tracer.awaited for tracer in (descriptors and descriptors.recorder, scheduling) if tracer]
@@ -307,7 +307,7 @@ def trace_processes(
         elif all(target.has_ended() for target in targets):
             ended_by = "target"
         activities: list[ThreadActivity] | None = None
-        ask_scheduling(SchedulingTracer.stop)
+        ask_scheduling(lambda tracer: tracer.stop())
         if scheduling:
             started_ns, stopped_ns = scheduling.started_ns, scheduling.stopped_ns
         checks: Mapping[int, LedgerCheck | None] = {}
