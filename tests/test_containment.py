@@ -106,7 +106,7 @@ def test_fault_late_in_a_long_trace_leaves_a_whole_report_of_the_rest(start: Sta
     assert told["trace"]["descriptors"] is None
     assert told["trace"]["confidence"]["seen_count"] > 0
     assert all(thread["scheduling"] for thread in told["threads"])
-    assert len(told["descriptors"]) >= 11
+    assert len(told["descriptors"]) >= 7
     assert {gap["remedy"] for gap in told["gaps"] if gap["section"] == "descriptors"} == {containment.REMEDY}
 
 
@@ -128,13 +128,13 @@ def test_fault_in_a_stream_costs_its_events(start: Start, stage: str, section: s
     (line,) = result.stderr.splitlines()
     assert line.startswith(f"missing for a fault of threadinfo itself: {section}, {FAULT} (")
     assert "events seen, 0 lost" in result.stdout
-    told = {word for word in ("waited", "(openat)", "(close)") if word in result.stdout}
+    told = {word for word in ("waited", "(openat)", " close ") if word in result.stdout}
     assert (
         told
         == {
             "descriptors": {"waited"},
-            "ledger": {"waited", "(openat)", "(close)"},
-            "scheduling": {"(openat)", "(close)"},
+            "ledger": {"waited", "(openat)", " close "},
+            "scheduling": {"(openat)", " close "},
             "events": {"waited"},
             "lines": {"waited"},
         }[section]
@@ -205,7 +205,7 @@ def test_fault_in_a_section_of_the_page_costs_that_section(stage: str, monkeypat
     page = html.render_html(WHOLE)
     assert section in {fault.section for fault in containment.faults}
     assert f"<strong>{section}</strong>: a fault of threadinfo itself: KeyError: &#39;broken on purpose&#39;" in page
-    assert heading is None or page.count(heading) < whole.count(heading)
+    assert heading is None or (f">{heading}" in whole and f">{heading}</h2>" not in page)
     for other in ("All threads", "Memory and limits", "Confidence and gaps"):
         assert other in page
     assert page.endswith("</html>\n")

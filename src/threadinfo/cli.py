@@ -405,7 +405,8 @@ def _print_stream(stream: EventStream, duration: float | None, output_format: st
     render_event = lines.render_event_json if as_json else lines.render_event_text
 
     def format_chunk(chunk: Chunk) -> Iterator[str]:
-        return map(render_event, stream.events(chunk))
+        with contained("lines"):
+            yield from map(render_event, stream.events(chunk))
 
     with LineOutput(sys.stdout.fileno(), format_chunk) as output:
         for chunks in stream.chunks(duration):
