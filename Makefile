@@ -1,7 +1,13 @@
 # make report [TARGET=name-or-pid], make test: each sets up what it needs, once.
 PYTHON ?= python3
 export PYTHON
-VENV := .venv
+# What an interpreter can break: everything but terminals, browsers, ELF files, and what compares with other tools.
+OTHER_TESTS := tests --ignore=tests/render/test_html_browser.py --ignore=tests/test_top.py --ignore=tests/test_parity.py \
+  --ignore=tests/test_containment.py --ignore=tests/test_every_socket.py --ignore=tests/trace/test_unwinder.py \
+  --ignore=tests/trace/test_call_sites.py --ignore=tests/trace/test_every_socket_traced.py --ignore=tests/fuzz \
+  --ignore=tests/trace/test_hydrogen_order.py --ignore=tests/trace/test_leaks.py
+VENV ?= .venv
+export VENV
 BENCHMARKS := plain_report.py scheduling.py descriptors.py call_sites.py live_view.py
 .DEFAULT_GOAL := help
 
@@ -21,6 +27,13 @@ test: ## Lint, types, all tests with coverage
 	$(VENV)/bin/mypy
 	$(VENV)/bin/pytest --cov --cov-report=term:skip-covered
 
+.PHONY: pythons
+pythons: ## The tests again on the oldest and newest other Python that is there
+	@for python in $$(scripts/pythons); do \
+	  echo "=== $$($$python --version)"; \
+	  PYTHON=$$python VENV=.venv-other scripts/setup test && .venv-other/bin/pytest -q $(OTHER_TESTS) || exit; \
+	done
+
 .PHONY: bench
 bench: ## Measure us and the peers side by side
 	@scripts/setup bench
@@ -36,4 +49,4 @@ schema: ## Write docs/*.schema.json anew from the model
 
 .PHONY: clean
 clean: ## Remove everything that make made
-	rm -rf $(VENV) build dist .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-other build dist .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis

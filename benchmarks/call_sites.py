@@ -13,11 +13,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tracers import under
+from tracers import TURNS, under
 
 HERE = Path(__file__).parent
 BUILD = HERE / "build"
-TURNS = 5
 WORKLOADS = {"open_storm": 100_000, "many_sites": 100_000, "socket_storm": 40_000}
 BIRTHS = {"open_storm": "openat", "many_sites": "openat", "socket_storm": "socket"}
 

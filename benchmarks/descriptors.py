@@ -1,6 +1,7 @@
 """What watching descriptors costs: open and close of the traced process, a bystander's call, and next to it the peers.
 
-Needs root, cc, and for the peers strace, perf, bpftrace and libbpf-tools. Medians of rounds that take turns; ratios.
+Needs root, cc, and for the peers strace, perf, bpftrace and libbpf-tools: one that cannot run is a row that says why.
+Medians of rounds that take turns; ratios.
 """
 
 from __future__ import annotations
@@ -13,11 +14,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tracers import under
+from tracers import TURNS, last_line, mount_tracefs, under
 
 HERE = Path(__file__).parent
 BUILD = HERE / "build"
-TURNS = 3
 PAIRS = 100_000
 SLOW_PAIRS = 2_000  # strace and perf trace make a pair a hundred times slower
 BPFTRACE = """
@@ -73,8 +73,8 @@ def ours(figures: dict[str, list[float]], losses: dict[str, int]) -> None:
         other.kill()
 
 
-def peers(figures: dict[str, list[float]], losses: dict[str, int]) -> None:
-    """Each that is installed, with the opens that it did not print."""
+def peers(figures: dict[str, list[float]], losses: dict[str, int], reasons: dict[str, str]) -> None:
+    """Each, with the opens that it did not print, or the reason why it cannot run."""
     for name, count, needs, command, mark in (
         ("strace -f -e trace=desc", SLOW_PAIRS, "strace", ["strace", "-f", "-e", "trace=desc", "-p", "PID"], b"open"),
         ("perf trace", SLOW_PAIRS, "perf", ["perf", "trace", "-e", "openat,close", "-p", "PID"], b"openat("),
@@ -82,6 +82,7 @@ def peers(figures: dict[str, list[float]], losses: dict[str, int]) -> None:
         ("libbpf-tools opensnoop", PAIRS, "/usr/sbin/opensnoop", ["/usr/sbin/opensnoop", "-p", "PID"], b"/dev/null"),
     ):
         if not shutil.which(needs):
+            reasons[name] = "it is not installed"
             continue
         traced = Workload(count)
         pid = str(traced.process.pid)
@@ -89,7 +90,11 @@ def peers(figures: dict[str, list[float]], losses: dict[str, int]) -> None:
             words = [word.replace("PID", pid) for word in command]
             tracer = subprocess.Popen(words, stdout=lines, stderr=lines)
             try:
-                tracer.wait(timeout=4)  # they do not say when they are ready
+                status = tracer.wait(timeout=4)  # they do not say when they are ready
+                reasons[name] = f"it ended with status {status}: {last_line(lines.fileno())}"
+                traced.process.kill()
+                traced.process.communicate()
+                continue
             except subprocess.TimeoutExpired:
                 figures.setdefault(name, []).append(traced.run())
             tracer.terminate()
@@ -100,18 +105,23 @@ def peers(figures: dict[str, list[float]], losses: dict[str, int]) -> None:
 
 def main() -> None:
     """Prints one table."""
+    mount_tracefs()
     BUILD.mkdir(exist_ok=True)
     subprocess.run(["cc", "-O2", "-o", BUILD / "open_storm", HERE / "open_storm.c"], check=True)
     figures: dict[str, list[float]] = {}
     losses: dict[str, int] = {}
+    reasons: dict[str, str] = {}
     for turn in range(TURNS):
         ours(figures, losses)
         if not turn:
-            peers(figures, losses)
+            peers(figures, losses, reasons)
     for name, values in figures.items():
         is_call = "getppid" in name
         base = statistics.median(figures["getppid" if is_call else "nothing"])
         row(name, values, base, "call" if is_call else "pair", f"{losses[name]} opens lost" if name in losses else "")
+    for name, reason in reasons.items():
+        print(f"{name:42} not measured: {reason}")
+
 
 
 main()

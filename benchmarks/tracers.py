@@ -1,44 +1,78 @@
-"""Runs a workload while a tracer is attached, and knows when it is."""
+"""Runs a workload while a tracer is attached, and knows when it is; a peer that cannot run says why."""
 
 from __future__ import annotations
 
-import ctypes
-import platform
+import os
+import re
 import signal
-import struct
 import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+TURNS = int(os.environ.get("TURNS", "3"))
+"""How often everything is measured."""
+_IN_A_NAMESPACE = "THREADINFO_BENCHMARK_HAS_TRACEFS"
+_ATTACH_SECONDS = 60
+_PROGRAM_ID = re.compile(r"^prog_id:", re.MULTILINE)
 
-def programs_attached() -> int:
-    """How many BPF programs the kernel has loaded, from its own list (bpf(2), BPF_PROG_GET_NEXT_ID)."""
-    libc, identifier, count = ctypes.CDLL(None), 0, 0
-    while True:
-        attributes = ctypes.create_string_buffer(struct.pack("=II", identifier, 0), 128)
-        if libc.syscall({"x86_64": 321}.get(platform.machine(), 280), 11, attributes, 128):  # BPF_PROG_GET_NEXT_ID
-            return count
-        identifier = struct.unpack_from("=I", attributes, 4)[0]
-        count += 1
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a background job: tracers are ended with it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+class PeerError(Exception):
+    """A peer that cannot run here: the reason, in its words."""
+
+
+def mount_tracefs() -> None:
+    """Peers need tracefs: where it is not mounted, this process begins anew in a mount namespace that has it."""
+    if os.geteuid() or os.path.exists("/sys/kernel/tracing/events") or _IN_A_NAMESPACE in os.environ:
+        return
+    script = 'mount -t tracefs nodev /sys/kernel/tracing; mount -t debugfs nodev /sys/kernel/debug; exec "$@"'
+    command = ["unshare", "--mount", "sh", "-c", script, "sh", sys.executable, *sys.argv]
+    os.execvpe(command[0], command, os.environ | {_IN_A_NAMESPACE: "1"})
 
 
 def under(command: Sequence[str], run: Callable[[], float], output: int = subprocess.DEVNULL) -> float:
-    """Runs the workload while a tracer is attached, whose standard output goes to `output`."""
-    before = programs_attached()
-    tracer = subprocess.Popen(command, stdout=output, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 30
-    while programs_attached() <= before or not _is_waiting(tracer.pid):
-        if time.monotonic() > deadline or tracer.poll() is not None:
-            raise SystemExit(f"{command[0]} did not attach")
-        time.sleep(0.05)
-    time.sleep(0.5)  # a tracer attaches its programs one by one
-    result = run()
-    tracer.send_signal(signal.SIGINT)
-    tracer.wait()
-    while programs_attached() > before:
-        time.sleep(0.05)
+    """Runs the workload while a tracer is attached, whose standard output goes to `output`; raises PeerError."""
+    with tempfile.TemporaryFile() as errors:
+        try:
+            tracer = subprocess.Popen(command, stdout=output, stderr=errors)
+        except OSError as problem:
+            raise PeerError(str(problem.strerror)) from None
+        try:
+            deadline = time.monotonic() + _ATTACH_SECONDS
+            while not (_holds_programs(tracer.pid) and _is_waiting(tracer.pid)):
+                if tracer.poll() is not None:
+                    raise PeerError(f"it ended with status {tracer.returncode}: {last_line(errors.fileno())}")
+                if time.monotonic() > deadline:
+                    raise PeerError(f"it did not attach within {_ATTACH_SECONDS} s: {last_line(errors.fileno())}")
+                time.sleep(0.05)
+            time.sleep(0.5)  # a tracer attaches its programs one by one
+            result = run()
+            tracer.send_signal(signal.SIGINT)
+            tracer.wait()
+        finally:
+            tracer.kill()
+            tracer.wait()
     return result
+
+
+def last_line(fd: int) -> str:
+    """The last line that was written to a file, which mostly is the reason."""
+    size = os.fstat(fd).st_size
+    lines = os.pread(fd, 4096, max(0, size - 4096)).decode("utf-8", "replace").strip().splitlines()
+    return lines[-1].strip() if lines else "it says nothing"
+
+
+def _holds_programs(pid: int) -> bool:
+    """Whether a process holds BPF programs: others', of another tracer beside it, do not count."""
+    try:
+        return any(_PROGRAM_ID.search(file.read_text()) for file in Path(f"/proc/{pid}/fdinfo").iterdir())
+    except OSError:  # it ended, or closed one
+        return False
 
 
 def _is_waiting(pid: int) -> bool:

@@ -135,8 +135,9 @@ def main() -> None:
     """Makes everything, says ready, and serves until it is told to stop."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=None, help="end after this time, whatever happens")
-    seconds = parser.parse_args().seconds
-    set_name("hydrogen-demo")
+    parser.add_argument("--name", default="hydrogen-demo", help="of the process, 15 bytes at most")
+    options = parser.parse_args()
+    set_name(options.name)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})  # so that main alone gets them
 
     with tempfile.NamedTemporaryFile("w", prefix="hydrogen-", suffix=".log") as log:
@@ -170,7 +171,7 @@ def main() -> None:
         tids.append(start("timer", lambda: os.read(timer_fd, 8)))
         wait_until_all_wait(tids)
         print(f"ready {os.getpid()}", flush=True)
-        wait_for_the_end(seconds)
+        wait_for_the_end(options.seconds)
         del unwatched, random_source, unused, browser, pair, pipe
 
 

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -13,10 +14,28 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 WORKLOADS = ROOT / "tests" / "workloads"
+DATA = ROOT / "tests" / "data"
+OWN_NETWORK = ("unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$0" "$@"')
+"""Before a command: every port is free there. Needs root."""
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 Start = Callable[..., subprocess.Popen[str]]
 MakeProc = Callable[[Mapping[str, str | bytes | None]], Path]
+
+# Every process that a test starts has this in its environment; so has what it leaves behind.
+_MARK = "THREADINFO_TESTS"
+os.environ[_MARK] = str(uuid.uuid4())
+
+# A shell's background job, and nohup's, begins with these ignored, and so would everything that a test starts: a Ctrl-C
+# or hang-up that it waits for would never come. A handler does not outlive exec as "ignored" does.
+for _number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+    if signal.getsignal(_number) == signal.SIG_IGN:
+        signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
+
+
+def is_of_these_tests(pid: int | str) -> bool:
+    """Whether a process was started by these tests, by whatever generation."""
+    return f"{_MARK}={os.environ[_MARK]}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
 
 
 def run_threadinfo(

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, WORKLOADS, Start, stop
+from tests import miniature
+from tests.conftest import DATA, ROOT, WORKLOADS, MakeProc, Run, Start, stop
 from tests.parity import DIFFERENCES, FIRST_THREAD, compare, compare_with_script
 
-SCRIPT = ROOT.parent / "shared" / "seed" / "threadinfo.sh"
+SCRIPT = DATA / "threadinfo.sh"
 TOOLS = ("bc", "ps", "pgrep", "ss", "awk")
-
-needs_script = pytest.mark.skipif(not SCRIPT.is_file(), reason="the script is not beside this checkout")
 
 
 def check(name: str) -> None:
@@ -29,7 +28,6 @@ def check(name: str) -> None:
     assert comparison.equal > 10
 
 
-@needs_script
 def test_parity_single_threaded_program(start: Start, tmp_path: Path) -> None:
     name = f"single-{os.getpid() % 100000}"
     (tmp_path / name).symlink_to("/bin/cat")
@@ -40,18 +38,30 @@ def test_parity_single_threaded_program(start: Start, tmp_path: Path) -> None:
     check(name)
 
 
-@needs_script
 def test_parity_demonstration_server(start: Start) -> None:
-    stop(start(sys.executable, ROOT / "demo" / "hydrogen_demo.py"))
-    check("hydrogen-demo")
+    name = f"demo-{os.getpid() % 100000}"  # the README's own may run, and the script finds one process or none
+    stop(start(sys.executable, ROOT / "demo" / "hydrogen_demo.py", "--name", name))
+    check(name)
 
 
-@needs_script
-@pytest.mark.parametrize(("threads", "descriptors"), [(7, 61), (100, 1000)])
+@pytest.mark.parametrize(("threads", "descriptors"), [(7, 61), (23, 151)])
 def test_parity_many_threads_and_descriptors(start: Start, threads: int, descriptors: int) -> None:
     name = f"many-{threads}-{os.getpid() % 1000}"
     stop(start(sys.executable, WORKLOADS / "many.py", name, threads, descriptors))
     check(name)
+
+
+def test_parity_of_a_made_up_process_is_the_expected_text(make_proc: MakeProc, threadinfo: Run) -> None:
+    """Every section in the script's words, where neither the script nor its tools can run."""
+    files = miniature.process() | {
+        f"1265598/task/1265601/{name}": content
+        for name, content in (("stat", miniature.stat(1265601, "websocket", "D", user=4321)), ("status", ""))
+    }
+    links = ["pipe:[11]", "/dev/zero", "anon_inode:[eventpoll]", "anon_inode:[eventfd]", "/dev/urandom"]
+    files |= {f"1265598/fd/{fd}": f"->{target}" for fd, target in enumerate(links, 1)}
+    result = threadinfo("1265598", "--proc", make_proc(files))
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout == (DATA / "miniature.txt").read_text()
 
 
 def test_parity_an_unintended_difference_is_found() -> None:

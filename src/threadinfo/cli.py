@@ -13,9 +13,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import click
+import msgspec
 
 from threadinfo import __version__
 from threadinfo.collect import CollectOptions, collect_report
+from threadinfo.containment import DEBUG, REMEDY, contained, faults
 from threadinfo.errors import (
     MORE_FILES,
     TOO_MANY_FILES,
@@ -396,8 +398,6 @@ def trace_command(
 
 def _print_stream(stream: EventStream, duration: float | None, output_format: str) -> bool:
     """Prints events until the end; says whether the user interrupted. What was seen by then is printed whole."""
-    import msgspec  # noqa: PLC0415
-
     from threadinfo.line_output import LineOutput  # noqa: PLC0415
     from threadinfo.render import stream as lines  # noqa: PLC0415
 
@@ -405,7 +405,8 @@ def _print_stream(stream: EventStream, duration: float | None, output_format: st
     render_event = lines.render_event_json if as_json else lines.render_event_text
 
     def format_chunk(chunk: Chunk) -> Iterator[str]:
-        return map(render_event, stream.events(chunk))
+        with contained("lines"):
+            yield from map(render_event, stream.events(chunk))
 
     with LineOutput(sys.stdout.fileno(), format_chunk) as output:
         for chunks in stream.chunks(duration):
@@ -468,7 +469,8 @@ def run_command(
     except (ThreadinfoError, ProcError, OSError) as problem:
         _print_error(problem if isinstance(problem, ThreadinfoError) else NotAvailableError(str(problem)))
         status = _FAILURE_OF_OURS
-    sys.exit(status)
+    _say_faults()
+    sys.exit(status)  # the command's, whatever section its report lacks
 
 
 def _run(
@@ -576,10 +578,9 @@ def show_command(file: str, output_format: str, output: str | None, verbose: boo
         raise BadInputError(f"{file} is larger than any report ({_LARGEST_REPORT_BYTES >> 20} MiB)")
     report = parse_json(data, file)
     with _output(output) as write:
-        try:
-            text = _render(report, output_format, verbose=verbose)
-        except (ArithmeticError, LookupError, TypeError, ValueError) as problem:
-            raise BadInputError(f"{file} holds values that no report has: {problem!r}") from None
+        text = _render(report, output_format, verbose=verbose)
+        if faults:  # the file is anybody's, and may say what no report of ours does
+            raise BadInputError(f"{file} holds values that no report has: {faults.pop(0).error!r}")
         write(text)
 
 
@@ -612,10 +613,18 @@ def _find_all(root: ProcDirectory, targets: tuple[str, ...]) -> tuple[list[int],
 
 
 def _render(report: Report, output_format: str, *, verbose: bool) -> str:
+    """The report as it was asked for; where a fault of ours is in that, as JSON, or at last as text."""
     if verbose or output_format != "text" or any(process.trace for process in report.processes):
         from threadinfo.findings import with_findings  # noqa: PLC0415
 
         report = with_findings(report)
+    for tried in dict.fromkeys((output_format, "json", "text")):
+        with contained(f"the report as {tried}"):
+            return _render_as(report, tried, verbose=verbose)
+    raise NotAvailableError("the report could not be written in any format", f"{DEBUG}=1 says why")
+
+
+def _render_as(report: Report, output_format: str, *, verbose: bool) -> str:
     if output_format == "html":
         from threadinfo.render.html import render_html  # noqa: PLC0415
 
@@ -675,8 +684,14 @@ def main() -> NoReturn:
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - until the end
     try:
-        cli.main(standalone_mode=False)
-        sys.exit(ExitCode.OK)
+        status: int | str | None = ExitCode.OK
+        try:
+            with contained("the command", but=(ProcError, OSError, click.ClickException, click.Abort)):
+                cli.main(standalone_mode=False)
+        except SystemExit as end:
+            status = end.code
+        is_whole = not _say_faults()
+        sys.exit(status if is_whole or status not in {ExitCode.OK, ExitCode.INTERRUPTED} else ExitCode.UNAVAILABLE)
     except ThreadinfoError as problem:
         _print_error(problem)
         sys.exit(problem.exit_code)
@@ -695,8 +710,28 @@ def main() -> NoReturn:
         problem.show()
         sys.exit(problem.exit_code)
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is left that a late Ctrl-C could interrupt in order
+        if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is left that a late Ctrl-C could interrupt in order
+        _say_faults()
         _flush_or_drop()
+
+
+def _say_faults() -> bool:
+    """Says once, in one line, what is missing for a fault of ours; whether there was any."""
+    from threadinfo.render.escape import format_text  # noqa: PLC0415
+
+    if not faults:
+        return False
+    told, faults[:] = faults[:], []
+    if os.environ.get(DEBUG):
+        import traceback  # noqa: PLC0415
+
+        for fault in told:
+            lines = "".join(traceback.format_exception(type(fault.error), fault.error, fault.error.__traceback__))
+            click.echo("\n".join(map(format_text, lines.splitlines())), err=True)
+    words = "; ".join(f"{fault.section}, {fault.words()}" for fault in told)
+    click.echo(format_text(f"missing for a fault of threadinfo itself: {words}; {REMEDY}"), err=True)
+    return True
 
 
 def _fill_standard_descriptors() -> None:

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import msgspec
 
+from threadinfo.containment import contained
 from threadinfo.errors import NotAvailableError, TargetEndedError
 from threadinfo.model import Descriptor, Gap, Memory, ProcessReport, Report
 from threadinfo.proc import process as identity
@@ -56,8 +57,13 @@ def timestamp() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def parse_timestamp(text: str) -> float:
+    """Seconds since the epoch of a time as a report has it; Python 3.10's own `fromisoformat` does not take the "Z"."""
+    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%f%z").timestamp()
+
+
 class _Gaps:
-    """Runs readers; one that fails leaves a gap and None."""
+    """Runs readers; one that fails leaves a gap and None, for a fault of ours too."""
 
     def __init__(self, remedy_for_denied: str) -> None:
         self.gaps: list[Gap] = []
@@ -65,7 +71,8 @@ class _Gaps:
 
     def read(self, section: str, read: Callable[[], T], gone: str = "the process ended while it was read") -> T | None:
         try:
-            return read()
+            with contained(section, self.gaps, but=(ProcError,)):
+                return read()
         except ProcDeniedError as problem:
             self.gaps.append(Gap(section, str(problem), self._remedy_for_denied))
         except ProcGoneError as problem:
@@ -77,13 +84,31 @@ class _Gaps:
 
 def collect_process(root: ProcDirectory, pid: int, machine: Machine, options: CollectOptions) -> ProcessReport:
     """The report of one process; raises TargetEndedError where nothing of it can be read any more."""
+    gaps: list[Gap] = []
     try:
-        with root.directory(str(pid)) as process:
+        with root.directory(str(pid)) as process, contained("process", gaps, but=(ProcError, OSError)):
             return _collect(process, pid, machine, options)
+        return msgspec.structs.replace(unseen(pid, str(pid)), gaps=tuple(gaps))
     except ProcGoneError:
         raise TargetEndedError(f"process {pid} ended before it could be read") from None
     except ProcError as problem:  # who it is could not be read; of every other part a gap would tell
         raise NotAvailableError(f"cannot read {problem}") from None
+
+
+def unseen(pid: int, name: str, command_line: tuple[str, ...] = ()) -> ProcessReport:
+    """What is known of a process of which nothing could be read."""
+    return ProcessReport(
+        pid=pid,
+        name=name,
+        executable=None,
+        command_line=command_line,
+        user=None,
+        started_at=None,
+        memory=Memory(),
+        threads=None,
+        descriptors=None,
+        limits=None,
+    )
 
 
 def refresh_process(
@@ -221,7 +246,11 @@ def _collect_from(
             gaps.gaps.extend(found.gaps)
     if descriptors and calls and listing is not None:
         if gaps.read("who serves each descriptor", lambda: serving.is_native(alive)):
-            descriptors = serving.attach_servers(alive, descriptors, listing.threads, calls)
+            served, threads = descriptors, listing.threads
+            descriptors = (
+                gaps.read("who serves each descriptor", lambda: serving.attach_servers(alive, served, threads, calls))
+                or descriptors
+            )
         else:
             gaps.gaps.append(
                 Gap("who serves each descriptor", "system call numbers of this kind of process are not known", None)

@@ -10,7 +10,7 @@ from typing import TypedDict
 
 import msgspec
 
-from threadinfo.collect import CollectOptions, timestamp
+from threadinfo.collect import CollectOptions, timestamp, unseen
 from threadinfo.collect_trace import (
     NEVER_SEEN,
     TargetReader,
@@ -20,7 +20,6 @@ from threadinfo.collect_trace import (
     hold_targets,
     merge_trace,
     seen_before_end,
-    unseen,
 )
 from threadinfo.launch import Command
 from threadinfo.model import ProcessReport, Report

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from threadinfo.collect_trace import TargetReader, follow_children, hold_none, hold_targets
+from threadinfo.containment import contained
 from threadinfo.errors import NotAvailableError
 from threadinfo.model import Confidence, DelayEvent, DescriptorEvent
 from threadinfo.proc.reader import ProcDirectory
@@ -82,7 +83,10 @@ class EventStream:
     def chunks(self, duration_seconds: float | None) -> Iterator[list[Chunk]]:
         """What happened, a list a tick, which may be empty."""
         for tick in self._stream.ticks(duration_seconds):
-            yield self._hold(self._chunks(tick))
+            ready: list[Chunk] = []
+            with contained("events"):
+                ready = self._hold(self._chunks(tick))
+            yield ready
 
     def _hold(self, chunks: list[Chunk]) -> list[Chunk]:
         """With stacks: what has waited until they are known, or long enough."""
@@ -106,7 +110,9 @@ class EventStream:
     def finish(self) -> tuple[list[Chunk], Confidence]:
         """Stops; what is left, and the whole account."""
         tick = self._stream.finish()
-        chunks = [*(chunk for _, held in self._held for chunk in held), *self._chunks(tick)]
+        chunks = [chunk for _, held in self._held for chunk in held]
+        with contained("events"):
+            chunks += self._chunks(tick)
         self._held.clear()
         confidence = tick.confidence
         checks = [check for check in (tick.checks or {}).values() if check is not None]
@@ -124,9 +130,10 @@ class EventStream:
         """The events of a chunk that are to be shown."""
         yield from chunk.delays
         if chunk.descriptors is not None and self._maker is not None:
-            for event in self._maker.events(chunk.descriptors, chunk.names):
-                if self._is_wanted(event):
-                    yield event
+            with contained("events"):
+                for event in self._maker.events(chunk.descriptors, chunk.names):
+                    if self._is_wanted(event):
+                        yield event
 
     def _is_wanted(self, event: DescriptorEvent) -> bool:
         options = self._options

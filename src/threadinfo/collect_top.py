@@ -12,18 +12,18 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import datetime
 
 import msgspec
 
-from threadinfo.collect import CollectOptions, collect_process, refresh_process
+from threadinfo.collect import CollectOptions, collect_process, parse_timestamp, refresh_process
 from threadinfo.collect_trace import TargetReader, hold_targets, make_origin, merge_trace
+from threadinfo.containment import contained
 from threadinfo.errors import NotAvailableError, TargetEndedError
 from threadinfo.findings import find
 from threadinfo.merge import with_origin
 from threadinfo.model import Descriptor, DescriptorEvent, Gap, Origin, ProcessReport, Thread
 from threadinfo.proc.process import ENDED_STATES, read_machine
-from threadinfo.proc.reader import ProcDirectory, ProcGoneError
+from threadinfo.proc.reader import ProcDirectory, ProcError, ProcGoneError
 from threadinfo.snapshot import HISTORY_LENGTH, Age, Churn, Snapshot, ThreadMoment, Tracing, Trends
 from threadinfo.trace.descriptors import CodeAccess
 from threadinfo.trace.intervals import ThreadInterval
@@ -108,7 +108,8 @@ class TopSession:
             publish(session.take())
             if wants_trace:
                 try:
-                    stack.enter_context(session.attach())
+                    with contained("tracing", session.gaps):
+                        stack.enter_context(session.attach())
                 except NotAvailableError as problem:
                     session.tracing = "unavailable"
                     session.message = f"no tracing: {problem.message}" + (f" ({problem.remedy})" * bool(problem.remedy))
@@ -148,10 +149,13 @@ class _Reading:
         self.tracing: Tracing = "off"
         self.message: str | None = None
         self.note: str | None = None
+        self.gaps: list[Gap] = []
+        """Faults of ours."""
         self._note_until_ns = time.monotonic_ns() + _NOTE_NS
 
     def attach(self) -> Watch:
         """Begins to trace; raises NotAvailableError."""
+        self.tracing = "unavailable"
         self._watch = Watch(
             self._pid,
             code=CodeAccess(self._reader.maps, self._reader.open_mapping),
@@ -165,11 +169,33 @@ class _Reading:
         return self._watch
 
     def read(self) -> int:
-        """Takes what the kernel has for us, and gives how many events that were."""
-        return self._watch.read(self._names) if self._watch else 0
+        """Takes what the kernel has for us, and gives how many events that were.
+
+        A trace in which a fault of ours comes to light is not read any more: what /proc says goes on.
+        """
+        watch, self._watch = self._watch, None
+        count = 0
+        if watch:
+            with contained("tracing", self.gaps):
+                count = watch.read(self._names)
+                self._watch = watch
+            if self._watch is None:
+                self.tracing = "unavailable"
+        return count
 
     def take(self) -> Snapshot:
-        """The process now; once it has ended, as it was last."""
+        """The process now; once it has ended, as it was last, and so where a fault of ours is in the way."""
+        with contained("refreshing", self.gaps, but=(ProcError,)):
+            snapshot = self._take()
+            return msgspec.structs.replace(snapshot, message=self.gaps[0].cause) if self.gaps else snapshot
+        if self._last is None:
+            raise NotAvailableError(f"nothing can be shown: {self.gaps[-1].cause}", self.gaps[-1].remedy)
+        self._last = msgspec.structs.replace(
+            self._last, at_ns=time.monotonic_ns(), message=f"not refreshed: {self.gaps[-1].cause}"
+        )
+        return self._last
+
+    def _take(self) -> Snapshot:
         before = self._last
         at_ns = time.monotonic_ns()
         try:
@@ -233,10 +259,13 @@ class _Reading:
                 raise TargetEndedError(f"process {self._pid} has ended")
             if earlier is not None and all(thread.state in ENDED_STATES for thread in process.threads or ()):
                 raise TargetEndedError(f"process {self._pid} is a zombie")
-            if self._watch is not None:
-                self._learn_names()
-                process = merge_trace(process, process, self._watch.result(self._other_names), _WATCHED, _ENDED)
-            return msgspec.structs.replace(process, findings=find(process))
+            with contained("the sums of the trace", self.gaps):
+                if self._watch is not None:
+                    self._learn_names()
+                    process = merge_trace(process, process, self._watch.result(self._other_names), _WATCHED, _ENDED)
+            with contained("what stands out", self.gaps):
+                return msgspec.structs.replace(process, findings=find(process))
+            return process
 
     def _learn_names(self) -> None:
         """Of those that held the CPU or woke somebody, while they live."""
@@ -256,7 +285,7 @@ class _Reading:
             known = None if event.fd is None else opened.get(event.fd)
             if known and event.fd is not None and event.event in _USES and event.at_ns >= known.at_ns:
                 uses.setdefault(event.fd, []).append(event)
-        started = None if process.started_at is None else datetime.fromisoformat(process.started_at).timestamp()
+        started = None if process.started_at is None else parse_timestamp(process.started_at)
         descriptors = []
         origins = {}
         for descriptor in process.descriptors:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import resource
 from collections.abc import Iterator, Sequence
-from datetime import datetime
 from resource import RLIM_INFINITY
 
 import msgspec
 
-from threadinfo.collect import CollectOptions, collect_process, collect_report, timestamp
+from threadinfo.collect import CollectOptions, collect_process, collect_report, parse_timestamp, timestamp, unseen
+from threadinfo.containment import contained
 from threadinfo.errors import TargetEndedError
 from threadinfo.merge import TracedThread, merge_descriptors, merge_scheduling
-from threadinfo.model import DescriptorEvent, Gap, Memory, Origin, ProcessReport, Report
+from threadinfo.model import DescriptorEvent, Gap, Origin, ProcessReport, Report, Trace
 from threadinfo.proc.process import ENDED_STATES, Machine, read_machine
 from threadinfo.proc.reader import ProcDirectory, ProcError, ProcGoneError
 from threadinfo.proc.threads import read_thread_owner, read_thread_states
@@ -218,22 +218,6 @@ def seen_before_end(seconds: float) -> Gap:
     return Gap("process", f"it has ended; what /proc said is from {max(0.0, seconds):.1f} s before the end", None)
 
 
-def unseen(pid: int, name: str, command_line: tuple[str, ...] = ()) -> ProcessReport:
-    """What is known of a process that was too quick."""
-    return ProcessReport(
-        pid=pid,
-        name=name,
-        executable=None,
-        command_line=command_line,
-        user=None,
-        started_at=None,
-        memory=Memory(),
-        threads=None,
-        descriptors=None,
-        limits=None,
-    )
-
-
 def merge_trace(
     earlier: ProcessReport,
     later: ProcessReport | None,
@@ -252,25 +236,37 @@ def merge_trace(
             ledger_undecided_count=check.undecided_count,
         )
     names = {thread.tid: thread.name for thread in earlier.threads or ()}
-    report = merge_scheduling(
+    faults = list(result.gaps)
+    report = msgspec.structs.replace(
         later or earlier,
-        None
-        if result.activities is None
-        else [
-            TracedThread(
-                activity.tid, activity.name or names.get(activity.tid, ""), activity.has_ended, activity.scheduling
-            )
-            for activity in result.activities
-            if activity.pid == earlier.pid
-        ],
-        duration_ns=result.duration_ns,
-        ended_by=result.ended_by,
-        confidence=confidence,
-        gap=None if later is not None else gap,
+        trace=Trace(duration_ns=result.duration_ns, ended_by=result.ended_by, ended_threads=(), confidence=confidence),
     )
-    activity = result.descriptors.get(earlier.pid)
-    if activity is None:
-        return report
+    with contained("scheduling", faults):
+        report = merge_scheduling(
+            report,
+            None
+            if result.activities is None
+            else [
+                TracedThread(
+                    activity.tid, activity.name or names.get(activity.tid, ""), activity.has_ended, activity.scheduling
+                )
+                for activity in result.activities
+                if activity.pid == earlier.pid
+            ],
+            duration_ns=result.duration_ns,
+            ended_by=result.ended_by,
+            confidence=confidence,
+            gap=None if later is not None else gap,
+        )
+    if (activity := result.descriptors.get(earlier.pid)) is not None:
+        with contained("descriptors", faults):
+            report = _merge_activity(report, activity, result, only)
+    return msgspec.structs.replace(report, gaps=(*report.gaps, *faults))
+
+
+def _merge_activity(
+    report: ProcessReport, activity: DescriptorActivity, result: TraceResult, only: frozenset[str]
+) -> ProcessReport:
     gaps = [] if result.sees_io_uring else [Gap("descriptors", "this kernel's io_uring is not watched", None)]
     if (problem := activity.stack_problem) is not None:
         gaps.append(Gap("call sites", str(problem), problem.remedy))
@@ -286,7 +282,7 @@ def merge_trace(
 def _origins(report: ProcessReport, activity: DescriptorActivity, moments: Moments) -> dict[int, Origin]:
     names = {thread.tid: thread.name for thread in report.threads or ()}
     names |= {thread.tid: thread.name for thread in report.trace.ended_threads} if report.trace else {}
-    started = None if report.started_at is None else datetime.fromisoformat(report.started_at).timestamp()
+    started = None if report.started_at is None else parse_timestamp(report.started_at)
     listed = {descriptor.fd for descriptor in report.descriptors or ()}
     return {
         fd: make_origin(

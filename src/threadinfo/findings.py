@@ -13,7 +13,8 @@ from typing import Literal
 
 import msgspec
 
-from threadinfo.model import DescriptorTrace, Finding, LeakSuspect, ProcessReport, Report, Scheduling, Thread
+from threadinfo.containment import contained
+from threadinfo.model import DescriptorTrace, Finding, Gap, LeakSuspect, ProcessReport, Report, Scheduling, Thread
 
 _WAITING_PERCENT = 50.0  # of the time in which a thread could run
 _WAITING_SHARE_PERCENT = 5.0  # of the trace: less does not matter to anybody
@@ -38,8 +39,14 @@ _SEVERITIES = ("high", "medium", "low")
 
 def with_findings(report: Report) -> Report:
     """The report with the findings of each process, whatever findings it came with."""
-    processes = tuple(msgspec.structs.replace(process, findings=find(process)) for process in report.processes)
-    return msgspec.structs.replace(report, processes=processes)
+    return msgspec.structs.replace(report, processes=tuple(map(_with_findings, report.processes)))
+
+
+def _with_findings(process: ProcessReport) -> ProcessReport:
+    gaps: list[Gap] = []
+    with contained("what stands out", gaps):
+        return msgspec.structs.replace(process, findings=find(process))
+    return msgspec.structs.replace(process, findings=(), gaps=(*process.gaps, *gaps))
 
 
 def find(process: ProcessReport) -> tuple[Finding, ...]:

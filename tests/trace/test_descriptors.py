@@ -16,12 +16,11 @@ import jsonschema
 import pytest
 
 from tests.conftest import ROOT, WORKLOADS
-from tests.trace.conftest import loaded_programs
+from tests.trace.conftest import wait_until_it_traces
 from threadinfo.trace.calls import MACHINES, SYSTEM_CALLS, Action, actions_of, calls_of
 
 pytestmark = pytest.mark.usefixtures("bpf")
 TOOL = ("-m", "threadinfo")
-PROGRAMS = 6  # of descriptors.bpf.c where the kernel has io_uring
 
 
 class Traced(NamedTuple):
@@ -52,7 +51,6 @@ def trace(
     workload = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert workload.stdin is not None
     assert workload.stdout is not None
-    before = loaded_programs()
     try:
         assert workload.stdout.readline() == "ready\n"
         options = [str(workload.pid) if argument == "PID" else argument for argument in arguments]
@@ -60,7 +58,7 @@ def trace(
             tracer = subprocess.Popen(
                 [sys.executable, *tool, *options], cwd=ROOT, stdout=file, stderr=subprocess.PIPE, text=True
             )
-        wait_until_it_polls(tracer, before)
+        wait_until_it_traces(tracer)
         workload.stdin.write("\n")
         workload.stdin.flush()
         said = workload.stdout.readline()
@@ -74,15 +72,6 @@ def trace(
     finally:
         workload.kill()
         workload.communicate()
-
-
-def wait_until_it_polls(tool: subprocess.Popen[str], before: set[int]) -> None:
-    """Until its programs are attached and it waits in poll(2): the seed has been read."""
-    while True:
-        assert tool.poll() is None, tool.stderr.read() if tool.stderr else ""
-        number = Path(f"/proc/{tool.pid}/syscall").read_text().split()[0]
-        if len(loaded_programs() - before) >= PROGRAMS and number in {"7", "271", "73"}:
-            return
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import WORKLOADS
+from tests.conftest import OWN_NETWORK, WORKLOADS
 from tests.trace.test_descriptors import Traced, trace
 
 pytestmark = pytest.mark.usefixtures("bpf")
-IN_A_NETWORK_OF_ITS_OWN = ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$0"']
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +20,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Traced:
     libraries = ["-lmicrohttpd", "-lwebsockets", "-lpthread"]
     subprocess.run(["cc", "-g", "-O1", "-o", program, WORKLOADS / "hydrogen_order.c", *libraries], check=True)
     arguments = ["PID", "--trace", "60", "--format", "json"]
-    return trace([*IN_A_NETWORK_OF_ITS_OWN, str(program)], arguments, output=directory / "report.json")
+    return trace([*OWN_NETWORK, str(program)], arguments, output=directory / "report.json")
 
 
 def births(server: Traced) -> list[Any]:

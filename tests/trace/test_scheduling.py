@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import ROOT, WORKLOADS, Run, Start
-from tests.trace.conftest import assert_detached, loaded_programs
+from tests.trace.conftest import assert_gone, programs_of, wait_until_it_traces
 from threadinfo.trace.histogram import BUCKETS, bucket_bounds, bucket_of, summarize
 
 ROUNDS, SHORT_LIVED = 211, 97
@@ -62,7 +62,6 @@ def traced(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         if os.environ.get("CI"):
             pytest.fail(f"BPF must work in CI: {reason}")
         pytest.skip(reason)
-    before_programs = loaded_programs()
     cpu = max(os.sched_getaffinity(0))
     command = [sys.executable, str(WORKLOADS / "sleepers.py"), str(cpu), str(ROUNDS), str(SHORT_LIVED)]
     workload = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -73,7 +72,8 @@ def traced(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         file = tmp_path_factory.mktemp("trace") / "report.json"
         arguments = [str(workload.pid), "--trace", "600", "--format", "json", "-o", str(file)]
         tool = subprocess.Popen([sys.executable, "-m", "threadinfo", *arguments], cwd=ROOT, stderr=subprocess.PIPE)
-        wait_until_it_counts(tool, before_programs)
+        wait_until_it_traces(tool)
+        programs = programs_of(tool.pid)
         before, stolen_before = kernel_counts(workload.pid), stolen_ns(cpu)
         workload.stdin.write("\n")
         workload.stdin.flush()
@@ -87,22 +87,12 @@ def traced(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         workload.kill()
         workload.communicate()
         subprocess.run(["kill", "-9", str(hog)], check=False)
-    assert_detached(before_programs)
+    assert programs
+    assert_gone(programs)
     threads = {thread["name"]: thread["scheduling"] for thread in report["threads"]}
     traced = {"report": report, "threads": threads, "tids": tids, "hog": hog, "before": before, "after": after}
     tick_ns = 1_000_000_000 // os.sysconf("SC_CLK_TCK") if stolen_after else 0  # it is counted in whole ticks
     return {**traced, "stolen_ns": stolen_after - stolen_before + tick_ns}
-
-
-def wait_until_it_counts(tool: subprocess.Popen[Any], before: set[int]) -> None:
-    """Until its programs are attached and it sleeps in poll(2): then the window is open."""
-    while not (len(loaded_programs() - before) >= 8 and _is_polling(tool.pid)):
-        assert tool.poll() is None, tool.stderr.read() if tool.stderr else ""
-
-
-def _is_polling(pid: int) -> bool:
-    number = Path(f"/proc/{pid}/syscall").read_text().split()[0]
-    return number in {"7", "271", "73"}  # poll and ppoll on x86-64, ppoll on aarch64
 
 
 def stolen_ns(cpu: int) -> int:
@@ -203,15 +193,19 @@ def test_latencies_count_every_wait(traced: dict[str, Any]) -> None:
 def test_threads_that_wait_longer_than_they_run_stand_out(traced: dict[str, Any]) -> None:
     """Which of them do is the scheduler's to say: the victim and the waker do on most runs."""
     trace = traced["report"]["trace"]
+    threads = [(one["tid"], one["scheduling"]) for one in (*traced["report"]["threads"], *trace["ended_threads"])]
     waiting = {
-        thread["tid"]
-        for thread in (*traced["report"]["threads"], *trace["ended_threads"])
-        if thread["scheduling"]["run_queue_ns"] > thread["scheduling"]["on_cpu_ns"]
-        and thread["scheduling"]["run_queue_ns"] >= max(0.05 * trace["duration_ns"], 10_000_000)
+        tid: scheduling
+        for tid, scheduling in threads
+        if scheduling["run_queue_ns"] > scheduling["on_cpu_ns"]
+        and scheduling["run_queue_ns"] >= max(0.05 * trace["duration_ns"], 10_000_000)
     }
     found = [finding for finding in traced["report"]["findings"] if finding["kind"] == "thread_waits_for_cpu"]
-    assert {tid for finding in found for tid in finding["tids"]} == waiting
-    assert all("hog" in finding["advice"] for finding in found)
+    assert {tid for finding in found for tid in finding["tids"]} == waiting.keys()
+    for finding in found:
+        worst = waiting[finding["tids"][0]]
+        assert worst["run_queue_ns"] == max(scheduling["run_queue_ns"] for scheduling in waiting.values())
+        assert worst["delayed_by"][0]["name"] in finding["advice"]
 
 
 def test_threads_that_are_born_and_end_are_all_there_by_name(traced: dict[str, Any]) -> None:
@@ -254,13 +248,30 @@ def test_trace_text_is_readable_at_80_columns(bpf: None, start: Start, threadinf
 
 def test_trace_after_sigkill_leaves_nothing_attached(bpf: None, start: Start) -> None:
     process = start(sys.executable, WORKLOADS / "many.py", "killed", 2, 5)
-    before = loaded_programs()
     command = [sys.executable, "-m", "threadinfo", str(process.pid), "--trace", "600"]
     tool = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    wait_until_it_counts(tool, before)
+    wait_until_it_traces(tool)
+    programs = programs_of(tool.pid)
+    assert programs
     tool.kill()
     tool.communicate()
-    assert_detached(before)
+    assert_gone(programs)
+
+
+def test_trace_in_a_scripts_background_leaves_ctrl_c_to_the_script(bpf: None, start: Start, tmp_path: Path) -> None:
+    """A shell without job control starts background jobs with SIGINT ignored; a Ctrl-C at the terminal reaches them."""
+    process = start(sys.executable, WORKLOADS / "many.py", "background", 2, 5)
+    script = '"$@" & echo $!; wait $!'
+    arguments = [process.pid, "--trace", "600", "--format", "json", "-o", tmp_path / "report"]
+    command = ["sh", "-c", script, "sh", sys.executable, "-m", "threadinfo", *arguments]
+    shell = start(*command, stderr=subprocess.PIPE)
+    tool = int(shell.first_line)  # type: ignore[attr-defined]
+    wait_until_it_traces(shell, tool)
+    os.kill(tool, signal.SIGINT)
+    process.kill()  # and that alone ends the trace
+    _, errors = shell.communicate(timeout=60)
+    assert (shell.returncode, errors) == (0, "")
+    assert json.loads((tmp_path / "report").read_text())["processes"][0]["trace"]["ended_by"] == "target"
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "1e9", "nan", "soon"])

@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT, WORKLOADS, Run, Start
-from tests.trace.conftest import loaded_programs
-from tests.trace.test_scheduling import wait_until_it_counts
+from tests.trace.conftest import wait_until_it_traces
 from threadinfo.trace.scheduling import SchedulingTracer
 
 MANY = WORKLOADS / "many.py"
@@ -185,8 +184,7 @@ def test_stream_names_a_thread_that_has_ended(bpf: None, start: Start, tmp_path:
 
 def start_tool(pid: int) -> subprocess.Popen[str]:
     """A trace of a process to JSON on standard output, when it counts."""
-    before = loaded_programs()
     command = [sys.executable, "-m", "threadinfo", str(pid), "--trace", "600", "--format", "json"]
     tool = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    wait_until_it_counts(tool, before)
+    wait_until_it_traces(tool)
     return tool

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import resources
+from typing import TypeVar
 
 import jinja2
 import msgspec
 from markupsafe import Markup
 
+from threadinfo.containment import contained
 from threadinfo.model import (
     DescriptorTrace,
     Finding,
@@ -32,6 +34,9 @@ from threadinfo.render.escape import format_text
 from threadinfo.render.text_sockets import format_socket_event, tell_stories
 from threadinfo.render.text_trace import confidence_lines
 from threadinfo.socket_story import tell_event
+
+T = TypeVar("T")
+U = TypeVar("U")
 
 _CHARTED_THREADS = 100
 _LISTED = 40
@@ -128,16 +133,70 @@ def _finalize(value: object) -> object:
 
 
 def _view(process: ProcessReport) -> dict[str, object]:
-    """What the template asks for of one process."""
+    """What the template asks for of one process; `section` is around each part of it."""
+    gaps = list(dict.fromkeys(process.gaps))  # the template tells of them last
+
+    def part(name: str, make: Callable[[], T], otherwise: U) -> T | U:
+        with contained(name, gaps):
+            return make()
+        return otherwise
+
+    def section(name: str, caller: Callable[[], Markup]) -> Markup:
+        missing = Markup("<p>{} is missing: see the end.</p>\n").format(name.capitalize())
+        return part(name, caller, missing)
+
     trace = process.trace
     scheduled = _scheduled(process, trace)
     shown = scheduled[:_CHARTED_THREADS]
+    no_rows: tuple[charts.TimeAxis | None, list[_Row]] = None, []
+    axis, rows = part("scheduling", lambda: _rows(shown, trace), no_rows)
+    churn = trace.descriptors if trace else None
+    stories = part(
+        "sockets of the trace", lambda: list(tell_stories(trace.sockets.events)) if trace and trace.sockets else [], []
+    )
+    no_delays: tuple[list[_Delay], int] = [], 0
+    delays, delay_count = part("scheduling", lambda: _delays(process.pid, scheduled), no_delays)
+    latencies = [one[3].run_queue_latency_ns.p99 for one in scheduled]
+    limit = process.limits.open_files if process.limits else None
+    return {
+        "section": section,
+        "process": process,
+        "trace": trace,
+        "churn": churn,
+        "seconds": trace.duration_ns / 1e9 if trace else 0.0,
+        "rows": rows,
+        "row_count": len(scheduled),
+        "axis": charts.axis_labels(axis) if axis else None,
+        "has_octaves": any(one[3].run_queue_latency_ns.octaves for one in shown),
+        "by_wait": sorted(rows, key=lambda row: -(row.scheduling.run_queue_latency_ns.p99 or 0)),
+        "worst_p99_ns": max((ns for ns in latencies if ns is not None), default=None),
+        "delays": delays,
+        "delay_count": delay_count,
+        "wakers": part("scheduling", lambda: _wakers(scheduled), []),
+        "suspects": part("leaks", lambda: _suspects(churn), []),
+        "sites": part("call sites", lambda: _sites(churn), []),
+        "stacks": part("call stacks", lambda: _stacks(process), {}),
+        "stories": stories[:_STORIES],
+        "story_count": len(stories),
+        "sockets": [one for one in process.descriptors or () if one.socket is not None],
+        "has_origins": any(one.origin for one in process.descriptors or ()),
+        "limit": limit,
+        "limit_bar": _limit_bar(process, limit.soft if limit else None),
+        "churn_chart": part("descriptors over time", lambda: _churn_chart(process, trace), None),
+        "lifetimes": part("lifetimes", lambda: _lifetimes(churn.lifetime_ns) if churn else None, None),
+        "churn_counts": part("descriptors over time", lambda: _churn_counts(churn) if churn else [], []),
+        "confidence": part("confidence", lambda: confidence_lines(trace.confidence) if trace else [], []),
+        "gaps": gaps,
+    }
+
+
+def _rows(
+    shown: Sequence[tuple[int, str, bool, Scheduling]], trace: Trace | None
+) -> tuple[charts.TimeAxis | None, list[_Row]]:
     axis = charts.time_axis(one[3].run_queue_latency_ns for one in shown)
     most = max((count for one in shown for count in (one[3].run_queue_latency_ns.octaves or {}).values()), default=1)
-    churn = trace.descriptors if trace else None
-    stories = list(tell_stories(trace.sockets.events)) if trace and trace.sockets else []
     duration = trace.duration_ns if trace else 0
-    rows = [
+    return axis, [
         _Row(
             tid,
             name,
@@ -148,38 +207,6 @@ def _view(process: ProcessReport) -> dict[str, object]:
         )
         for tid, name, has_ended, scheduling in shown
     ]
-    delays, delay_count = _delays(process.pid, scheduled)
-    latencies = [one[3].run_queue_latency_ns.p99 for one in scheduled]
-    limit = process.limits.open_files if process.limits else None
-    return {
-        "process": process,
-        "trace": trace,
-        "churn": churn,
-        "seconds": duration / 1e9,
-        "rows": rows,
-        "row_count": len(scheduled),
-        "axis": charts.axis_labels(axis) if axis else None,
-        "has_octaves": any(one[3].run_queue_latency_ns.octaves for one in shown),
-        "by_wait": sorted(rows, key=lambda row: -(row.scheduling.run_queue_latency_ns.p99 or 0)),
-        "worst_p99_ns": max((ns for ns in latencies if ns is not None), default=None),
-        "delays": delays,
-        "delay_count": delay_count,
-        "wakers": _wakers(scheduled),
-        "suspects": _suspects(churn),
-        "sites": _sites(churn),
-        "stacks": _stacks(process),
-        "stories": stories[:_STORIES],
-        "story_count": len(stories),
-        "sockets": [one for one in process.descriptors or () if one.socket is not None],
-        "has_origins": any(one.origin for one in process.descriptors or ()),
-        "limit": limit,
-        "limit_bar": _limit_bar(process, limit.soft if limit else None),
-        "churn_chart": _churn_chart(process, trace),
-        "lifetimes": _lifetimes(churn.lifetime_ns) if churn else None,
-        "churn_counts": _churn_counts(churn) if churn else [],
-        "confidence": confidence_lines(trace.confidence) if trace else [],
-        "gaps": list(dict.fromkeys(process.gaps)),
-    }
 
 
 def _scheduled(process: ProcessReport, trace: Trace | None) -> list[tuple[int, str, bool, Scheduling]]:

@@ -6,7 +6,9 @@ Where ours differ from the script's, and why: docs/differences.md. A test compar
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
+from threadinfo.containment import contained
 from threadinfo.model import Descriptor, Finding, Gap, Memory, ProcessReport, Report, Thread
 from threadinfo.render.details import format_details
 from threadinfo.render.escape import format_text
@@ -44,27 +46,35 @@ def render_text(report: Report, *, verbose: bool = False, width: int = 80) -> st
 
 
 def _render_process(process: ProcessReport, *, verbose: bool, width: int) -> str:
+    gaps = list(process.gaps)
+
+    def section(name: str, render: Callable[[], list[str]]) -> list[str]:
+        with contained(name, gaps):
+            return render()
+        return [_NOT_READ]
+
     lines = []
-    if verbose or process.trace is not None:
+    trace = process.trace
+    if verbose or trace is not None:
         lines += [f"=== What Stands Out in {format_text(process.name)} (PID: {process.pid}) ==="]
-        lines += _findings(process.findings, is_traced=process.trace is not None)
+        lines += section("what stands out", lambda: _findings(process.findings, is_traced=trace is not None))
         lines.append("")
     lines += [f"=== Memory Footprint for {format_text(process.name)} (PID: {process.pid}) ==="]
     if process.parent_pid is not None:
         lines.append(f"Made by process {process.parent_pid}, and followed from its first instruction")
-    lines += _footprint(process.memory)
+    lines += section("memory", lambda: _footprint(process.memory))
     lines += ["", "=== Thread Information ==="]
-    lines += _threads(process.threads, verbose=verbose)
+    lines += section("threads", lambda: _threads(process.threads, verbose=verbose))
     lines += ["", "=== Memory Distribution ==="]
-    lines += _distribution(process)
+    lines += section("memory distribution", lambda: _distribution(process))
     lines += ["", "=== File Descriptor Information ==="]
-    lines += _descriptors(process.descriptors, verbose=verbose)
-    lines += ["", "=== Resource Limits ===", _limits(process), "", *_NOTE]
-    if process.trace is not None:
-        lines += render_trace(process, process.trace, width, verbose=verbose)
-    if process.gaps:
+    lines += section("descriptors", lambda: _descriptors(process.descriptors, verbose=verbose))
+    lines += ["", "=== Resource Limits ===", *section("limits", lambda: [_limits(process)]), "", *_NOTE]
+    if trace is not None:
+        lines += render_trace(process, trace, width, section, verbose=verbose)
+    if gaps:
         lines += ["", "Not in this report:"]
-        lines += [f"  {format_text(gap)}" for gap in dict.fromkeys(format_gap(gap) for gap in process.gaps)]
+        lines += [f"  {format_text(gap)}" for gap in dict.fromkeys(format_gap(gap) for gap in gaps)]
     return "\n".join(lines) + "\n"
 
 

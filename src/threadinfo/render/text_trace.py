@@ -18,8 +18,26 @@ _DIFFERENCES = 20
 _ENDED_ROWS = 20
 
 
-def render_trace(process: ProcessReport, trace: Trace, width: int = 80, *, verbose: bool = False) -> list[str]:
+Section = Callable[[str, Callable[[], list[str]]], list[str]]
+"""Gives the lines of a section of this name, or that it is missing, for a fault of ours."""
+
+
+def render_trace(
+    process: ProcessReport, trace: Trace, width: int, section: Section, *, verbose: bool = False
+) -> list[str]:
     """The lines of the sections; `verbose`: with whole stacks."""
+    churn, sockets = trace.descriptors, trace.sockets
+    lines = section("scheduling", lambda: _scheduling(process, trace, width))
+    if churn is not None:
+        lines += section("descriptors", lambda: render_churn(churn, process.descriptors, trace.duration_ns))
+        lines += section("call sites", lambda: render_sites(churn, verbose=verbose))
+    if sockets is not None:
+        lines += section("sockets", lambda: render_sockets(sockets, verbose=verbose))
+    lines += ["", "=== Trace Confidence ===", *section("confidence", lambda: confidence_lines(trace.confidence))]
+    return lines
+
+
+def _scheduling(process: ProcessReport, trace: Trace, width: int) -> list[str]:
     rows = [(thread.tid, thread.name, thread.scheduling) for thread in process.threads or () if thread.scheduling]
     busiest = sorted(trace.ended_threads, key=lambda thread: -thread.scheduling.on_cpu_ns)[:_ENDED_ROWS]
     ended = [(thread.tid, f"{thread.name} (ended)", thread.scheduling) for thread in busiest]
@@ -41,12 +59,6 @@ def render_trace(process: ProcessReport, trace: Trace, width: int = 80, *, verbo
         lines.append(f"{len(trace.ended_threads) - len(ended)} other threads ended; the JSON report has them all")
     lines += _relations("Who held the CPU while they waited:", everyone, _delays)
     lines += _relations("Who woke them:", everyone, _wakers)
-    if trace.descriptors is not None:
-        lines += render_churn(trace.descriptors, process.descriptors, trace.duration_ns)
-        lines += render_sites(trace.descriptors, verbose=verbose)
-    if trace.sockets is not None:
-        lines += render_sockets(trace.sockets, verbose=verbose)
-    lines += ["", "=== Trace Confidence ===", *confidence_lines(trace.confidence)]
     return lines
 
 

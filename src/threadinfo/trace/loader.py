@@ -105,7 +105,7 @@ class Programs:
         attach: Sequence[tuple[str, str]],
         parts: Sequence[str] = (),
     ) -> None:
-        """`attach`: (raw tracepoint, function) each. `parts`: functions that others call, in the order of the map `parts`.
+        """`attach`: (raw tracepoint, function) each. `parts`: functions that others call, in the order of that map.
 
         Raises NotAvailableError, with nothing left attached.
         """

@@ -39,7 +39,7 @@ class RingReader:
         busy = np.flatnonzero(rows[:, 0] & _BUSY)
         if busy.size:
             rows = rows[: busy[0]]
-        copy = rows.copy()
+        copy: Records = rows.copy()
         self._read_at[0] = start + 8 * self._words * len(copy)
         is_discarded = (copy[:, 0] & _DISCARDED) != 0
         return copy[~is_discarded] if is_discarded.any() else copy

@@ -20,8 +20,9 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
+from threadinfo.containment import contained, note_fault
 from threadinfo.errors import NotAvailableError
-from threadinfo.model import Confidence
+from threadinfo.model import Confidence, Gap
 from threadinfo.trace.awaited import AwaitedProcess
 from threadinfo.trace.descriptor_records import Counts, DescriptorRecorder
 from threadinfo.trace.descriptors import (
@@ -84,6 +85,8 @@ class TraceResult(msgspec.Struct, frozen=True):
     """Children that were not traced: there were too many."""
     sharers: frozenset[int] = frozenset()
     """Of the children, those that used their parents' table of descriptors to their end."""
+    gaps: tuple[Gap, ...] = ()
+    """Faults of ours: what is not told of for them."""
 
 
 class Follow(NamedTuple):
@@ -131,12 +134,17 @@ class Target:
 
 
 class Interrupt:
-    """Ctrl-C as a fact rather than an exception, which would lose what had just been read. The second one raises."""
+    """Ctrl-C as a fact rather than an exception, which would lose what had just been read. The second one raises.
+
+    Where SIGINT was ignored from the start, as a shell has it for a script's background jobs, it stays so.
+    """
 
     def __init__(self) -> None:
         self.came = False
         self.fd, self._write_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._previous = signal.signal(signal.SIGINT, self._note)
+        self._previous = signal.getsignal(signal.SIGINT)
+        if self._previous != signal.SIG_IGN:
+            signal.signal(signal.SIGINT, self._note)
 
     def _note(self, _number: int, _frame: object) -> None:
         self.came = True
@@ -197,38 +205,61 @@ def trace_processes(
     process that ends soon can only be read while it lives. `on_tick` is called once a tick; where it says so, what is
     open now is what is told of a process that ends later. `awaited`: there are no `pids` yet, but one that will come.
     Raises KeyboardInterrupt for a Ctrl-C before that. With `follow` it lasts until the children have ended too.
-    `is_over` is asked once a tick whether to end.
+    `is_over` is asked once a tick whether to end. A tracer in which a fault of ours comes to light is not asked any
+    more, because what it says may be wrong: the others go on.
     """
     check_privilege()
     follow_limit = follow.limit if follow else 0
+    gaps: list[Gap] = []
     with contextlib.ExitStack() as stack:
         targets = [stack.enter_context(Target(pid)) for pid in pids]
-        scheduling = None
+        scheduling: SchedulingTracer | None = None
         if with_scheduling:
-            scheduling = stack.enter_context(SchedulingTracer(read_threads, follow_limit=follow_limit))
-        descriptors = None
+            with contained("scheduling", gaps, but=(OSError,)):
+                scheduling = stack.enter_context(SchedulingTracer(read_threads, follow_limit=follow_limit))
+        descriptors: DescriptorTracer | None = None
         clock_offset_ns = time.time_ns() - time.monotonic_ns()
         if with_descriptors:
             log_sockets_at = clock_offset_ns if with_sockets else None
-            descriptors = stack.enter_context(
-                DescriptorTracer(
-                    pids,
-                    read_links,
-                    read_numbers,
-                    read_pids,
-                    code=code,
-                    log_sockets_at=log_sockets_at,
-                    follow_limit=follow_limit,
+            with contained("descriptors", gaps, but=(OSError,)):
+                tracer = stack.enter_context(
+                    DescriptorTracer(
+                        pids,
+                        read_links,
+                        read_numbers,
+                        read_pids,
+                        code=code,
+                        log_sockets_at=log_sockets_at,
+                        follow_limit=follow_limit,
+                    )
                 )
-            )
-            descriptors.read()
+                tracer.read()
+                descriptors = tracer
         names: dict[int, tuple[int | None, str]] = {}
         started_ns = time.monotonic_ns()
-        if scheduling:
-            scheduling.start()
+
+        def read_descriptors() -> None:
+            nonlocal descriptors
+            tracer, descriptors = descriptors, None
+            if tracer:
+                with contained("descriptors", gaps):
+                    tracer.read()
+                    descriptors = tracer
+
+        def ask_scheduling(ask: Callable[[SchedulingTracer], None]) -> None:
+            nonlocal scheduling
+            tracer, scheduling = scheduling, None
+            if tracer:
+                with contained("scheduling", gaps):
+                    ask(tracer)
+                    scheduling = tracer
+
+        ask_scheduling(lambda tracer: tracer.start())
         interrupt = stack.enter_context(Interrupt()) if is_interruptible else None
         if awaited:
             tracers = [tracer.awaited for tracer in (descriptors and descriptors.recorder, scheduling) if tracer]
+            if not tracers:
+                raise NotAvailableError(f"nothing can be watched: {gaps[0].cause}", gaps[0].remedy)
             pids = [pid := wait_for(awaited, tracers, interrupt)]
             started_ns = tracers[0].at_ns
             if scheduling:
@@ -241,24 +272,29 @@ def trace_processes(
 
         def welcome() -> None:
             if children:
-                targets.extend(stack.enter_context(target) for target in children.new_targets())
+                with contained("children", gaps):
+                    targets.extend(stack.enter_context(target) for target in children.new_targets())
 
         def settle() -> None:
             if descriptors:
                 time.sleep(SETTLE_SECONDS)
-                descriptors.read()
+                read_descriptors()
             welcome()
+
+        def note_now(seconds: float) -> None:
+            with contained("process", gaps):
+                if on_tick and on_tick() and descriptors:
+                    descriptors.remember_open()
+            with contained("progress", gaps):
+                progress(seconds, _confidence(scheduling, descriptors).seen_count)
+            if seconds // _NAMES_SECONDS != (seconds - _REPORT_TICK_SECONDS) // _NAMES_SECONDS:
+                ask_scheduling(lambda tracer: _learn_names(tracer, names, read_name))
 
         was_ended = False
         for seconds in ticks(targets, interrupt, duration_seconds, tick_seconds, settle if follow else None):
-            if descriptors:
-                descriptors.read()
+            read_descriptors()
             welcome()
-            if on_tick and on_tick() and descriptors:
-                descriptors.remember_open()
-            progress(seconds, _confidence(scheduling, descriptors).seen_count)
-            if scheduling and seconds // _NAMES_SECONDS != (seconds - _REPORT_TICK_SECONDS) // _NAMES_SECONDS:
-                _learn_names(scheduling, names, read_name)
+            note_now(seconds)
             if is_over and is_over():
                 was_ended = True
                 break
@@ -271,32 +307,40 @@ def trace_processes(
         elif all(target.has_ended() for target in targets):
             ended_by = "target"
         activities: list[ThreadActivity] | None = None
+        ask_scheduling(lambda tracer: tracer.stop())
         if scheduling:
-            scheduling.stop()
             started_ns, stopped_ns = scheduling.started_ns, scheduling.stopped_ns
-        checks = descriptors.finish()[1] if descriptors else {}
-        if scheduling:
-            _learn_names(scheduling, names, read_name, is_last=True)
-            activities = scheduling.activities(scheduling.names() | names)
+        checks: Mapping[int, LedgerCheck | None] = {}
+        with contained("ledger", gaps):
+            checks = descriptors.finish()[1] if descriptors else {}
+        ask_scheduling(lambda tracer: _learn_names(tracer, names, read_name, is_last=True))
+        with contained("scheduling", gaps):
+            activities = scheduling.activities(scheduling.names() | names) if scheduling else None
         if children:
             welcome()
             pids = [*pids, *children.found]
-        confidence = _confidence(scheduling, descriptors)
-        measured = [tracer for tracer in (scheduling, descriptors and descriptors.recorder) if tracer]
+        of_descriptors: dict[int, DescriptorActivity] = {}
+        for pid in pids:
+            with contained("descriptors", gaps):
+                if descriptors and (activity := descriptors.activity(pid)) is not None:
+                    of_descriptors[pid] = activity
+        if descriptors and descriptors.sites and descriptors.sites.problem:
+            note_fault("call sites", descriptors.sites.problem, gaps)
+        confidence = NOTHING_SEEN
+        with contained("confidence", gaps):
+            confidence = _confidence(scheduling, descriptors)
+            measured = [tracer for tracer in (scheduling, descriptors and descriptors.recorder) if tracer]
+            confidence = msgspec.structs.replace(confidence, program_ns_per_event=_measure_programs(measured))
         return TraceResult(
             started_ns=started_ns,
             clock_offset_ns=clock_offset_ns,
             duration_ns=stopped_ns - started_ns,
             ended_by=ended_by,
             activities=None if activities is None else tuple(activities),
-            descriptors={
-                pid: activity for pid in pids if (activity := descriptors.activity(pid)) is not None
-            }
-            if descriptors
-            else {},
+            descriptors=of_descriptors,
             checks=checks,
             sees_io_uring=descriptors is None or descriptors.recorder.sees_io_uring,
-            confidence=msgspec.structs.replace(confidence, program_ns_per_event=_measure_programs(measured)),
+            confidence=confidence,
             children=tuple(
                 child._replace(name=descriptors.names.get(child.pid, child.name) if descriptors else child.name)
                 for child in (children.found.values() if children else ())
@@ -309,6 +353,7 @@ def trace_processes(
             sharers=frozenset(pid for pid in pids if descriptors.shares_table(pid))
             if descriptors
             else frozenset(),
+            gaps=tuple(gaps),
         )
 
 

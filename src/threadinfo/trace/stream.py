@@ -10,6 +10,7 @@ from types import TracebackType
 
 import msgspec
 
+from threadinfo.containment import contained
 from threadinfo.model import Confidence
 from threadinfo.trace.descriptor_events import EventChunk
 from threadinfo.trace.descriptors import (
@@ -127,40 +128,67 @@ class Stream:
             yield self._tick()
 
     def _tick(self) -> StreamTick:
-        delays = self.scheduling.read_delays() if self.scheduling else []
+        delays = self._read_delays()
         chunks, self._settled = self._settled, []
-        if self.descriptors:
-            chunks += _some(self.descriptors.read())
+        chunks += self._read_chunks()
         self._welcome()
         return StreamTick(delays, chunks, self.confidence())
+
+    def _read_delays(self) -> list[Delay]:
+        """A tracer in which a fault of ours comes to light is not asked any more."""
+        tracer, self.scheduling = self.scheduling, None
+        if tracer:
+            with contained("scheduling"):
+                delays = tracer.read_delays()
+                self.scheduling = tracer
+                return delays
+        return []
+
+    def _read_chunks(self) -> list[EventChunk]:
+        """As above."""
+        tracer, self.descriptors = self.descriptors, None
+        if tracer:
+            with contained("descriptors"):
+                chunks = _some(tracer.read())
+                self.descriptors = tracer
+                return chunks
+        return []
 
     def _settle(self) -> None:
         """All have ended: what they made shortly before is learnt of now."""
         if self.descriptors:
             time.sleep(SETTLE_SECONDS)
-            self._settled += _some(self.descriptors.read())
+            self._settled += self._read_chunks()
         self._welcome()
 
     def _welcome(self) -> None:
         if self._children:
-            self._targets += [self._stack.enter_context(target) for target in self._children.new_targets()]
+            with contained("children"):
+                self._targets += [self._stack.enter_context(target) for target in self._children.new_targets()]
 
     def finish(self) -> StreamTick:
         """Stops, and gives what is left, with the ledgers' comparison."""
         if self._children:
             self._settle()
-        if self.scheduling:
-            self.scheduling.stop()
-        delays = self.scheduling.read_delays() if self.scheduling else []
+        with contained("scheduling"):
+            if self.scheduling:
+                self.scheduling.stop()
+        delays = self._read_delays()
         chunks, self._settled = self._settled, []
         checks = None
-        if self.descriptors:
-            chunk, checks = self.descriptors.finish()
-            chunks += _some(chunk)
+        with contained("ledger"):
+            if self.descriptors:
+                chunk, checks = self.descriptors.finish()
+                chunks += _some(chunk)
         return StreamTick(delays, chunks, self.confidence(), checks)
 
     def confidence(self) -> Confidence:
         """The accounts so far."""
+        with contained("confidence"):
+            return self._confidence()
+        return NOTHING_SEEN
+
+    def _confidence(self) -> Confidence:
         confidence = self.scheduling.confidence() if self.scheduling else NOTHING_SEEN
         if self.descriptors is None:
             return confidence

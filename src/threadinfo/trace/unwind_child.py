@@ -39,10 +39,12 @@ class _Space:
     def __init__(self, child: _Child, number: int, ranges: bytes) -> None:
         self.number = number
         self.places: dict[int, tuple[int, bool, int]] = {}
-        """By 2 * program counter + exact: id, whether it is the return from a signal handler, index of the module."""
+        """By 2 * program counter + exact: id, whether it is the return from a signal handler, index of the module
+        that libdw looks into."""
         dw = child.libraries.dw
         self.dwfl = dw.dwfl_begin(ctypes.byref(child.module_callbacks))
-        for index, (start, end) in enumerate(message.RANGE.iter_unpack(ranges)):
+        self.ranges = tuple(message.RANGE.iter_unpack(ranges))
+        for index, (start, end) in enumerate(self.ranges):
             dw.dwfl_report_module(self.dwfl, b"%d" % index, start, end)
         dw.dwfl_report_end(self.dwfl, None, None)
         dw.dwfl_attach_state(self.dwfl, child.machine, _TID, ctypes.byref(child.thread_callbacks), None)
@@ -153,12 +155,15 @@ class _Child:
         """Tells the parent what is at an address; returns what `_Space.places` keeps."""
         self.place_count += 1
         dw, identifier = self.libraries.dw, self.place_count
-        index, flags, in_file, offset, function, source = -1, 0, pc, 0, b"", b""
+        index, suspect, flags, in_file, offset, function, source = -1, -1, 0, pc, 0, b"", b""
         if module := dw.dwfl_addrmodule(self.space.dwfl, address):
-            start, bias = ctypes.c_uint64(), ctypes.c_uint64()
-            index = int(dw.dwfl_module_info(module, None, ctypes.byref(start), None, None, None, None, None))
-            message.SUSPECT.pack_into(self.suspect, 0, index)
-            in_file = pc - start.value
+            suspect = int(dw.dwfl_module_info(module, None, None, None, None, None, None, None))
+            message.SUSPECT.pack_into(self.suspect, 0, suspect)
+        # libdw counts what lies behind a module as the module's, up to the next one: memory with code made at run time.
+        if module and self.space.ranges[suspect][0] <= address < self.space.ranges[suspect][1]:
+            bias = ctypes.c_uint64()
+            index = suspect
+            in_file = pc - self.space.ranges[index][0]
             if dw.dwfl_module_getelf(module, ctypes.byref(bias)):
                 flags = message.HAS_ELF
                 in_file = (pc - bias.value) & 0xFFFFFFFFFFFFFFFF
@@ -178,7 +183,7 @@ class _Child:
             + function
             + source
         )
-        return identifier, bool(flags & message.IS_SIGNAL_FRAME), index
+        return identifier, bool(flags & message.IS_SIGNAL_FRAME), suspect
 
     def _frame_description(self, module: int, address: int) -> tuple[int, int] | None:
         """Where the function starts, and the flags that the unwind table has for it; None: it is not in the table."""
