@@ -214,21 +214,22 @@ def test_the_end_of_the_target_closes_everything(every_call: list[str], tmp_path
     assert last["confidence"]["ledger_matches_proc"] is None
 
 
-def test_a_forced_loss_is_counted_and_shown(tmp_path: Path) -> None:
+def test_lost_lines_are_counted_and_touch_no_ledger(tmp_path: Path) -> None:
     """A buffer of one page cannot hold a burst."""
     program = build("shared_storm", tmp_path, "-pthread")
     script = (
-        "import sys\nfrom threadinfo.trace import descriptor_records as records\n"
-        "records.BUFFER_BYTES = dict.fromkeys(records.BUFFER_BYTES, 4096) | {'huge': 8192}\n"
+        "import sys\nfrom threadinfo.trace import descriptors\n"
+        "descriptors.BUFFER_BYTES = dict.fromkeys(descriptors.BUFFER_BYTES, 4096) | {'huge': 8192}\n"
         "from threadinfo.cli import main\nmain()\n"
     )
     tool = tmp_path / "tool.py"
     tool.write_text(script)
-    for arguments in (["PID", "--trace", "600"], ["trace", "PID", "--only", "descriptors"]):
-        traced = trace([str(program), "0.3"], arguments, output=tmp_path / "out", tool=[str(tool)])
-        lost = next(line for line in traced.output.splitlines() if " lost, " in line)
-        assert int(lost.split(" lost, ")[0].split()[-1]) > 0
-        assert "lost" in traced.errors
+    arguments = ["trace", "PID", "--only", "descriptors", "--format", "json"]
+    traced = trace([str(program), "0.3"], arguments, output=tmp_path / "out", tool=[str(tool)])
+    confidence = json.loads(traced.output.splitlines()[-1])["confidence"]
+    assert confidence["lost_count"] > 0
+    assert confidence["ledger_matches_proc"] is True, confidence
+    assert "lost" in traced.errors
 
 
 def test_a_reader_that_leaves_ends_the_stream(every_call: list[str]) -> None:
@@ -295,11 +296,14 @@ def test_numbers_of_calls_are_those_of_the_header() -> None:
 
 def test_the_program_compiles_and_loads_for_the_other_machine() -> None:
     """With aarch64's registers: the verifier accepts it; that its numbers are right, only such a machine can show."""
-    from threadinfo.trace.descriptor_records import TRACEPOINTS, kernel_facts
+    from threadinfo.trace.descriptor_records import PARTS, TRACEPOINTS, kernel_facts
+    from threadinfo.trace.descriptor_types import DEFINES
+    from threadinfo.trace.kernel_ledger import choose_sizes
     from threadinfo.trace.loader import Programs
 
     defines, _, _ = kernel_facts("aarch64")
     pages = {f"{name}_PAGES": 16 for name in ("SMALL", "MEDIUM", "LARGE", "HUGE")}
-    defines |= {**pages, "CPU_COUNT": 2, "PID_LIMIT": 4096}
-    with Programs("descriptors.bpf.c", defines, list(TRACEPOINTS.items())) as programs:
+    defines |= {**pages, **DEFINES, "CPU_COUNT": 2, "PID_LIMIT": 4096}
+    defines |= choose_sizes(1, 0, 2, 0, with_stacks=False).defines()
+    with Programs("descriptors.bpf.c", defines, list(TRACEPOINTS.items()), PARTS) as programs:
         assert programs.statistics().missed_count == 0

@@ -70,7 +70,8 @@ RING_TRACEPOINTS = {
     "io_uring_complete": "on_io_uring_complete",
 }
 """Left out, and said in the report, where a kernel has no io_uring or an older form of these."""
-_PARTS = ("sweep", "receive", "open_received", "apply")
+PARTS = ("sweep", "receive", "open_received", "apply")
+"""Functions that the others go on in, in the order of the map `parts`."""
 
 BUFFER_BYTES = {"small": 1 << 25, "medium": 1 << 25, "large": 1 << 22, "huge": 1 << 22}
 """Of a live stream: a quarter of a second of a million opens and closes a second."""
@@ -238,7 +239,7 @@ class DescriptorRecorder:
         defines |= {f"{name.upper()}_PAGES": size // mmap.PAGESIZE for name, size in buffer_bytes.items()}
         defines |= {"CPU_COUNT": self._cpu_count, "PID_LIMIT": pid_limit()}
         defines |= {f"{name.upper()}_STACK_PAGES": size // mmap.PAGESIZE for name, size in STACK_BUFFER_BYTES.items()}
-        self._programs = Programs("descriptors.bpf.c", defines, attach, _PARTS)
+        self._programs = Programs("descriptors.bpf.c", defines, attach, PARTS)
         try:
             programs = self._programs
             self.ledger = KernelLedger(programs, sizes)
