@@ -117,7 +117,8 @@ def _read_descriptor(
         if sock is not None:
             from threadinfo.proc.explain import explain_socket  # noqa: PLC0415 - the plain text has no use for it
 
-            sock = msgspec.structs.replace(sock, explanation=explain_socket(sock, details))
+            words, is_ambiguous = explain_socket(sock, details)
+            sock = msgspec.structs.replace(sock, explanation=words, ambiguous=is_ambiguous)
         details = details | _read_details(process, fd, kind.type)
     return Descriptor(
         fd=fd,
