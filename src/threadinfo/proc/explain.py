@@ -101,7 +101,7 @@ def _explain_raw(sock: Socket, details: Details) -> str:
     version = "IPv6" if sock.family == "AF_INET6" else "IPv4"
     protocol = details.get("ip_protocol")
     if protocol is None:
-        return f"raw {version}, of a protocol and addresses that are not known: {_NOT_ASKED}"
+        return f"raw {version}, of a protocol and addresses that are not known; {_NOT_ASKED}"
     if protocol == "RAW":  # raw(7): IPPROTO_RAW
         return f"raw {version}, to send alone: what it sends is whole packets, and it receives nothing"
     name = f"packet of protocol {protocol}" if str(protocol).isdecimal() else f"{protocol} packet"
@@ -215,7 +215,7 @@ def _explain_netlink(sock: Socket, details: Details) -> str:
 
 def _explain_packet(sock: Socket, details: Details) -> str:
     if sock.bound is None:
-        return f"packet socket, of a protocol and interface that are not known: {_NOT_ASKED}"
+        return f"packet socket, of a protocol and interface that are not known; {_NOT_ASKED}"
     if not sock.bound:
         return "packet socket without a protocol: it receives nothing"
     frames = f"{details.get('ethernet_protocol')} frame".removeprefix("ALL ")
