@@ -156,7 +156,7 @@ def _unix_story(sock: Socket, details: Details) -> str | None:
         case "waiting":
             return f"connected to {sock.remote or 'a listener'}, where it waits to be accepted"
         case "connected" | "half_closed" | "closed":
-            return "; ".join(_unix_connection(sock, details))
+            return "; ".join(_unix_connection(details))
         case "bound":
             return "not connected: receives from anybody" if is_datagram else "bound, neither listening nor connected"
         case "unbound":
@@ -170,10 +170,9 @@ def _unix_story(sock: Socket, details: Details) -> str | None:
     return "connected to something, or something to it: which of them, sock_diag or the socket itself would tell"
 
 
-def _unix_connection(sock: Socket, details: Details) -> list[str]:
+def _unix_connection(details: Details) -> list[str]:
     fds = details.get("peer_fds")
-    is_unnamed = sock.remote == f"socket:[{details.get('peer_inode')}]"
-    named = f" {sock.remote}" if sock.remote and not is_unnamed else ""
+    named = f" {details['peer_name']}" if details.get("peer_name") else ""
     match details.get("came_by"):
         case "accept":
             words = [f"accepted, from a client {f'called{named}' if named else 'without a name'}"]

@@ -45,6 +45,8 @@ def tell_unix(
     standing, came_by = unix_standing(facts)
     details: Details = {}
     remote = facts.peer_name or None
+    if remote:
+        details["peer_name"] = remote
     if peer is not None and peer.peer_inode:
         details["peer_inode"] = peer.peer_inode
         details["peer_fds"] = list(inodes.get(peer.peer_inode, ()))

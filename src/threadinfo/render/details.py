@@ -134,6 +134,7 @@ _FORMATTERS: dict[str, Callable[[str, DetailValue, Details], str]] = {
     "peer_closed": _nothing,
     "peer_fds": _nothing,
     "peer_inode": _nothing,
+    "peer_name": _nothing,
     "pid": _pid,
     "receive_unless_zero_bytes": _unless_zero,
     "shut": _nothing,
