@@ -300,6 +300,34 @@ def test_every_socket_case_is_told_for_what_it_is(
     assert opened.keys() | unavailable.keys() == CASES.keys()
 
 
+def test_every_socket_of_a_process_whose_namespace_may_not_be_entered_is_told_truly(
+    start: Start, threadinfo: Run, tmp_path: Path
+) -> None:
+    if os.geteuid():
+        pytest.skip("not root: most of these sockets can be made by root alone")
+    inside = ["unshare", "--net", "sh", "-c", 'ip link set lo up; exec "$@"', "sh"]
+    process = start(*inside, sys.executable, WORKLOADS / "every_socket.py", build(tmp_path, "libevery.so"), "nobody")
+    opened = json.loads(process.first_line)["opened"]  # type: ignore[attr-defined]
+    found = sockets(threadinfo(process.pid, "--format", "json", privileged=False))
+    wrong = []
+    for case in (case for case in opened if f"netns_{case}" in CASES_OF_OWNER and case.startswith("unix")):
+        # What may be told of it is what may be told of one of another namespace, without the words for that.
+        expected = CASES_OF_OWNER[f"netns_{case}"].replace(", in another network namespace", "")
+        expected = expected.replace(f"; {ELSEWHERE}", "").replace(ELSEWHERE, "None")
+        told = f"{found[opened[case]]['description']}|{found[opened[case]]['socket']['explanation']}"
+        if not re.fullmatch(expected, told):
+            wrong.append((case, told, expected))
+    assert wrong == []
+    unasked = sockets(threadinfo(process.pid, "--format", "json", "--no-borrow", privileged=False))
+    for case, words in {
+        "unix_client_path": "Unix stream, unnamed: connected, to what and whether that is still open is not known.*",
+        "unix_widow": "Unix stream, unnamed: connected, to what and whether that is still open is not known.*",
+        "unix_datagram_receiver": "Unix datagram, abstract name: connected to something, or something to it: .*",
+        "unix_datagram_pair": "Unix datagram, unnamed: connected, to what .* not known.*",
+    }.items():
+        assert re.fullmatch(words, unasked[opened[case]]["socket"]["explanation"]), case
+
+
 @pytest.mark.parametrize("who", ["root", "owner"])
 def test_inference_names_the_library_with_its_evidence(who: str, start: Start, threadinfo: Run, tmp_path: Path) -> None:
     if os.geteuid():

@@ -180,8 +180,10 @@ def _unix_connection(details: Details) -> list[str]:
             words = [f"connected to{named}"]
         case "socketpair":
             words = ["one of a pair, as socketpair(2) makes them"]
-        case _:
-            words = [f"connected to{named}" if named else "connected"]
+        case _ if named or any(details.get(key) for key in ("peer_closed", "peer_inode", "shut")):
+            words = [f"connected{f' to{named}' if named else ''}"]
+        case _:  # the table's word alone, which is the same when the other end is gone
+            return [f"connected, to what and whether that is still open is not known; {_NOT_ASKED}"]
     if details.get("peer_closed"):
         return [*words, "its other end is closed"]
     if isinstance(fds, list) and fds:

@@ -85,7 +85,7 @@ def _facts(
     """Of each fact what the best source says: sock_diag, the socket itself, the table.
 
     A line of the table may be a path that pretends to be one, hence it comes last. That a datagram socket is connected
-    it says of the receiver too.
+    it says of the receiver too, which has a name.
     """
     peer = answers.unix.get(inode) if answers is not None else None
     if answers is not None and peer is not None:
@@ -106,7 +106,7 @@ def _facts(
             type=entry.type,
             name=entry.local or "",
             listens=entry.state == "LISTEN",
-            is_connected=None if entry.type == "SOCK_DGRAM" and is_connected else is_connected,
+            is_connected=None if entry.type == "SOCK_DGRAM" and is_connected and entry.local else is_connected,
         )
     kind = "SOCK_STREAM" if protocol_name == "UNIX-STREAM" else None
     return UnixFacts(type=kind, name=None, listens=None, is_connected=None)
