@@ -76,6 +76,10 @@ def _watches(_key: str, value: DetailValue, _details: Details) -> str:
     return f"watches {', '.join(entries[:8])}{more}"
 
 
+def _watch_count(key: str, value: DetailValue, details: Details) -> str:
+    return "" if details.get("watches") else _format_plain(key, value, details)
+
+
 _LOCK_CALLS = {"POSIX": "fcntl", "OFD": "fcntl, of the open file", "FLOCK": "flock", "LEASE": "lease"}
 
 
@@ -141,6 +145,7 @@ _FORMATTERS: dict[str, Callable[[str, DetailValue, Details], str]] = {
     "same_socket_fds": _fds("same socket as"),
     "send_unless_zero_bytes": _unless_zero,
     "watched": _watched,
+    "watch_count": _watch_count,
     "watched_count": _nothing,
     "watches": _watches,
 }
