@@ -339,6 +339,7 @@ def _unbound(process: ProcessReport) -> Iterator[Finding]:
         and sock.state in _IDLE_STATES
         and sock.remote is None
         and not descriptor.details.get("had_connection")
+        and not (sock.inference is not None and sock.inference.confidence == "likely")  # its library leaves it so
     ]
     if not unbound:
         return

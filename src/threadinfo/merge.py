@@ -165,5 +165,5 @@ def with_origin(descriptor: Descriptor, origin: Origin) -> Descriptor:
     sock = descriptor.socket
     if sock is not None:
         inference = None if origin.library is not None else sock.inference
-        sock = msgspec.structs.replace(sock, inference=inference, explanation=settle(sock, origin))
+        sock = settle(msgspec.structs.replace(sock, inference=inference), origin)
     return msgspec.structs.replace(descriptor, origin=origin, socket=sock)

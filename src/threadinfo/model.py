@@ -156,6 +156,29 @@ class Inference(msgspec.Struct, frozen=True, kw_only=True):
     """Where the library's own source says so."""
 
 
+Standing: TypeAlias = Literal[
+    "unbound",
+    "bound",
+    "listening",
+    "waiting",
+    "connecting",
+    "connected",
+    "half_closed",
+    "closing",
+    "closed",
+    "reset",
+    "not_connected",
+    "refused",
+]
+"""How a socket stands, decided once (proc/standing.py) from all that was found of it; the words follow it.
+
+unbound: neither address nor peer. bound: an address alone. waiting: connected, in the listener's backlog. half_closed:
+one direction has ended. closing: both have, the last confirmation is missing. closed: it had a connection, of which
+nothing is left. reset: the same, and the error is unread. not_connected: no connection came about, or its listener was
+shut down. refused: no connection came about, and the error is unread.
+"""
+
+
 class Socket(msgspec.Struct, frozen=True, kw_only=True):
     """What a socket is, found from outside the process."""
 
@@ -175,10 +198,14 @@ class Socket(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it has a local address; None is unknown."""
     role: str | None = None
     """What the user calls this port, for example "web server"."""
+    standing: Standing | None = None
+    """None is not known, or a kind of socket that nothing tells this of."""
     evidence: tuple[str, ...] = ()
     """Which sources spoke, in the order asked, for example "/proc/PID/net/tcp"."""
     explanation: str | None = None
     """Which kind of socket it is and why, in a sentence; in a report with details only."""
+    ambiguous: bool = False
+    """Whether the explanation names several stories that look the same from outside: only a trace tells which."""
     inference: Inference | None = None
     """Who probably made it; null where nothing speaks for anybody, or a trace saw which library did."""
 

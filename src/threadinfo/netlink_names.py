@@ -1,4 +1,4 @@
-"""Names of netlink protocols and multicast groups (include/uapi/linux/netlink.h, rtnetlink.h, xfrm.h)."""
+"""Names of netlink protocols and multicast groups (include/uapi/linux: netlink.h, rtnetlink.h, xfrm.h, nfnetlink.h)."""
 
 from __future__ import annotations
 
@@ -61,11 +61,30 @@ _ROUTE_GROUPS = {
     30: "IPV4_MROUTE_R",
     31: "IPV6_MROUTE_R",
     32: "NEXTHOP",
+    33: "BRVLAN",
+    34: "MCTP_IFADDR",
+    35: "TUNNEL",
+    36: "STATS",
+    37: "IPV4_MCADDR",
+    38: "IPV6_MCADDR",
+    39: "IPV6_ACADDR",
 }
 _GROUPS = {
     0: _ROUTE_GROUPS,
     6: {1: "ACQUIRE", 2: "EXPIRE", 3: "SA", 4: "POLICY", 5: "AEVENTS", 6: "REPORT", 7: "MIGRATE", 8: "MAPPING"},
+    7: {1: "AVC"},
     9: {1: "READLOG"},
+    12: {
+        1: "CONNTRACK_NEW",
+        2: "CONNTRACK_UPDATE",
+        3: "CONNTRACK_DESTROY",
+        4: "CONNTRACK_EXP_NEW",
+        5: "CONNTRACK_EXP_UPDATE",
+        6: "CONNTRACK_EXP_DESTROY",
+        7: "NFTABLES",
+        8: "ACCT_QUOTA",
+        9: "NFTRACE",
+    },
     15: {1: "KERNEL", 2: "UDEV"},
 }
 

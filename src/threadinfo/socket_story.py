@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
 from threadinfo.model import DescriptorEvent, Origin, Socket
 
-_OPEN_QUESTION = "only a trace tells"  # proc/explain.py
 _JUST_STARTED_SECONDS = 60.0
 
 
@@ -21,21 +22,20 @@ def tell_maker(maker: str, thread: str, seconds_after_start: float | None) -> st
     return words
 
 
-def settle(sock: Socket, origin: Origin | None) -> str | None:
-    """The explanation of a socket whose birth and all of whose use was seen; otherwise the one that it has."""
-    explanation = sock.explanation
-    if origin is None or origin.syscall not in {"socket", "accept", "accept4"}:
-        return explanation
+def settle(sock: Socket, origin: Origin | None) -> Socket:
+    """A socket whose birth and all of whose use was seen is explained by them; any other stays as it is."""
+    if sock.explanation is None or origin is None or origin.syscall not in {"socket", "accept", "accept4"}:
+        return sock
     story = tell_use(origin.events, is_accepted=origin.syscall != "socket")
-    if explanation is None:
-        return None
-    if _OPEN_QUESTION not in explanation:
-        return f"{explanation}; {story}" if origin.events else explanation
-    if "connection was ended" in explanation:  # which takes both sides
+    if not sock.ambiguous:
+        words = f"{sock.explanation}; {story}" if origin.events else sock.explanation
+        return msgspec.structs.replace(sock, explanation=words)
+    if sock.standing == "closed":  # by both sides, or it broke off: the first takes a shutdown of ours
         is_ours = any(event.event == "shutdown" and event.shut != "receiving" for event in origin.events)
         story += "; its connection was ended by both sides" if is_ours else "; its connection broke off"
     label = sock.protocol or sock.family or "socket"
-    return f"{label}{'6' if sock.family == 'AF_INET6' else ''}, {story}"
+    words = f"{label}{'6' if sock.family == 'AF_INET6' else ''}, {story}"
+    return msgspec.structs.replace(sock, explanation=words, ambiguous=False)
 
 
 def tell_use(events: Sequence[DescriptorEvent], *, is_accepted: bool = False) -> str:
@@ -51,7 +51,8 @@ def tell_event(event: DescriptorEvent) -> str:
     failed = f"failed with {event.error}" if event.error else ""
     match event.event:
         case "bind":
-            text = f"bind to {event.local or 'nothing'} {failed}" if failed else f"bound to {event.local or 'nothing'}"
+            chosen = "a name that the kernel chose"  # unix(7): bound to a family and no path
+            text = f"bind to {event.local or 'nothing'} {failed}" if failed else f"bound to {event.local or chosen}"
         case "connect" if event.error == "EINPROGRESS":
             text = f"connecting to {event.remote or 'nobody'}"
         case "connect":

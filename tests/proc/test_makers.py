@@ -25,6 +25,7 @@ LIBRARIES = {
     "libavahi-core": "libavahi-core.so.7.1.0",
     "libudev": "libudev.so.1.7.5",
     "libdbus": "libdbus-1.so.3.32.4",
+    "libaudit": "libaudit.so.1.0.0",
     "libnl": "libnl-3.so.200.26.0",
     "libpcap": "libpcap.so.1.10.3",
     "glibc": "libc.so.6",
@@ -47,6 +48,7 @@ def fitting(row: KnownSocket) -> Descriptor:
         protocol=row.protocol,
         remote=next((peer for peer in PEERS if row.remote and re.fullmatch(row.remote, peer)), None),
         bound=row.groups is not None,
+        standing="unbound" if row.remote == "" else None,
     )
     served = (Served(PID + 1, "router", "poll"),)
     return Descriptor(
@@ -136,9 +138,15 @@ assert netlink.nl_connect(ctypes.c_void_p(netlink.nl_socket_alloc()), 0) == 0
 """
 
 
+AUDIT = """
+import ctypes
+assert ctypes.CDLL("libaudit.so.1").audit_open() >= 0
+"""
+
+
 @pytest.mark.parametrize(
     ("library", "program"),
-    [("udev", UDEV), ("pcap", PCAP), ("systemd", JOURNAL), ("nl-3", NETLINK)],
+    [("audit", AUDIT), ("udev", UDEV), ("pcap", PCAP), ("systemd", JOURNAL), ("nl-3", NETLINK)],
 )
 def test_infer_real_library_is_named(library: str, program: str, start: Start, threadinfo: Run) -> None:
     if ctypes.util.find_library(library) is None or os.geteuid():
@@ -146,4 +154,5 @@ def test_infer_real_library_is_named(library: str, program: str, start: Start, t
     process = start(sys.executable, "-c", f"{program}\nprint('ready', flush=True)\ninput()")
     (report,) = json.loads(threadinfo(process.pid, "--format", "json").stdout)["processes"]
     inferences = [found["socket"]["inference"] for found in report["descriptors"] if found["socket"]]
+    assert "socket_bound_to_nothing" not in [finding["kind"] for finding in report["findings"]]
     assert f"lib{library}".removesuffix("-3") in [inference["library"] for inference in inferences if inference]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from threading import Thread
 
 import pytest
 from hypothesis import given
@@ -13,10 +16,13 @@ from hypothesis import strategies as st
 
 from tests.conftest import MakeProc
 from threadinfo import netlink_names
+from threadinfo.model import Details
 from threadinfo.proc import describe, socket_tables
+from threadinfo.proc.explain import explain_socket
 from threadinfo.proc.reader import MalformedLineError, ProcDirectory
 from threadinfo.proc.sockets import FoundSocket, read_sockets
 
+CLONE_NEWNET = 0x40000000
 HEADER = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
 
 
@@ -278,3 +284,66 @@ def test_read_sockets_of_a_role_by_port(own_proc: ProcDirectory) -> None:
         inode = os.fstat(listener.fileno()).st_ino
         found, _ = read_sockets(own_proc, os.getpid(), {inode: [listener.fileno()]}, {port: "chat"}, may_borrow=True)
     assert describe.describe_socket(*found[inode], inode) == f"socket (TCP port {port} - chat)"
+
+
+def test_read_sockets_a_path_like_a_socket_is_told_as_a_name(
+    own_proc: ProcDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as client:
+        listener.bind("socket:[7]")
+        listener.listen()
+        client.connect("socket:[7]")
+        accepted, _ = listener.accept()
+        with accepted:
+            (sock, details), words = find(own_proc, [client, accepted])
+            explained = explain_socket(sock, details).words
+    assert words == f"Unix domain socket (u_str), connected to FD {accepted_fd(details)}"
+    assert explained is not None
+    assert explained.startswith("Unix stream, unnamed: connected to socket:[7]; its other end is in this process too")
+
+
+def accepted_fd(details: Details) -> object:
+    """The only descriptor of the other end."""
+    fds = details["peer_fds"]
+    assert isinstance(fds, list)
+    (fd,) = fds
+    return fd
+
+
+def test_read_sockets_of_another_namespace_are_looked_up_there(own_proc: ProcDirectory) -> None:
+    if os.geteuid():
+        pytest.skip("not root: no namespace can be entered")
+    netlink: list[socket.socket] = []
+
+    def make() -> None:  # in a thread of its own, whose namespace ends with it
+        assert ctypes.CDLL(None).unshare(CLONE_NEWNET) == 0
+        netlink.append(socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, socket.NETLINK_ROUTE))
+        netlink[0].bind((0, 0x10))
+
+    thread = Thread(target=make)
+    thread.start()
+    thread.join()
+    with netlink[0]:
+        (sock, details), words = find(own_proc, netlink)
+    assert words == "socket (netlink ROUTE: IPV4_IFADDR, in another network namespace)"
+    assert (sock.type, sock.bound, details["other_network_namespace"]) == ("SOCK_DGRAM", True, True)
+    told_by = ("system.sockprotoname", "borrowed duplicate", "its network namespace's /proc/net/netlink", "sock_diag")
+    assert sock.evidence == told_by
+
+
+def test_read_sockets_a_backlog_too_long_for_one_answer_hides_no_socket(own_proc: ProcDirectory) -> None:
+    count = 1009
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as last:
+        listener.bind(f"\0threadinfo-backlog-{os.getpid()}")
+        listener.listen(count + 1)
+        clients = [socket.socket(socket.AF_UNIX) for _ in range(count)]
+        for client in [*clients, last]:
+            client.setblocking(False)
+            client.connect(listener.getsockname())
+        (sock, _), _ = find(own_proc, [last])
+        (_, details), _ = find(own_proc, [listener])
+        for client in clients:
+            client.close()
+    assert (sock.standing, sock.remote) == ("waiting", f"@threadinfo-backlog-{os.getpid()}")
+    assert details["backlog_count"] == count + 1

@@ -19,6 +19,7 @@ import os
 import platform
 import pty
 import select
+import shutil
 import signal
 import socket
 import struct
@@ -143,7 +144,7 @@ def start_cleaner() -> tuple[int, int]:
         with os.scandir(os.fsencode(DIRECTORY)) as entries:
             for entry in entries:
                 if entry.name not in here_before:
-                    os.unlink(entry.path)
+                    shutil.rmtree(entry.path) if entry.is_dir(follow_symlinks=False) else os.unlink(entry.path)
 
     child = child_that(clean)
     os.close(watched)
@@ -217,7 +218,56 @@ simple("/dev/zero", lambda: os.open("/dev/zero", os.O_RDONLY), r"zero device \(n
 simple("/dev/urandom", lambda: os.open("/dev/urandom", os.O_RDONLY), "random number source", "device")
 simple("/dev/full", lambda: os.open("/dev/full", os.O_WRONLY), "/dev/full", "device")
 simple("/dev/tty", lambda: os.open("/dev/tty", os.O_RDWR), "/dev/tty", "device")
-simple("/dev/net/tun", lambda: os.open("/dev/net/tun", os.O_RDWR), "/dev/net/tun", "device")
+simple("/dev/net/tun", lambda: os.open("/dev/net/tun", os.O_RDWR), "/dev/net/tun", "device", interface=None)
+
+
+@case("TUN device with an interface")
+def _tun_interface() -> Expected:
+    """In a network namespace of its own: the interface would be everybody's."""
+
+    def make() -> int:
+        if libc.unshare(0x40000000):  # CLONE_NEWNET
+            raise OSError(ctypes.get_errno(), "unshare: " + os.strerror(ctypes.get_errno()))
+        fd = os.open("/dev/net/tun", os.O_RDWR)
+        fcntl.ioctl(fd, 0x400454CA, struct.pack("16sH22x", b"everytun7", 0x1001))  # TUNSETIFF: IFF_TUN | IFF_NO_PI
+        return fd
+
+    return Expected(sent_by_child(make), "/dev/net/tun", "device", {"interface": "everytun7"})
+
+
+def lock(kind: str, access: str, first: int, last: int | None) -> dict[str, int | str | None]:
+    """A lock as a report should tell it."""
+    return {"kind": kind, "access": access, "first_byte": first, "last_byte": last}
+
+
+@case("file, flock")
+def _flock() -> Expected:
+    fd = create("flocked")
+    fcntl.flock(fd, fcntl.LOCK_SH)
+    return Expected(fd, "file: .*/flocked", "file", {"locks": [lock("FLOCK", "read", 0, None)]})
+
+
+@case("file, locked in parts")
+def _locked() -> Expected:
+    fd = create("locked")
+    fcntl.lockf(fd, fcntl.LOCK_EX, 7, 100)
+    fcntl.lockf(fd, fcntl.LOCK_SH, 11, 200)
+    locks = [lock("POSIX", "write", 100, 106), lock("POSIX", "read", 200, 210)]
+    return Expected(fd, "file: .*/locked", "file", {"locks": locks})
+
+
+@case("file, locked for the open file")
+def _ofd_locked() -> Expected:
+    fd = create("ofd-locked")
+    fcntl.fcntl(fd, 37, struct.pack("@hhqqi4x", fcntl.F_WRLCK, 0, 13, 0, 0))  # F_OFD_SETLK
+    return Expected(fd, "file: .*/ofd-locked", "file", {"locks": [lock("OFD", "write", 13, None)]})
+
+
+@case("file, lease")
+def _lease() -> Expected:
+    fd = create("leased", os.O_RDONLY)
+    fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    return Expected(fd, "file: .*/leased", "file", {"locks": [lock("LEASE", "read", 0, None)]})
 
 
 @case("pseudo-terminal")
@@ -321,11 +371,48 @@ def _signalfd() -> Expected:
 simple("inotify, without watches", lambda: int(libc.inotify_init1(0)), "file system watcher", "inotify", watch_count=0)
 
 
-@case("inotify")
-def _inotify() -> Expected:
+def watch(number: int, name: str, events: str, known_path: str | None) -> dict[str, int | str | None]:
+    """An inotify watch as a report should tell it."""
+    status = os.stat(name)
+    device = f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}"
+    return {"wd": number, "events": events, "inode": status.st_ino, "device": device, "path": known_path}
+
+
+def watching(watches: list[tuple[str, int, str]]) -> Expected:
+    """An inotify instance that watches paths: each with its events as a mask and in words."""
     fd = int(libc.inotify_init1(0))
-    libc.inotify_add_watch(fd, os.fsencode(DIRECTORY), 0x100)
-    return Expected(fd, "file system watcher", "inotify", {"watch_count": 1})
+    told = []
+    for name, mask, events in watches:
+        number = int(libc.inotify_add_watch(fd, os.fsencode(name), mask))
+        told.append(watch(number, name, events, name))
+    told.reverse()  # as the kernel lists them
+    return Expected(fd, "file system watcher", "inotify", {"watch_count": len(watches), "watches": told})
+
+
+@case("inotify, of a directory that is open")
+def _inotify() -> Expected:
+    HELD.append(os.open(DIRECTORY, os.O_RDONLY))
+    return watching([(DIRECTORY, 0x100, "CREATE")])
+
+
+@case("inotify, of what nothing but the watch holds")
+def _inotify_alone() -> Expected:
+    os.mkdir(path("watched directory"))
+    os.mkdir(path("watched directory/below"))
+    os.close(create("watched file"))
+    return watching(
+        [(path("watched directory/below"), 0x300, "CREATE|DELETE"), (path("watched file"), 0xA, "MODIFY|CLOSE_WRITE")]
+    )
+
+
+@case("inotify, of a removed file")
+def _inotify_removed() -> Expected:
+    HELD.append(create("to be removed"))  # which keeps the file, and so its watch
+    fd = int(libc.inotify_init1(0))
+    number = int(libc.inotify_add_watch(fd, os.fsencode(path("to be removed")), 0x2))
+    told = watch(number, path("to be removed"), "MODIFY", None)
+    os.unlink(path("to be removed"))
+    return Expected(fd, "file system watcher", "inotify", {"watch_count": 1, "watches": [told]})
 
 
 simple("fanotify", lambda: syscall(300, 262, 0, 0), r"file access watcher \(fanotify\)", "fanotify", mark_count=0)
@@ -444,6 +531,15 @@ def _mqueue() -> Expected:
     limits = struct.pack("@8q", 0, 1, 8, 0, 0, 0, 0, 0)  # one message of 8 bytes: a user may hold 800 KiB of queues
     fd = syscall(240, 180, MQUEUE.encode(), os.O_CREAT | os.O_RDWR, 0o600, limits)
     return Expected(fd, f"message queue: /{MQUEUE}", "mqueue", {"name": f"/{MQUEUE}"})
+
+
+@case("message queue, removed")
+def _removed_mqueue() -> Expected:
+    name = f"{MQUEUE}-removed"
+    limits = struct.pack("@8q", 0, 1, 8, 0, 0, 0, 0, 0)
+    fd = syscall(240, 180, name.encode(), os.O_CREAT | os.O_RDWR, 0o600, limits)
+    libc.mq_unlink(f"/{name}".encode())
+    return Expected(fd, rf"message queue: /{name} \(removed\)", "mqueue", {"name": f"/{name}", "deleted": True})
 
 
 @case("Landlock ruleset")
@@ -623,7 +719,7 @@ def _unix_waiting() -> Expected:
     made(UNIX, STREAM, 0, path("slow"), listen=True)
     client = socket.socket(UNIX)
     client.connect(path("slow"))
-    return Expected(hold(client), r"Unix domain socket \(u_str\), connected( to .*/slow)?", "socket")
+    return Expected(hold(client), r"Unix domain socket \(u_str\), connected to .*/slow, not accepted yet", "socket")
 
 
 @case("unix datagram, connected to a path")

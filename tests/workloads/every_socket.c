@@ -9,9 +9,12 @@
 #include <net/if.h>
 #include <poll.h>
 #include <sched.h>
+#include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -166,6 +169,28 @@ static int udplite(void) { return made(socket(AF_INET, SOCK_DGRAM, IPPROTO_UDPLI
 static int udplite_bound(void) { return bound(SOCK_DGRAM, IPPROTO_UDPLITE); }
 static int raw(void) { return made(socket(AF_INET, SOCK_RAW, IPPROTO_ICMP)); }
 static int raw6(void) { return made(socket(AF_INET6, SOCK_RAW, IPPROTO_ICMPV6)); }
+static int raw_ipip(void) { return made(socket(AF_INET, SOCK_RAW, IPPROTO_IPIP)); }
+static int raw_nameless(void) { return made(socket(AF_INET, SOCK_RAW, 211)); }
+static int raw_send_only(void) { return made(socket(AF_INET, SOCK_RAW, IPPROTO_RAW)); }
+
+static int raw_bound(void) {
+  int fd = raw();
+  return fd < 0 ? fd : bind_to(fd, 0) ? -errno : fd;
+}
+
+static int raw_connected(void) {
+  int fd = raw();
+  return fd < 0 ? fd : connect_to(fd, 0) ? -errno : fd;
+}
+
+static int connected6(int type) {
+  struct sockaddr_in6 name = {.sin6_family = AF_INET6, .sin6_addr = IN6ADDR_LOOPBACK_INIT};
+  int fd = socket(AF_INET6, type, IPPROTO_ICMPV6);
+  return fd < 0 || connect(fd, (struct sockaddr *)&name, sizeof name) ? -errno : fd;
+}
+
+static int raw6_connected(void) { return connected6(SOCK_RAW); }
+static int ping6_connected(void) { return connected6(SOCK_DGRAM); }
 static int ping(void) { return made(socket(AF_INET, SOCK_DGRAM, IPPROTO_ICMP)); }
 static int ping_bound(void) { return bound(SOCK_DGRAM, IPPROTO_ICMP); }
 
@@ -177,6 +202,8 @@ static int packet_interface(void) {
   int fd = packet_idle();
   return fd < 0 ? fd : bind(fd, (struct sockaddr *)&name, sizeof name) ? -errno : fd;
 }
+
+static int packet_arp(void) { return made(socket(AF_PACKET, SOCK_DGRAM, htons(0x0806))); }
 
 static int netlink(int protocol, unsigned groups, int flags) {
   struct sockaddr_nl name = {.nl_family = AF_NETLINK, .nl_groups = groups};
@@ -190,6 +217,19 @@ static int netlink_created(void) { return made(socket(AF_NETLINK, SOCK_RAW, NETL
 
 static int netlink_uevent(void) {
   return netlink(NETLINK_KOBJECT_UEVENT, 1, SOCK_CLOEXEC | SOCK_NONBLOCK);
+}
+
+static int netlink_datagram(void) {
+  struct sockaddr_nl name = {.nl_family = AF_NETLINK};
+  int fd = socket(AF_NETLINK, SOCK_DGRAM, NETLINK_ROUTE);
+  return fd < 0 || bind(fd, (struct sockaddr *)&name, sizeof name) ? -errno : fd;
+}
+
+static int netlink_netfilter(void) { return netlink(NETLINK_NETFILTER, 1 << 0 | 1 << 2 | 1 << 6, 0); }
+
+static int netlink_group_36(void) { /* above those that an address can name */
+  int group = 36, fd = netlink(NETLINK_ROUTE, 0, 0);
+  return fd < 0 ? fd : setsockopt(fd, SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, &group, sizeof group) ? -errno : fd;
 }
 
 static int unix_named(const char *text, int length, int type) {
@@ -230,6 +270,169 @@ static int unix_path(void) {
   return fd;
 }
 
+/* Names: a path, an abstract one, or one that the kernel chooses. `to` gets the name that it has in the end. */
+enum how { PATH, ABSTRACT, CHOSEN };
+
+static int unix_bound_as(enum how how, int type, struct sockaddr_un *to, socklen_t *size) {
+  static int count;
+  struct sockaddr_un name = {.sun_family = AF_UNIX};
+  int fd = socket(AF_UNIX, type, 0), start = how == ABSTRACT;
+  int length = snprintf(name.sun_path + start, sizeof name.sun_path - 1, "/tmp/every-socket-%d-%d", getpid(), ++count);
+  *size = offsetof(struct sockaddr_un, sun_path) + (how == CHOSEN ? 0 : how == ABSTRACT ? length + 1 : length);
+  if (fd < 0 || bind(fd, (struct sockaddr *)&name, *size))
+    return -errno;
+  *size = sizeof *to;
+  return getsockname(fd, (struct sockaddr *)to, size) ? -errno : fd;
+}
+
+/* A listener, its client, and what was accepted unless the client is to wait. */
+struct unix_trio {
+  int listener, client, accepted;
+};
+
+static int unix_trio(enum how how, int type, int client_has_name, int accepts, struct unix_trio *trio) {
+  struct sockaddr_un name, own;
+  socklen_t size, own_size;
+  trio->listener = unix_bound_as(how, type, &name, &size);
+  if (trio->listener < 0 || listen(trio->listener, 5))
+    return -errno;
+  trio->client = client_has_name ? unix_bound_as(ABSTRACT, type, &own, &own_size) : socket(AF_UNIX, type, 0);
+  if (trio->client < 0 || connect(trio->client, (struct sockaddr *)&name, size))
+    return -errno;
+  if (how == PATH)
+    unlink(name.sun_path);
+  return trio->accepted = accepts ? made(accept(trio->listener, NULL, NULL)) : 0;
+}
+
+static int unix_client(enum how how, int type, int client_has_name, int accepts) {
+  struct unix_trio trio;
+  int problem = unix_trio(how, type, client_has_name, accepts, &trio);
+  return problem < 0 ? problem : trio.client;
+}
+
+static int unix_accepted(enum how how, int type, int client_has_name) {
+  struct unix_trio trio;
+  int problem = unix_trio(how, type, client_has_name, 1, &trio);
+  return problem < 0 ? problem : trio.accepted;
+}
+
+static int unix_listening_path(void) {
+  struct unix_trio trio;
+  return unix_trio(PATH, SOCK_STREAM, 0, 0, &trio) < 0 ? -errno : trio.listener;
+}
+
+static int unix_bound(void) {
+  struct sockaddr_un name;
+  socklen_t size;
+  return unix_bound_as(ABSTRACT, SOCK_STREAM, &name, &size);
+}
+
+static int unix_listener_shut_down(void) {
+  int fd = unix_bound();
+  listen(fd, 5);
+  return shutdown(fd, SHUT_RDWR) ? -errno : fd;
+}
+
+static int unix_client_path(void) { return unix_client(PATH, SOCK_STREAM, 0, 1); }
+static int unix_client_abstract(void) { return unix_client(ABSTRACT, SOCK_STREAM, 0, 1); }
+static int unix_client_chosen(void) { return unix_client(CHOSEN, SOCK_STREAM, 0, 1); }
+static int unix_client_named(void) { return unix_client(PATH, SOCK_STREAM, 1, 1); }
+static int unix_client_packet(void) { return unix_client(PATH, SOCK_SEQPACKET, 0, 1); }
+static int unix_accepted_path(void) { return unix_accepted(PATH, SOCK_STREAM, 0); }
+static int unix_accepted_abstract(void) { return unix_accepted(ABSTRACT, SOCK_STREAM, 0); }
+static int unix_accepted_chosen(void) { return unix_accepted(CHOSEN, SOCK_STREAM, 0); }
+static int unix_accepted_named(void) { return unix_accepted(PATH, SOCK_STREAM, 1); }
+static int unix_accepted_packet(void) { return unix_accepted(PATH, SOCK_SEQPACKET, 0); }
+static int unix_waiting_path(void) { return unix_client(PATH, SOCK_STREAM, 0, 0); }
+static int unix_waiting_abstract(void) { return unix_client(ABSTRACT, SOCK_STREAM, 0, 0); }
+
+static int unix_accepted_widow(void) {
+  struct unix_trio trio;
+  int fd = unix_trio(PATH, SOCK_STREAM, 0, 1, &trio);
+  return fd < 0 ? fd : close(trio.client) ? -errno : fd;
+}
+
+static int unix_client_widow(void) {
+  struct unix_trio trio;
+  int fd = unix_trio(PATH, SOCK_STREAM, 0, 1, &trio);
+  return fd < 0 ? fd : close(fd) ? -errno : trio.client;
+}
+
+static int unix_waiting_widow(void) { /* its listener closed before it accepted */
+  struct unix_trio trio;
+  return unix_trio(PATH, SOCK_STREAM, 0, 0, &trio) < 0 || close(trio.listener) ? -errno : trio.client;
+}
+
+static int shut_pair(int how, int end) {
+  int ends[2];
+  return socketpair(AF_UNIX, SOCK_STREAM, 0, ends) || shutdown(ends[0], how) ? -errno : ends[end];
+}
+
+static int unix_sends_no_more(void) { return shut_pair(SHUT_WR, 0); }
+static int unix_receives_no_more(void) { return shut_pair(SHUT_WR, 1); }
+static int unix_shut_both(void) { return shut_pair(SHUT_RDWR, 0); }
+
+static int pair_of(int type) {
+  int ends[2];
+  return socketpair(AF_UNIX, type, 0, ends) ? -errno : ends[0];
+}
+
+static int unix_datagram_pair(void) { return pair_of(SOCK_DGRAM); }
+static int unix_packet_pair(void) { return pair_of(SOCK_SEQPACKET); }
+
+/* Datagrams: the sender is connected, its receiver is not. */
+static int unix_one_way(int ends[2]) {
+  struct sockaddr_un name;
+  socklen_t size;
+  ends[1] = unix_bound_as(ABSTRACT, SOCK_DGRAM, &name, &size);
+  ends[0] = socket(AF_UNIX, SOCK_DGRAM, 0);
+  return ends[1] < 0 || connect(ends[0], (struct sockaddr *)&name, size) ? -errno : 0;
+}
+
+static int unix_datagram_sender(void) {
+  int ends[2];
+  return unix_one_way(ends) ? -errno : ends[0];
+}
+
+static int unix_datagram_receiver(void) {
+  int ends[2];
+  return unix_one_way(ends) ? -errno : ends[1];
+}
+
+static int unix_datagram_widow(void) {
+  int ends[2];
+  return unix_one_way(ends) || close(ends[1]) ? -errno : ends[0];
+}
+
+/* Leaves a descriptor to a child that lives as long as we do. */
+static int given_away(int fd, int kept) {
+  if (fork() == 0) {
+    setresuid(65534, 65534, 65534); /* of root none but root may be killed, and we may become nobody */
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    for (;;)
+      pause();
+  }
+  close(fd);
+  return kept;
+}
+
+static int unix_pair_elsewhere(void) {
+  int ends[2];
+  return socketpair(AF_UNIX, SOCK_STREAM, 0, ends) ? -errno : given_away(ends[1], ends[0]);
+}
+
+static int unix_client_elsewhere(void) {
+  struct unix_trio trio;
+  int fd = unix_trio(PATH, SOCK_STREAM, 0, 1, &trio);
+  return fd < 0 ? fd : given_away(trio.client, fd);
+}
+
+static int unix_server_elsewhere(void) {
+  struct unix_trio trio;
+  int fd = unix_trio(PATH, SOCK_STREAM, 0, 1, &trio);
+  return fd < 0 ? fd : given_away(trio.listener, given_away(fd, trio.client));
+}
+
 static int vsock(void) { return made(socket(AF_VSOCK_, SOCK_STREAM, 0)); }
 static int xdp(void) { return made(socket(AF_XDP_, SOCK_RAW, 0)); }
 
@@ -242,6 +445,12 @@ static int elsewhere(int (*make)(void)) {
   setns(home, CLONE_NEWNET);
   close(home);
   return fd;
+}
+
+static int loopback_up(void) {
+  struct ifreq request = {.ifr_name = "lo", .ifr_flags = IFF_UP | IFF_RUNNING};
+  int fd = socket(AF_INET, SOCK_DGRAM, 0), result = ioctl(fd, SIOCSIFFLAGS, &request);
+  return close(fd), result;
 }
 
 /* Who may make one is said a namespace; a new one lets nobody. */
@@ -260,10 +469,71 @@ static int any_listener(void) {
   return listen(fd, 7) ? -errno : fd;
 }
 
+#define ELSEWHERE(make)                                                                                              \
+  static int netns_##make(void) { return elsewhere(make); }
+#define ELSEWHERE_UP(make)                                                                                           \
+  static int up_##make(void) { return loopback_up() ? -errno : make(); }                                               \
+  static int netns_##make(void) { return elsewhere(up_##make); }
+
 static int netns_listener(void) { return elsewhere(any_listener); }
 static int netns_netlink(void) { return elsewhere(netlink_routing); }
-static int netns_tcp(void) { return elsewhere(tcp); }
 static int netns_ping(void) { return elsewhere(ping_anywhere); }
+
+static int ping6_anywhere(void) {
+  int first = ping_anywhere();
+  return first < 0 || loopback_up() ? -errno : ping6_connected();
+}
+
+static int netns_ping6_connected(void) { return elsewhere(ping6_anywhere); }
+ELSEWHERE(tcp)
+ELSEWHERE_UP(tcp_bound)
+ELSEWHERE_UP(tcp_connected)
+ELSEWHERE(udp)
+ELSEWHERE_UP(udp_bound)
+ELSEWHERE(raw)
+ELSEWHERE_UP(raw_connected)
+ELSEWHERE(packet_all)
+ELSEWHERE(packet_interface)
+ELSEWHERE(netlink_datagram)
+ELSEWHERE(netlink_created)
+ELSEWHERE(unix_unnamed)
+ELSEWHERE(unix_pair)
+ELSEWHERE(unix_path)
+ELSEWHERE(unix_listening_path)
+ELSEWHERE(unix_accepted_path)
+ELSEWHERE(unix_client_abstract)
+ELSEWHERE(unix_waiting_path)
+ELSEWHERE(unix_sends_no_more)
+ELSEWHERE(unix_widow)
+ELSEWHERE(unix_datagram_sender)
+ELSEWHERE(unix_datagram_receiver)
+
+/* A path leads from one network namespace to another, an abstract name does not. */
+static struct sockaddr_un far_name;
+static socklen_t far_size;
+
+static int far_listener(void) {
+  int fd = unix_bound_as(PATH, SOCK_STREAM, &far_name, &far_size);
+  return fd < 0 ? fd : listen(fd, 5) ? -errno : fd;
+}
+
+static int far_client(void) {
+  int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+  return connect(fd, (struct sockaddr *)&far_name, far_size) ? -errno : fd;
+}
+
+/* The client is here, the listener and with it what is accepted there. */
+static int unix_client_across(void) {
+  int listener = elsewhere(far_listener), client = far_client();
+  unlink(far_name.sun_path);
+  return listener < 0 || client < 0 || accept(listener, NULL, NULL) < 0 ? -errno : client;
+}
+
+static int unix_accepted_across(void) {
+  int listener = far_listener(), client = elsewhere(far_client);
+  unlink(far_name.sun_path);
+  return listener < 0 || client < 0 ? -errno : made(accept(listener, NULL, NULL));
+}
 
 static const struct {
   const char *name;
@@ -274,10 +544,26 @@ static const struct {
     CASE(tcp_close_wait), CASE(tcp_closed_both), CASE(tcp_reset_unread), CASE(tcp_reset_read), CASE(tcp_refused),
     CASE(tcp_refused_unread), CASE(tcp_listener_shut_down), CASE(tcp_any_listener_shut_down), CASE(mptcp),
     CASE(mptcp_listening), CASE(udp), CASE(udp6), CASE(udp_bound), CASE(udplite), CASE(udplite_bound), CASE(raw),
-    CASE(raw6), CASE(ping), CASE(ping_bound), CASE(packet_idle), CASE(packet_all), CASE(packet_interface),
-    CASE(netlink_routing), CASE(netlink_port), CASE(netlink_created), CASE(netlink_uevent), CASE(unix_unnamed),
-    CASE(unix_datagram), CASE(unix_pair), CASE(unix_widow), CASE(unix_abstract), CASE(unix_path), CASE(vsock),
-    CASE(xdp), CASE(netns_listener), CASE(netns_netlink), CASE(netns_tcp), CASE(netns_ping),
+    CASE(raw6), CASE(raw_ipip), CASE(raw_nameless), CASE(raw_send_only), CASE(raw_bound), CASE(raw_connected),
+    CASE(raw6_connected), CASE(ping), CASE(ping_bound), CASE(ping6_connected), CASE(packet_idle), CASE(packet_all),
+    CASE(packet_interface), CASE(packet_arp), CASE(netlink_routing), CASE(netlink_port), CASE(netlink_created),
+    CASE(netlink_uevent), CASE(netlink_datagram), CASE(netlink_netfilter), CASE(netlink_group_36), CASE(unix_unnamed),
+    CASE(unix_datagram), CASE(unix_pair), CASE(unix_widow), CASE(unix_abstract), CASE(unix_path),
+    CASE(unix_listening_path), CASE(unix_bound), CASE(unix_listener_shut_down), CASE(unix_client_path),
+    CASE(unix_client_abstract), CASE(unix_client_chosen), CASE(unix_client_named), CASE(unix_client_packet),
+    CASE(unix_accepted_path), CASE(unix_accepted_abstract), CASE(unix_accepted_chosen), CASE(unix_accepted_named),
+    CASE(unix_accepted_packet), CASE(unix_waiting_path), CASE(unix_waiting_abstract), CASE(unix_accepted_widow),
+    CASE(unix_client_widow), CASE(unix_waiting_widow), CASE(unix_sends_no_more), CASE(unix_receives_no_more),
+    CASE(unix_shut_both), CASE(unix_datagram_pair), CASE(unix_packet_pair), CASE(unix_datagram_sender),
+    CASE(unix_datagram_receiver), CASE(unix_datagram_widow), CASE(unix_pair_elsewhere), CASE(unix_client_elsewhere),
+    CASE(unix_server_elsewhere), CASE(vsock), CASE(xdp), CASE(netns_listener), CASE(netns_netlink), CASE(netns_tcp),
+    CASE(netns_ping), CASE(netns_ping6_connected), CASE(netns_tcp_bound), CASE(netns_tcp_connected), CASE(netns_udp), CASE(netns_udp_bound),
+    CASE(netns_raw), CASE(netns_raw_connected), CASE(netns_packet_all), CASE(netns_packet_interface),
+    CASE(netns_netlink_datagram), CASE(netns_netlink_created), CASE(netns_unix_unnamed), CASE(netns_unix_pair),
+    CASE(netns_unix_path), CASE(netns_unix_listening_path), CASE(netns_unix_accepted_path),
+    CASE(netns_unix_client_abstract), CASE(netns_unix_waiting_path), CASE(netns_unix_sends_no_more),
+    CASE(netns_unix_widow), CASE(netns_unix_datagram_sender), CASE(netns_unix_datagram_receiver),
+    CASE(unix_client_across), CASE(unix_accepted_across),
 };
 
 int case_count(void) { return sizeof cases / sizeof *cases; }

@@ -1,11 +1,12 @@
 """Asking a socket itself: a borrowed duplicate of the descriptor, asked what changes nothing, and closed at once.
 
-Only for sockets that no table of the kernel knows. What is asked is read-only; SO_ERROR, which would take a pending
-error away from the target, is left alone.
+Only for sockets of which the kernel's tables leave something open. What is asked is read-only; SO_ERROR, which would
+take a pending error away from the target, is left alone.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import socket
@@ -17,6 +18,7 @@ import msgspec
 from threadinfo.proc.namespaces import duplicate_descriptor
 
 _SO_NETNS_COOKIE = 71
+_SIOCGSKNS = 0x894C
 _TCP_INFO_BYTES = 240
 _TCP_CLOSE = 7
 _SOL_NETLINK, _NETLINK_LIST_MEMBERSHIPS = 270, 9
@@ -30,14 +32,18 @@ class Borrowed(msgspec.Struct, frozen=True, kw_only=True):
     type: int
     protocol: int
     local: object = None
-    """As Python's socket module gives it: a tuple, or bytes or text for a Unix path."""
+    """As Python's socket module gives it: a tuple, or bytes or text for a Unix path, empty for one without a name."""
     remote: object = None
+    """None where it is not connected."""
     listens: bool = False
     tcp_state: int | None = None
     had_connection: bool | None = None
     """Of TCP: whether there ever was a connection; its round trip is measured when one begins."""
     error_pending: bool = False
     """Of TCP: whether an error waits to be read (poll(2) tells without taking it away)."""
+    receives_no_more: bool = False
+    has_ended: bool = False
+    """Whether both directions have ended (poll(2): POLLHUP), here or by the other end."""
     netlink_groups: int | None = None
     namespace_cookie: int | None = None
 
@@ -56,6 +62,17 @@ class Lender:
     ) -> None:
         os.close(self._pidfd)
 
+    def network_namespace(self, fd: int) -> int:
+        """The network namespace that a socket was made in, as a descriptor that the caller closes (SIOCGSKNS).
+
+        Raises OSError where the caller has no CAP_NET_ADMIN there.
+        """
+        duplicate = duplicate_descriptor(self._pidfd, fd)
+        try:
+            return fcntl.ioctl(duplicate, _SIOCGSKNS)
+        finally:
+            os.close(duplicate)
+
     def ask(self, fd: int) -> Borrowed:
         """Borrows a socket and asks it; raises OSError where the kernel refuses, or `fd` is gone or not a socket."""
         # With family, type and protocol given, Python makes no system call of its own on the descriptor.
@@ -66,6 +83,7 @@ class Lender:
             kind = borrowed.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE)
             protocol = borrowed.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL)
             local = _name(borrowed.getsockname)
+            events = _events(borrowed)
             state, had_connection = None, None
             if kind == socket.SOCK_STREAM and family in {socket.AF_INET, socket.AF_INET6}:
                 state, had_connection = _tcp_info(borrowed)
@@ -78,7 +96,9 @@ class Lender:
                 listens=bool(_option(borrowed, socket.SOL_SOCKET, socket.SO_ACCEPTCONN)),
                 tcp_state=state,
                 had_connection=had_connection,
-                error_pending=state == _TCP_CLOSE and _has_error(borrowed),
+                error_pending=state == _TCP_CLOSE and bool(events & select.POLLERR),
+                receives_no_more=bool(events & select.POLLRDHUP),
+                has_ended=bool(events & select.POLLHUP),
                 netlink_groups=(
                     _option(borrowed, _SOL_NETLINK, _NETLINK_LIST_MEMBERSHIPS, _GROUPS_BYTES)
                     if family == socket.AF_NETLINK
@@ -102,10 +122,11 @@ def _option(borrowed: socket.socket, level: int, option: int, size: int = 4) -> 
         return None
 
 
-def _has_error(borrowed: socket.socket) -> bool:
+def _events(borrowed: socket.socket) -> int:
+    """What poll(2) says, which takes nothing away."""
     poll = select.poll()
-    poll.register(borrowed, 0)
-    return any(events & select.POLLERR for _, events in poll.poll(0))
+    poll.register(borrowed, select.POLLRDHUP)
+    return next((events for _, events in poll.poll(0)), 0)
 
 
 def _tcp_info(borrowed: socket.socket) -> tuple[int | None, bool | None]:

@@ -69,6 +69,7 @@ def read_descriptors(
     if with_details:
         _join_pipes(descriptors)
         _name_bpf_objects(descriptors)
+        _name_watches(process, descriptors)
     gaps.extend(_gaps(problems))
     return DescriptorListing(tuple(descriptors), tuple(gaps))
 
@@ -117,7 +118,8 @@ def _read_descriptor(
         if sock is not None:
             from threadinfo.proc.explain import explain_socket  # noqa: PLC0415 - the plain text has no use for it
 
-            sock = msgspec.structs.replace(sock, explanation=explain_socket(sock, details))
+            words, is_ambiguous = explain_socket(sock, details)
+            sock = msgspec.structs.replace(sock, explanation=words, ambiguous=is_ambiguous)
         details = details | _read_details(process, fd, kind.type)
     return Descriptor(
         fd=fd,
@@ -172,10 +174,13 @@ def _classify_path(process: ProcDirectory, fd: int, target: str, mqueue: _Messag
         return _Kind("memfd", f"anonymous memory: {name}", inode, details | {"name": name})
     if target == f"/secretmem{_DELETED}":
         return _Kind("memfd_secret", "secret memory", inode, details)
+    name = target.removesuffix(_DELETED) if status.st_nlink == 0 else target
+    if status.st_size == _MQUEUE_FILE_BYTES and name.count("/") == 1 and mqueue.holds(status.st_dev):
+        if status.st_nlink:
+            return _Kind("mqueue", f"message queue: {name}", inode, {"name": name})
+        return _Kind("mqueue", f"message queue: {name} (removed)", inode, {"name": name, "deleted": True})
     if target.endswith(_DELETED) and (status.st_nlink == 0 or not _is_still_there(process, target, inode)):
         return _deleted(target.removesuffix(_DELETED), inode, details, status.st_blocks * 512, status.st_nlink)
-    if status.st_size == _MQUEUE_FILE_BYTES and target.count("/") == 1 and mqueue.holds(status.st_dev):
-        return _Kind("mqueue", f"message queue: {target}", inode, {"name": target})
     return _Kind("file", f"file: {target}", inode, details)
 
 
@@ -236,6 +241,19 @@ def _join_pipes(descriptors: list[Descriptor]) -> None:
             details = descriptor.details
             others = [fd for fd, access in ends[descriptor.inode] if access not in {details["access"], "path only"}]
             descriptors[index] = msgspec.structs.replace(descriptor, details=details | {"other_end_fds": others})
+
+
+def _name_watches(process: ProcDirectory, descriptors: list[Descriptor]) -> None:
+    """Adds the paths that inotify instances watch, of those that can be found."""
+    if not any(descriptor.details.get("watches") for descriptor in descriptors):
+        return
+    from threadinfo.proc.watches import WatchedPaths  # noqa: PLC0415 - needs ctypes, which most reports do not
+
+    paths = WatchedPaths(process, descriptors)
+    for index, descriptor in enumerate(descriptors):
+        if descriptor.details.get("watches"):
+            watches = paths.name(descriptor)
+            descriptors[index] = msgspec.structs.replace(descriptor, details=descriptor.details | {"watches": watches})
 
 
 def _name_bpf_objects(descriptors: list[Descriptor]) -> None:

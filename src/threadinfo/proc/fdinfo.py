@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from typing import NamedTuple
 
 from threadinfo.model import Details
 from threadinfo.proc.reader import MalformedLineError
@@ -34,6 +35,20 @@ _EPOLL_EVENTS = {
     1 << 29: "WAKEUP",
     1 << 30: "ONESHOT",
     1 << 31: "ET",
+}
+_INOTIFY_EVENTS = {
+    0x1: "ACCESS",
+    0x2: "MODIFY",
+    0x4: "ATTRIB",
+    0x8: "CLOSE_WRITE",
+    0x10: "CLOSE_NOWRITE",
+    0x20: "OPEN",
+    0x40: "MOVED_FROM",
+    0x80: "MOVED_TO",
+    0x100: "CREATE",
+    0x200: "DELETE",
+    0x400: "DELETE_SELF",
+    0x800: "MOVE_SELF",
 }
 _BPF_MAP_TYPES = (
     "unspec hash array prog_array perf_event_array percpu_hash percpu_array stack_trace cgroup_array lru_hash "
@@ -64,7 +79,7 @@ def parse_fdinfo(text: str) -> Lines:
 def parse_details(kind: str, text: str) -> Details:
     """All details of a descriptor of this kind; raises MalformedLineError where the text is not as expected."""
     lines = parse_fdinfo(text)
-    return common_details(lines) | kind_details(kind, lines)
+    return common_details(lines) | _locks(lines) | kind_details(kind, lines)
 
 
 def common_details(lines: Lines) -> Details:
@@ -85,6 +100,66 @@ def common_details(lines: Lines) -> Details:
     if position:
         details["position_bytes"] = position
     return details
+
+
+_LOCK_KINDS = {"OFDLCK": "OFD"}
+
+
+def _locks(lines: Lines) -> Details:
+    """The locks that the process or the open file holds (fs/locks.c); raises MalformedLineError."""
+    locks: list[dict[str, int | str | None]] = []
+    for number, (key, value) in enumerate(lines, 1):
+        if key != "lock":
+            continue
+        try:  # "1: POSIX  ADVISORY  WRITE 4242 00:1b:345 0 EOF"
+            _, kind, _, access, _, _, start, end = value.split()
+            last = None if end == "EOF" else int(end)
+            locks.append(
+                {
+                    "kind": _LOCK_KINDS.get(kind, kind),
+                    "access": access.lower(),
+                    "first_byte": int(start),
+                    "last_byte": last,
+                }
+            )
+        except ValueError:
+            raise MalformedLineError(number, f"{key}: {value}") from None
+    return {"locks": locks} if locks else {}
+
+
+class Watch(NamedTuple):
+    """A watch of an inotify instance, as the kernel has it: an inode, not a path."""
+
+    number: int
+    inode: int
+    device: tuple[int, int]
+    """Major and minor number of the file system."""
+    events: str
+    handle_type: int | None
+    handle: bytes
+    """For open_by_handle_at(2); empty where the file system has none."""
+
+
+def parse_watches(lines: Lines) -> list[Watch]:
+    """Of "inotify" lines; raises KeyError or ValueError where one is not as proc_pid_fdinfo(5) describes it."""
+    watches = []
+    for key, value in lines:
+        if key != "inotify":
+            continue
+        # "wd:1 ino:2a sdev:800001 mask:100 ignored_mask:0 fhandle-bytes:8 fhandle-type:1 f_handle:2a00..."
+        words = dict(word.partition(":")[::2] for word in value.split())
+        device, mask = int(words["sdev"], 16), int(words["mask"], 16)
+        watches.append(
+            Watch(
+                number=int(words["wd"], 16),
+                inode=int(words["ino"], 16),
+                device=(device >> 20, device & 0xFFFFF),  # include/linux/kdev_t.h, as the kernel has it
+                events="|".join(name for bit, name in _INOTIFY_EVENTS.items() if mask & bit),
+                handle_type=int(words["fhandle-type"], 16) if "fhandle-type" in words else None,
+                handle=bytes.fromhex(words.get("f_handle", "")),
+            )
+        )
+    return watches
 
 
 def kind_details(kind: str, lines: Lines) -> Details:
@@ -147,7 +222,17 @@ def _signal_name(number: int) -> str:
 
 
 def _inotify(lines: Lines) -> Details:
-    return {"watch_count": sum(key == "inotify" for key, _ in lines)}
+    watches: list[dict[str, int | str | None]] = [
+        {
+            "wd": watch.number,
+            "events": watch.events,
+            "inode": watch.inode,
+            "device": f"{watch.device[0]}:{watch.device[1]}",
+            "path": None,
+        }
+        for watch in parse_watches(lines)
+    ]
+    return {"watch_count": len(watches), "watches": watches}
 
 
 def _fanotify(lines: Lines) -> Details:
@@ -212,7 +297,10 @@ def _name(names: list[str], index: int) -> str:
 
 def _terminal(lines: Lines) -> Details:
     values = dict(lines)
-    return {"terminal_index": int(values["tty-index"])} if "tty-index" in values else {}
+    details: Details = {"terminal_index": int(values["tty-index"])} if "tty-index" in values else {}
+    if "iff" in values:  # of /dev/net/tun, empty until it has an interface
+        details["interface"] = values["iff"] or None
+    return details
 
 
 _KINDS: dict[str, Callable[[Lines], Details]] = {

@@ -93,6 +93,15 @@ KNOWN = (
         source="the-tcpdump-group/libpcap: pcap-linux.c; libpcap 1.10.3 run under strace",
     ),
     KnownSocket(
+        library="libaudit",
+        words="the sender to the audit system (audit_open), bound when it sends first",
+        mapped=r"libaudit\.so\.\d+",
+        family="AF_NETLINK",
+        protocol="NETLINK_AUDIT",
+        close_on_exec=True,
+        source="linux-audit/audit-userspace: lib/netlink.c, audit_open; libaudit 3.0.9 run under strace",
+    ),
+    KnownSocket(
         library="glibc",
         words="a question to nscd (getaddrinfo, getpwnam and others), normally closed at once",
         mapped=_GLIBC,
@@ -289,7 +298,7 @@ def _name_evidence(
     if row.remote is None:
         return []
     if not row.remote:
-        return None if sock.local or sock.remote or sock.state == "CONNECTED" else ["no name, not connected"]
+        return ["no name, not connected"] if sock.standing == "unbound" else None
     return [f"connected to {sock.remote}"] if re.fullmatch(row.remote, sock.remote or "") else None
 
 

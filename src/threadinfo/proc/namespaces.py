@@ -1,4 +1,4 @@
-"""Doing something inside the target's network namespace (setns(2), pidfd_getfd(2)).
+"""Doing something inside another network namespace (setns(2), pidfd_getfd(2)): the target's, or that of its socket.
 
 /proc/PID/net shows the target's tables from outside, sock_diag(7) has to be asked from inside: by a short-lived thread,
 because setns moves a single thread and nothing has to be put back when the thread ends.
@@ -38,23 +38,31 @@ def call_in_network_namespace(process: ProcDirectory, action: Callable[[], T]) -
         namespace_fd = process.file_descriptor("ns/net")
     except ProcError as problem:
         raise PermissionError(problem.cause) from None
+    try:
+        return call_in_namespace(namespace_fd, action)
+    finally:
+        os.close(namespace_fd)
+
+
+def call_in_namespace(namespace_fd: int, action: Callable[[], T]) -> T:
+    """The result of `action`, called in this network namespace; what it raises is raised here.
+
+    OSError where entering is refused: it takes CAP_SYS_ADMIN.
+    """
     result: list[T] = []
-    failure: list[OSError] = []
+    failure: list[Exception] = []
 
     def enter_and_call() -> None:
         try:
             if _libc.setns(namespace_fd, _CLONE_NEWNET):
                 raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
             result.append(action())
-        except OSError as problem:
+        except Exception as problem:  # of whatever kind: it is raised where the caller is
             failure.append(problem)
 
     thread = Thread(target=enter_and_call, daemon=True)
-    try:
-        thread.start()
-        thread.join()
-    finally:
-        os.close(namespace_fd)
+    thread.start()
+    thread.join()
     if failure:
         raise failure[0]
     return result[0]

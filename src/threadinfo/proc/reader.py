@@ -188,6 +188,13 @@ class ProcDirectory:
         except OSError as problem:
             raise _error(f"{self.path}/{name}", problem) from None
 
+    def directory_descriptor(self, name: str) -> int:
+        """Opens a directory whose descriptor is wanted itself (a mount point below root/); the caller closes it."""
+        try:
+            return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._fd)
+        except OSError as problem:
+            raise _error(f"{self.path}/{name}", problem) from None
+
     def mapped_file(self, mapping: str) -> int | None:
         """The file that is mapped at START-END (/proc/PID/map_files), even if it was deleted; the caller closes it.
 

@@ -1,4 +1,4 @@
-"""What only sock_diag(7) tells of sockets: peers of Unix sockets, backlogs, dual-stack listeners, idle bound ones.
+"""What only sock_diag(7) tells: peers of Unix sockets, backlogs, dual-stack listeners, idle bound ones, netlink types.
 
 Written here rather than taken from a netlink library: a plain report asks for this whenever the target holds a Unix
 socket, and the libraries take longer to import than the whole report takes (docs/how-it-works.md, "Dependencies").
@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections.abc import Iterator
+import sys
+from collections.abc import Collection, Iterator
 
 import msgspec
 
@@ -26,8 +27,12 @@ _RECEIVE_BYTES = 1 << 18
 
 _UNIX_REQUEST = struct.Struct("=BBHIIIII")  # struct unix_diag_req
 _UNIX_ANSWER = struct.Struct("=BBBBIII")  # struct unix_diag_msg
-_UDIAG_SHOW_NAME, _UDIAG_SHOW_PEER, _UDIAG_SHOW_RQLEN = 0x01, 0x04, 0x10
-_UNIX_DIAG_NAME, _UNIX_DIAG_PEER, _UNIX_DIAG_RQLEN = 0, 2, 4
+_UDIAG_SHOW_NAME, _UDIAG_SHOW_PEER, _UDIAG_SHOW_ICONS, _UDIAG_SHOW_RQLEN = 0x01, 0x04, 0x08, 0x10
+_UNIX_DIAG_NAME, _UNIX_DIAG_PEER, _UNIX_DIAG_ICONS, _UNIX_DIAG_RQLEN, _UNIX_DIAG_SHUTDOWN = 0, 2, 3, 4, 6
+
+_NETLINK_REQUEST = struct.Struct("=BBHIIII")  # struct netlink_diag_req
+_NETLINK_ANSWER = struct.Struct("=BBBBIIIIII")  # struct netlink_diag_msg
+_NDIAG_PROTO_ALL, _NDIAG_SHOW_GROUPS, _NETLINK_DIAG_GROUPS = 0xFF, 0x02, 1
 
 _INET_REQUEST = struct.Struct("=BBBBI48x")  # struct inet_diag_req_v2
 _INET_ANSWER = struct.Struct("=BBBB2s2x16s28xIIIII")  # struct inet_diag_msg
@@ -46,9 +51,21 @@ class UnixPeer(msgspec.Struct, frozen=True, kw_only=True):
     name: str | None
     """Its path; an abstract name begins with "@", a NUL in it is shown as "@" too, as in /proc/net/unix."""
     peer_inode: int | None
+    """None where it is not connected; 0 where its other end is closed, or was not accepted yet."""
+    shutdown: int
+    """1: it receives no more, 2: it sends no more, 3: both; by a call on this end or on the other."""
     backlog_count: int | None
     """Connections that wait to be accepted, of a listener."""
     backlog_limit_count: int | None
+
+
+class NetlinkSocket(msgspec.Struct, frozen=True):
+    """What sock_diag says of a netlink socket with a port id."""
+
+    type: int
+    protocol: int
+    groups: int
+    """All of them, as a bit mask: the table /proc/net/netlink has the first 32."""
 
 
 class Listener(msgspec.Struct, frozen=True):
@@ -66,6 +83,11 @@ class Answers(msgspec.Struct, frozen=True):
     namespace_cookie: int | None
     """SO_NETNS_COOKIE of the namespace that was asked."""
     unix: dict[int, UnixPeer]
+    unix_listeners: frozenset[str]
+    """The names of Unix listeners."""
+    unix_waiting: dict[int, str]
+    """Clients that wait to be accepted, with the name of their listener."""
+    netlink: dict[int, NetlinkSocket]
     listeners: dict[int, Listener]
     bound_inactive: dict[int, tuple[str, int]] | None
     """Addresses of TCP sockets that are bound and do nothing else; None where the kernel (before 6.8) lists none."""
@@ -73,8 +95,11 @@ class Answers(msgspec.Struct, frozen=True):
     """Names of network interfaces by index."""
 
 
-def ask(*, with_unix: bool, with_tcp: bool) -> Answers:
-    """Asks the namespace that the calling thread is in; raises OSError where the kernel refuses."""
+def ask(wanted: Collection[int], *, with_unix: bool, with_tcp: bool, with_netlink: bool) -> Answers:
+    """Asks the namespace that the calling thread is in; raises OSError where the kernel refuses.
+
+    Every Unix socket is in the answer, because any may be the other end of one that is `wanted`.
+    """
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as diag:
         diag.bind((0, 0))
         listeners: dict[int, Listener] = {}
@@ -91,9 +116,14 @@ def ask(*, with_unix: bool, with_tcp: bool) -> Answers:
                 except OSError:  # this kernel has no inet_diag, or no IPv6
                     continue
             lists_inactive = bool(bound_inactive) or _kernel_lists_inactive(diag)
+        unix = dict(_unix(diag)) if with_unix else {}
+        may_wait = any(inode in unix and unix[inode].peer_inode == 0 for inode in wanted)
         return Answers(
             namespace_cookie=_namespace_cookie(diag),
-            unix=dict(_unix(diag)) if with_unix else {},
+            unix=unix,
+            unix_listeners=frozenset(one.name for one in unix.values() if one.state == _UNIX_LISTEN and one.name),
+            unix_waiting=dict(_unix_waiting(diag)) if may_wait else {},
+            netlink=dict(_netlink(diag)) if with_netlink else {},
             listeners=listeners,
             bound_inactive=bound_inactive if lists_inactive else None,
             interfaces=dict(socket.if_nameindex()),
@@ -157,15 +187,42 @@ def _unix(diag: socket.socket) -> Iterator[tuple[int, UnixPeer]]:
             UnixPeer(
                 type=kind,
                 state=state,
-                name=_unix_name(name) if name else None,
+                name=unix_name(name) if name else None,
                 peer_inode=struct.unpack("=I", peer)[0] if peer else None,
+                shutdown=attributes.get(_UNIX_DIAG_SHUTDOWN, b"\0")[0],
                 backlog_count=waiting,
                 backlog_limit_count=limit,
             ),
         )
 
 
-def _unix_name(raw: bytes) -> str:
+def _unix_waiting(diag: socket.socket) -> Iterator[tuple[int, str]]:
+    """The inodes of clients in a backlog, with the listener's name.
+
+    Asked apart from all else: a backlog too long for the kernel's buffer ends the dump without a word.
+    """
+    show = _UDIAG_SHOW_NAME | _UDIAG_SHOW_ICONS
+    request = _UNIX_REQUEST.pack(socket.AF_UNIX, 0, 0, 1 << _UNIX_LISTEN, 0, show, 0xFFFFFFFF, 0xFFFFFFFF)
+    for payload in _dump(diag, request):
+        attributes = dict(_attributes(payload, _UNIX_ANSWER.size))
+        clients = attributes.get(_UNIX_DIAG_ICONS, b"")
+        for (inode,) in struct.iter_unpack("=I", clients):
+            yield inode, unix_name(attributes.get(_UNIX_DIAG_NAME, b""))
+
+
+def _netlink(diag: socket.socket) -> Iterator[tuple[int, NetlinkSocket]]:
+    request = _NETLINK_REQUEST.pack(socket.AF_NETLINK, _NDIAG_PROTO_ALL, 0, 0, _NDIAG_SHOW_GROUPS, 0, 0)
+    try:
+        for payload in _dump(diag, request):
+            _, kind, protocol, _, _, _, _, inode, _, _ = _NETLINK_ANSWER.unpack_from(payload)
+            groups = dict(_attributes(payload, _NETLINK_ANSWER.size)).get(_NETLINK_DIAG_GROUPS, b"")
+            yield inode, NetlinkSocket(kind, protocol, int.from_bytes(groups, sys.byteorder))
+    except OSError:  # this kernel has no netlink_diag
+        return
+
+
+def unix_name(raw: bytes) -> str:
+    """A Unix socket's name as text; an abstract one begins with "@"."""
     return decode(raw.replace(b"\0", b"@") if raw[:1] == b"\0" else raw.rstrip(b"\0"))
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from threadinfo import netlink_names
+from threadinfo import netlink_names, protocol_names
 from threadinfo.model import Details
 from threadinfo.proc.reader import MalformedLineError
 
@@ -25,7 +25,7 @@ class SocketEntry(msgspec.Struct, frozen=True, kw_only=True):
     table: str
     """The file's name, for example "tcp6"."""
     family: str
-    type: str
+    type: str | None
     protocol: str
     state: str | None = None
     local: str | None = None
@@ -51,6 +51,7 @@ TCP_STATES = {
     13: "BOUND_INACTIVE",
 }
 """include/net/tcp_states.h."""
+_ESTABLISHED = 1  # of sockets without a connection: they have a peer
 
 SOCKET_TYPES = {
     1: "SOCK_STREAM",
@@ -126,15 +127,17 @@ def parse_inet(text: str, *, table: str, wanted: Collection[int]) -> dict[int, S
         except ValueError:
             raise MalformedLineError(number, line) from None
         details: Details = {"send_queue_bytes": sent, "receive_queue_bytes": received}
-        has_peer = bool(peer_port) or code == 1
-        state = TCP_STATES.get(code) if kind == "SOCK_STREAM" or code == 1 else "UNCONNECTED"
+        has_peer = bool(peer_port) or code == _ESTABLISHED
+        state = TCP_STATES.get(code) if kind == "SOCK_STREAM" or code == _ESTABLISHED else "UNCONNECTED"
         if state == "LISTEN":
             details = {"backlog_count": received}
         local, remote, bound = format_endpoint(address, port), format_endpoint(peer_address, peer_port), True
         if kind == "SOCK_RAW":  # the "port" of these is the number of the protocol above IP
             bound = address not in {"0.0.0.0", "::"}  # noqa: S104 - compared, not bound to
-            details["ip_protocol"] = _ip_protocol_name(port)
+            details["ip_protocol"] = protocol_names.ip_protocol_name(port)
             local, remote = address, peer_address
+        elif protocol in {"ICMP", "ICMPV6"}:  # an echo's id is this end's alone
+            remote = peer_address
         entries[inode] = SocketEntry(
             table=table,
             family=family,
@@ -148,11 +151,6 @@ def parse_inet(text: str, *, table: str, wanted: Collection[int]) -> dict[int, S
             details=details,
         )
     return entries
-
-
-def _ip_protocol_name(number: int) -> str:
-    names = {0: "IP", 1: "ICMP", 2: "IGMP", 6: "TCP", 17: "UDP", 58: "ICMPV6", 89: "OSPF", 132: "SCTP", 255: "RAW"}
-    return names.get(number, str(number))
 
 
 _UNIX_STATES = {1: "UNCONNECTED", 2: "CONNECTING", 3: "CONNECTED", 4: "DISCONNECTING"}
@@ -214,7 +212,7 @@ def parse_netlink(text: str, wanted: Collection[int]) -> dict[int, SocketEntry]:
         entries[inode] = SocketEntry(
             table="netlink",
             family="AF_NETLINK",
-            type="SOCK_RAW",  # netlink takes SOCK_RAW and SOCK_DGRAM for the same thing (netlink(7))
+            type=None,  # SOCK_RAW or SOCK_DGRAM, which sock_diag tells
             protocol=name,
             local=f"port id {port_id}",
             bound=True,
@@ -231,7 +229,6 @@ def parse_packet(text: str, wanted: Collection[int]) -> dict[int, SocketEntry]:
             kind, protocol, interface = int(fields[2]), int(fields[3], 16), int(fields[4])
         except ValueError:
             raise MalformedLineError(number, line) from None
-        ethernet = {0x0003: "ALL", 0x0800: "IP", 0x0806: "ARP", 0x86DD: "IPV6", 0x88CC: "LLDP"}
         entries[inode] = SocketEntry(
             table="packet",
             family="AF_PACKET",
@@ -240,7 +237,7 @@ def parse_packet(text: str, wanted: Collection[int]) -> dict[int, SocketEntry]:
             local=f"interface {interface}" if interface else None,
             bound=bool(protocol),  # without a protocol it receives nothing until bind() gives it one
             details={
-                "ethernet_protocol": ethernet.get(protocol, f"{protocol:#06x}") if protocol else None,
+                "ethernet_protocol": protocol_names.ethernet_protocol_name(protocol),
                 "interface_index": interface,
             },
         )

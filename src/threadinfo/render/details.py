@@ -64,6 +64,37 @@ def _watched(_key: str, value: DetailValue, _details: Details) -> str:
     return f"watches FD {', '.join(entries[:8])}{more}"
 
 
+def _watches(_key: str, value: DetailValue, _details: Details) -> str:
+    if not isinstance(value, list):
+        return ""
+    entries = [
+        f"{entry['path'] or 'inode {} of device {}'.format(entry['inode'], entry['device'])} ({entry['events']})"
+        for entry in value
+        if isinstance(entry, dict)
+    ]
+    more = f" and {len(entries) - 8} more" if len(entries) > 8 else ""
+    return f"watches {', '.join(entries[:8])}{more}"
+
+
+def _watch_count(key: str, value: DetailValue, details: Details) -> str:
+    return "" if details.get("watches") else _format_plain(key, value, details)
+
+
+_LOCK_CALLS = {"POSIX": "fcntl", "OFD": "fcntl, of the open file", "FLOCK": "flock", "LEASE": "lease"}
+
+
+def _locks(_key: str, value: DetailValue, _details: Details) -> str:
+    words = []
+    for lock in value if isinstance(value, list) else ():
+        if isinstance(lock, dict):
+            first, last = lock["first_byte"], lock["last_byte"]
+            part = f", bytes {first} to {'the end' if last is None else last}" if (first, last) != (0, None) else ""
+            access = {"read": "reading", "write": "writing"}.get(str(lock["access"]), lock["access"])
+            words.append(f"locked for {access} ({_LOCK_CALLS.get(str(lock['kind']), lock['kind'])}){part}")
+    more = f" and {len(words) - 8} more" if len(words) > 8 else ""
+    return f"{'; '.join(words[:8])}{more}"
+
+
 def _duration(key: str, value: DetailValue, _details: Details) -> str:
     label = key.removesuffix("_ns").replace("_", " ")
     if not isinstance(value, int) or not value:
@@ -99,14 +130,22 @@ _FORMATTERS: dict[str, Callable[[str, DetailValue, Details], str]] = {
     "had_connection": _nothing,
     "held_bytes": _nothing,
     "interval_ns": _duration,
+    "locks": _locks,
     "next_expiry_ns": _duration,
     "other_end_fds": _fds("other end"),
     "other_network_namespace": _nothing,
+    "came_by": _nothing,
+    "peer_closed": _nothing,
     "peer_fds": _nothing,
+    "peer_inode": _nothing,
+    "peer_name": _nothing,
     "pid": _pid,
     "receive_unless_zero_bytes": _unless_zero,
+    "shut": _nothing,
     "same_socket_fds": _fds("same socket as"),
     "send_unless_zero_bytes": _unless_zero,
     "watched": _watched,
+    "watch_count": _watch_count,
     "watched_count": _nothing,
+    "watches": _watches,
 }
