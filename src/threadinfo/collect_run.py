@@ -27,6 +27,7 @@ from threadinfo.model import ProcessReport, Report
 from threadinfo.proc.reader import ProcDirectory
 from threadinfo.trace.awaited import NAME_BYTES
 from threadinfo.trace.descriptors import CodeAccess, ReadLinks
+from threadinfo.trace.kernel_accounts import ReadAccount
 from threadinfo.trace.scheduling import ReadThreads
 from threadinfo.trace.session import Awaited, ReadName, TraceResult, trace_processes
 from threadinfo.trace.tables import ReadLink
@@ -122,6 +123,7 @@ class _Tracing(TypedDict):
     with_sockets: bool
     code: CodeAccess
     read_threads: ReadThreads
+    read_account: ReadAccount
     read_name: ReadName
     read_links: ReadLinks
     read_link: ReadLink
@@ -134,6 +136,7 @@ def _tracing(reader: TargetReader, only: frozenset[str], debuginfod: tuple[str, 
         "with_sockets": "sockets" in only,
         "code": CodeAccess(reader.maps, reader.open_mapping, debuginfod),
         "read_threads": reader.threads,
+        "read_account": reader.account,
         "read_name": reader.name,
         "read_links": reader.links,
         "read_link": reader.link,

@@ -201,6 +201,7 @@ def open_stream(
             threshold_ns=options.threshold_ns,
             with_descriptors=options.with_descriptors,
             read_threads=reader.threads,
+            read_account=reader.account,
             read_links=reader.links,
             read_link=reader.link,
             read_pids=root.numbers,

@@ -156,6 +156,7 @@ class _Reading:
             self._pid,
             code=CodeAccess(self._reader.maps, self._reader.open_mapping),
             read_threads=self._reader.threads,
+            read_account=self._reader.account,
             read_links=self._reader.links,
             read_link=self._reader.link,
             read_pids=self._root.numbers,

@@ -34,6 +34,7 @@ from threadinfo.trace.descriptors import (
     ReadPids,
 )
 from threadinfo.trace.following import Child
+from threadinfo.trace.kernel_accounts import ReadAccount
 from threadinfo.trace.machine import CAPABILITIES_NEEDED, GRANT_CAPABILITIES, may_trace
 from threadinfo.trace.scheduling import ReadThreads, SchedulingTracer, ThreadActivity, possible_on_this_process
 from threadinfo.trace.tables import ReadLink
@@ -179,6 +180,7 @@ def trace_processes(
     with_sockets: bool,
     code: CodeAccess | None,
     read_threads: ReadThreads,
+    read_account: ReadAccount,
     read_name: ReadName,
     read_links: ReadLinks,
     read_link: ReadLink,
@@ -205,7 +207,7 @@ def trace_processes(
         targets = [stack.enter_context(Target(pid)) for pid in pids]
         scheduling = None
         if with_scheduling:
-            scheduling = stack.enter_context(SchedulingTracer(read_threads, follow_limit=follow_limit))
+            scheduling = stack.enter_context(SchedulingTracer(read_threads, read_account, follow_limit=follow_limit))
         descriptors = None
         clock_offset_ns = time.time_ns() - time.monotonic_ns()
         if with_descriptors:

@@ -15,6 +15,7 @@ from threadinfo.model import DescriptorEvent
 from threadinfo.trace.descriptor_events import EventMaker, Moments
 from threadinfo.trace.descriptors import CodeAccess, DescriptorTracer, ReadLinks, ReadPids
 from threadinfo.trace.intervals import SchedulingIntervals, ThreadInterval
+from threadinfo.trace.kernel_accounts import ReadAccount
 from threadinfo.trace.scheduling import ReadThreads, SchedulingTracer
 from threadinfo.trace.session import TraceResult, check_privilege, join_counts
 from threadinfo.trace.stream import make_chunks
@@ -49,6 +50,7 @@ class Watch:
         *,
         code: CodeAccess,
         read_threads: ReadThreads,
+        read_account: ReadAccount,
         read_links: ReadLinks,
         read_link: ReadLink,
         read_pids: ReadPids,
@@ -58,7 +60,7 @@ class Watch:
         self.pid = pid
         self.moments = Moments(time.time_ns() - time.monotonic_ns())
         with contextlib.ExitStack() as stack:
-            self.scheduling = stack.enter_context(SchedulingTracer(read_threads))
+            self.scheduling = stack.enter_context(SchedulingTracer(read_threads, read_account))
             self.descriptors = stack.enter_context(
                 DescriptorTracer([pid], read_links, read_link, read_pids, code=code, for_stream=True)
             )
