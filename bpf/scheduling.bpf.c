@@ -125,7 +125,6 @@ struct thread {
     u64 voluntary_count;
     u64 involuntary_count;
     u64 migration_count;
-    u64 unseen_count; /* of its events: the next one did not fit */
     u64 uncharged_ns; /* of waits: nobody, or nobody that we remember, held the CPU */
     u32 last_waker;   /* the pair that is being counted, kept here because it seldom changes */
     u32 last_holder;
@@ -271,10 +270,12 @@ static __always_inline void flush_holder(struct thread *t, u32 slot) {
 
     if (!t->last_holder_ns)
         return;
-    if (total)
+    if (total) {
         *total += t->last_holder_ns;
-    else if (delayed_by.update(&key, &t->last_holder_ns))
+    } else if (delayed_by.update(&key, &t->last_holder_ns)) {
         count_full();
+        t->uncharged_ns += t->last_holder_ns; /* nobody that we remember */
+    }
 }
 
 static __always_inline void charge(struct thread *t, u32 slot, u32 holder, u64 ns) {
@@ -345,18 +346,16 @@ static __always_inline void leave_state(struct thread *t, u64 now, u32 needed) {
     t->since_ns = now;
 }
 
-static __always_inline void count_unexpected(struct thread *t) {
+static __always_inline void count_unexpected(void) {
     struct losses *l = this_cpu_losses();
 
     if (l)
         l->unexpected_count++;
-    if (t)
-        t->unseen_count++;
 }
 
 static __always_inline void switch_out(struct thread *t, void *task, u64 now, bool preempted, u64 task_state) {
     if (t->state != RUNNING && t->state != UNKNOWN)
-        count_unexpected(t);
+        count_unexpected();
     leave_state(t, now, RUNNING);
     t->settled_ns = now;
     if (preempted) {
@@ -409,7 +408,7 @@ static __always_inline void switch_in(struct thread *t, void *task, u32 slot, st
         }
 #endif
     } else if (t->state != UNKNOWN) {
-        count_unexpected(t);
+        count_unexpected();
     }
     leave_state(t, now, QUEUED_AFTER_PREEMPTION);
     t->state = RUNNING;
@@ -451,7 +450,7 @@ static __always_inline void catch_up(struct cpu *c, void *prev, u32 cpu, u64 now
     at = tid ? now - turn : from + turn;
     if (!turn || at < from || at > now) /* not such a scheduling class, or another turn */
         at = from;
-    count_unexpected(gone);
+    count_unexpected();
     if (gone && gone->state == RUNNING && gone->since_ns == from) {
         leave_state(gone, at, RUNNING);
         gone->state = UNKNOWN; /* what it does now its next event will tell */
@@ -460,7 +459,7 @@ static __always_inline void catch_up(struct cpu *c, void *prev, u32 cpu, u64 now
     c->current_tid = tid;
     if (!came || came->state == RUNNING)
         return;
-    count_unexpected(came);
+    count_unexpected();
     if (!came->since_ns) { /* what it did until then, /proc said at the beginning */
         note_first(came, at, UNKNOWN);
         came->since_ns = at;

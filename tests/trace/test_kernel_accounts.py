@@ -50,10 +50,11 @@ def reading(at_ns: int, ours: Record, kernel: KernelAccount) -> Reading:
     return Reading(at_ns, at_ns + 10_000, ours, kernel, ours)
 
 
-def compared(ours: Record, kernel: KernelAccount, *, is_sure: bool = True, **changes: Any) -> Comparison:
+def compared(ours: Record, kernel: KernelAccount, **changes: Any) -> Comparison:
     """What comes of a thread that had done nothing when the window opened."""
-    threads = [Thread(reading(MS, record(first_ns=1), account()), reading(WINDOW, ours, kernel), SLEEPING, is_sure)]
-    told = {"started_ns": 0, "stopped_ns": WINDOW, "on_cpu_ns": 0, "cpus": 2, "taken_ns": 0, "has_times": True}
+    threads = [Thread(reading(MS, record(first_ns=1), account()), reading(WINDOW, ours, kernel), SLEEPING)]
+    told: dict[str, Any] = {"started_ns": 0, "stopped_ns": WINDOW, "on_cpu_ns": 0, "cpus": 2, "taken_ns": 0}
+    told |= {"has_times": True, "is_queue_exact": True}
     return compare(threads, 3, **(told | changes))
 
 
@@ -70,9 +71,10 @@ def test_accounts_that_are_two_percent_apart_disagree_and_closer_ones_do_not() -
     assert whats(compared(record(queued_ns=121 * MS), account(0, 100 * MS))) == ["run_queue_ns"]
 
 
-def test_kernels_time_queued_that_is_too_much_counts_where_an_event_was_missed() -> None:
-    assert whats(compared(record(), account(0, 900 * MS))) == []
-    assert whats(compared(record(), account(0, 900 * MS), is_sure=False)) == ["run_queue_ns"]
+def test_kernels_time_queued_that_is_too_much_counts_where_the_kernel_is_exact() -> None:
+    assert whats(compared(record(), account(0, 900 * MS))) == ["run_queue_ns"]
+    assert whats(compared(record(), account(0, 900 * MS), is_queue_exact=False)) == []
+    assert whats(compared(record(queued_ns=900 * MS), account(), is_queue_exact=False)) == ["run_queue_ns"]
 
 
 def test_what_interrupts_took_and_the_border_at_a_switch_are_allowed_for() -> None:
@@ -97,15 +99,17 @@ def test_time_before_the_first_event_is_what_it_did_then() -> None:
     for state, expected in ((RUNNING, []), (SLEEPING, ["on_cpu_ns"]), (AFTER_WAKEUP, ["on_cpu_ns"])):
         nothing_yet = reading(0, record(first_ns=0, since_ns=0, state=0), account())
         ours = record(first_ns=900 * MS, since_ns=900 * MS)
-        thread = Thread(nothing_yet, reading(WINDOW, ours, kernel), state, is_sure=True)
-        told = {"started_ns": 0, "stopped_ns": WINDOW, "on_cpu_ns": 0, "cpus": 2, "taken_ns": 0}
+        thread = Thread(nothing_yet, reading(WINDOW, ours, kernel), state)
+        told: dict[str, Any] = {"started_ns": 0, "stopped_ns": WINDOW, "on_cpu_ns": 0, "cpus": 2, "taken_ns": 0}
+        told |= {"is_queue_exact": True}
         found = whats(compare([thread], 0, **told, has_times=True))
         assert [what for what in found if what == "on_cpu_ns"] == expected
         assert whats(compare([thread], 0, **told, has_times=False)) == []
 
 
 def test_more_time_than_the_cpus_had_disagrees_though_no_thread_was_compared() -> None:
-    told: dict[str, Any] = {"started_ns": 0, "stopped_ns": WINDOW, "cpus": 2, "taken_ns": 0, "has_times": True}
+    told: dict[str, Any] = {"started_ns": 0, "stopped_ns": WINDOW, "cpus": 2, "taken_ns": 0}
+    told |= {"has_times": True, "is_queue_exact": True}
     assert compare([], 5, on_cpu_ns=2 * WINDOW, **told) == Comparison(0, 5, ())
     (difference,) = compare([], 5, on_cpu_ns=3 * WINDOW, **told).differences
     assert difference == SchedulingDifference(None, "on_cpu_ns", 3 * WINDOW, 2 * WINDOW)

@@ -19,7 +19,7 @@ ReadAccount = Callable[[int, int], KernelAccount | None]
 # Mirrors of bpf/scheduling.bpf.c.
 UNKNOWN, RUNNING, AFTER_WAKEUP, AFTER_PREEMPTION, SLEEPING, UNINTERRUPTIBLE, ENDED = range(7)
 _QUEUED = (AFTER_WAKEUP, AFTER_PREEMPTION)
-_RECORD = struct.Struct("=4I14Q")
+_RECORD = struct.Struct("=4I13Q")
 
 What = Literal["on_cpu_ns", "run_queue_ns", "voluntary_switch_count", "involuntary_switch_count"]
 
@@ -50,7 +50,6 @@ class Record(NamedTuple):
     voluntary_count: int
     involuntary_count: int
     migration_count: int
-    unseen_count: int
     uncharged_ns: int
 
 
@@ -85,8 +84,6 @@ class Thread(NamedTuple):
     last: Reading
     state_before: int
     """What it was doing from the window's start to its first event."""
-    is_sure: bool
-    """None of its events is known to have been missed."""
 
 
 class Comparison(NamedTuple):
@@ -108,11 +105,14 @@ def compare(
     cpus: int,
     taken_ns: int,
     has_times: bool,
+    is_queue_exact: bool,
 ) -> Comparison:
     """All threads of a trace. `on_cpu_ns` is ours of all threads together, those that ended included.
 
     `taken_ns`: what interrupts and the hypervisor took of one CPU at the most; it is on the CPU for us, and need not be
     for the kernel. Without `has_times` the kernel counts switches alone.
+    Without `is_queue_exact` its time queued can be too much: since Linux 6.12 a sleeper that is moved to another CPU
+    before it has left the queue ("delayed dequeue") is charged with its sleep.
     """
     window_ns = stopped_ns - started_ns
     compared = 0
@@ -122,7 +122,7 @@ def compare(
         tid = thread.last.after.tid
         found = _counts(thread)
         if has_times:
-            found |= _times(thread, started_ns, SHARE * window_ns, taken_ns)
+            found |= _times(thread, started_ns, SHARE * window_ns, taken_ns, is_queue_exact=is_queue_exact)
         differences += [SchedulingDifference(tid, what, *both) for what, both in found.items()]
     if on_cpu_ns > _EXCESS * cpus * window_ns:
         differences.insert(0, SchedulingDifference(None, "on_cpu_ns", on_cpu_ns, cpus * window_ns))
@@ -165,7 +165,9 @@ def _counts(thread: Thread) -> dict[What, tuple[int, int]]:
     return found
 
 
-def _times(thread: Thread, started_ns: int, slack_ns: float, taken_ns: int) -> dict[What, tuple[int, int]]:
+def _times(
+    thread: Thread, started_ns: int, slack_ns: float, taken_ns: int, *, is_queue_exact: bool
+) -> dict[What, tuple[int, int]]:
     found: dict[What, tuple[int, int]] = {}
     switches = _since(thread, lambda account: account.voluntary_count + account.involuntary_count)
     slack_ns += _SWITCH_NS * switches
@@ -197,10 +199,8 @@ def _times(thread: Thread, started_ns: int, slack_ns: float, taken_ns: int) -> d
         found["on_cpu_ns"] = (_nearest(kernel, low, high), kernel)
     kernel = _since(thread, lambda account: account.run_queue_ns)
     low, high = _range(thread, queued)
-    # Since Linux 6.12 the kernel's can be too much: a sleeper that is moved to another CPU before it has left the queue
-    # ("delayed dequeue") is charged with its sleep. So a larger one is a difference only where we missed something.
-    was_queued = thread.first is not None and thread.first.account.state == "R"
-    too_little = not thread.is_sure and not was_queued and kernel > high + slack_ns
+    was_queued = thread.first is not None and thread.first.account.state == "R"  # since before the window
+    too_little = is_queue_exact and not was_queued and kernel > high + slack_ns
     if kernel < low - slack_ns or too_little:
         found["run_queue_ns"] = (_nearest(kernel, low, high), kernel)
     return found

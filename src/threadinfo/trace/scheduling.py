@@ -90,7 +90,6 @@ class _Thread(ctypes.Structure):
                 "voluntary_count",
                 "involuntary_count",
                 "migration_count",
-                "unseen_count",
                 "uncharged_ns",
             )
         ),
@@ -154,8 +153,11 @@ def _text(comm: bytes) -> str:
     return comm.decode("utf-8", "backslashreplace")
 
 
-def kernel_facts() -> tuple[dict[str, int | str], list[tuple[str, str]]]:
-    """From BTF: the defines of the program, and its tracepoints; raises NotAvailableError where one is missing."""
+def kernel_facts() -> tuple[dict[str, int | str], list[tuple[str, str]], bool]:
+    """From BTF: the defines of the program, its tracepoints, and whether the kernel has "delayed dequeue".
+
+    Raises NotAvailableError where something is missing.
+    """
     with KernelTypes() as types:
         defines: dict[str, int | str] = {}
         for name, fields in {"TASK_TGID": ["tgid"], "TASK_PID": ["pid"], "TASK_COMM": ["comm"]}.items():
@@ -188,7 +190,8 @@ def kernel_facts() -> tuple[dict[str, int | str], list[tuple[str, str]]]:
         for name in INTERRUPT_TRACEPOINTS:
             if None not in {types.argument_count(f"{name}_entry"), types.argument_count(f"{name}_exit")}:
                 attach += [(f"{name}_{end}", f"on_{name}_{end}") for end in ("entry", "exit")]
-    return defines, attach
+        delays_dequeue = types.offset("task_struct", "se", "sched_delayed") is not None
+    return defines, attach, delays_dequeue
 
 
 class SchedulingTracer:
@@ -211,7 +214,7 @@ class SchedulingTracer:
         cpus = cpu_count()
         thread_count = sum(len(threads) for threads in existing.values())
         self._slot_count = min(_MOST_SLOTS, thread_count + thread_count // 4 + 64 + _BORN_SLOTS)
-        defines, attach = kernel_facts()
+        defines, attach, self._delays_dequeue = kernel_facts()
         defines |= {"TID_LIMIT": pid_limit(), "SLOT_COUNT": self._slot_count, "CPU_COUNT": cpus}
         if threshold_ns is not None:
             defines["STREAM_PAGES"] = _STREAM_PAGES
@@ -358,13 +361,12 @@ class SchedulingTracer:
                 continue
             count += 1
             on_cpu_ns += self._times(slot, thread)[RUNNING]
-            state, is_sure = self._state_before(slot, thread)
-            self._contradicted_count += not is_sure
+            state, is_fitting = self._state_before(slot, thread)
+            self._contradicted_count += not is_fitting
             first, last = self._first_readings.get(slot), last_readings.get(slot)
             was_forked = thread.born_ns >= self.started_ns and thread.first_state == SLEEPING
             if last is not None and last.after.state != ENDED and (first is not None or was_forked):
-                is_sure = is_sure and not thread.unseen_count
-                threads.append(Thread(None if was_forked else first, last, state, is_sure))
+                threads.append(Thread(None if was_forked else first, last, state))
         self._comparison = compare(
             threads,
             count - len(threads),
@@ -374,6 +376,7 @@ class SchedulingTracer:
             cpus=os.sysconf("SC_NPROCESSORS_ONLN"),
             taken_ns=most_taken_ns(self._taken_ns, taken_ns()),
             has_times=counts_thread_times(),
+            is_queue_exact=not self._delays_dequeue,
         )
 
     def resume(self) -> None:
