@@ -1,4 +1,8 @@
-"""Some dozens of new seeds of the scheduling fuzzer; THREADINFO_FUZZ_SECONDS=N runs as many as fit."""
+"""Some dozens of random programs of threads, new ones each time, several within one trace.
+
+`THREADINFO_FUZZ_SEED=N` plays those that a failure named. `python tests/fuzz/scheduling.py --seconds N` plays as many
+as fit.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +12,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuzz.scheduling import SEEDS_A_TRACE, build, play, run
+from tests.fuzz.scheduling import SEEDS_A_TRACE, build, play
+from tests.trace.conftest import bpf  # noqa: F401 - a fixture
 
-TRACES = 4
+pytestmark = pytest.mark.usefixtures("bpf")
+
+SEED = int(os.environ.get("THREADINFO_FUZZ_SEED") or random.SystemRandom().randrange(1 << 30))
+TRACES = 3
 
 
-def test_random_threads_are_told_as_the_kernel_counts_them(
-    bpf: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    if seconds := os.environ.get("THREADINFO_FUZZ_SECONDS"):
-        count, found = run(float(seconds))
-        assert count
-    else:
-        program = build(tmp_path)
-        seeds = [[random.getrandbits(32) for _ in range(SEEDS_A_TRACE)] for _ in range(TRACES)]
-        with capsys.disabled():
-            print(f"\nseeds of the scheduling fuzzer: {' '.join(str(seed) for batch in seeds for seed in batch)}")
-        found = [difference for batch in seeds for difference in play(program, batch)]
-    assert not found, "\n".join(map(str, found))
+def test_random_threads_are_told_as_the_kernel_counts_them(tmp_path: Path) -> None:
+    program = build(tmp_path)
+    batches = [
+        range(first, first + SEEDS_A_TRACE) for first in range(SEED, SEED + TRACES * SEEDS_A_TRACE, SEEDS_A_TRACE)
+    ]
+    found = [difference for batch in batches for difference in play(program, batch)]
+    assert not found, "\n".join([f"THREADINFO_FUZZ_SEED={SEED}", *map(str, found)])
