@@ -33,8 +33,8 @@ from threadinfo.trace.machine import most_taken_ns, taken_ns
 SEEDS_A_TRACE = 12
 _TRACE_SECONDS = 60.0  # of patience: it ends when the programs have
 _SWITCH_NS = 6_000  # the kernel draws the line between running and waiting that much elsewhere
-# What interrupts and the hypervisor take of a turn is on the CPU for us, and told in ticks of 10 ms; where a switch was not
-# shown to us, a thread that changes its policy or CPUs meanwhile has its turn begin anew for the kernel.
+# What interrupts and the hypervisor take of a turn is on the CPU for us, and told in ticks of 10 ms. And where a switch
+# was not shown to us, a thread that changes its policy or CPUs in that turn has it begin anew for the kernel.
 _TAKEN_NS = 500_000
 _OPTIONS = CollectOptions(with_details=False, may_borrow=False, ports={})
 _EXIT_SWITCHES = 6  # an ended thread counts itself before it takes its stack back and leaves
