@@ -450,8 +450,8 @@ static __always_inline void catch_up(struct cpu *c, void *prev, u32 cpu, u64 now
     at = tid ? now - turn : from + turn;
     if (!turn || at < from || at > now) /* not such a scheduling class, or another turn */
         at = from;
-    count_unexpected();
     if (gone && gone->state == RUNNING && gone->since_ns == from) {
+        count_unexpected();
         leave_state(gone, at, RUNNING);
         gone->state = UNKNOWN; /* what it does now its next event will tell */
     }
@@ -466,8 +466,10 @@ static __always_inline void catch_up(struct cpu *c, void *prev, u32 cpu, u64 now
         came->state = RUNNING;
         return;
     }
-    if (came->state != QUEUED_AFTER_WAKEUP && came->state != QUEUED_AFTER_PREEMPTION)
-        wake(came, from > came->since_ns ? from : came->since_ns); /* unseen too, since the other was current */
+    if (came->state != QUEUED_AFTER_WAKEUP && came->state != QUEUED_AFTER_PREEMPTION) {
+        count_unexpected();
+        wake(came, from > came->since_ns ? from : came->since_ns); /* while the other was current */
+    }
     switch_in(came, prev, slot, c, cpu, at);
 }
 

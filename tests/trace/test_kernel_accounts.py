@@ -308,6 +308,7 @@ def test_sleeper_whose_waking_nobody_was_told_of_has_not_run_since_the_beginning
             assert (tracer.confidence().missed_count or 0) > 0
     assert before is not None
     window = tracer.stopped_ns - tracer.started_ns
+    assert told.sleeping_ns >= 500 * MS  # rather than running, or waiting for a CPU
     assert told.on_cpu_ns == pytest.approx(after.on_cpu_ns - before.on_cpu_ns, abs=0.02 * window)
     assert told.on_cpu_ns + told.run_queue_ns + told.blocked_ns == pytest.approx(window, rel=0.01)
 
