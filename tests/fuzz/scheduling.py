@@ -37,6 +37,7 @@ _SWITCH_NS = 6_000  # the kernel draws the line between running and waiting that
 # was not shown to us, a thread that changes its policy or CPUs in that turn has it begin anew for the kernel.
 _TAKEN_NS = 500_000
 _OPTIONS = CollectOptions(with_details=False, may_borrow=False, ports={})
+_EXIT_NS = 5_000_000
 _EXIT_SWITCHES = 6  # an ended thread counts itself before it takes its stack back and leaves
 
 
@@ -165,7 +166,7 @@ def _compare_process(seed: int, process: ProcessReport, truth: dict[str, Any], s
         if not least <= switches <= least + _EXIT_SWITCHES:
             yield Difference(seed, name, "switches", switches, least)
         slack = 0.02 * thread["cpu_ns"] + _SWITCH_NS * (switches + 2) + _TAKEN_NS + stolen_ns
-        if abs(one.on_cpu_ns - thread["cpu_ns"]) > slack:
+        if not -slack <= one.on_cpu_ns - thread["cpu_ns"] <= slack + _EXIT_NS:
             yield Difference(seed, name, "on CPU", one.on_cpu_ns, thread["cpu_ns"])
         yield from _compare_waits(seed, name, one, missed)
     for tid in ended:
