@@ -4,7 +4,13 @@
  * Read by src/threadinfo/trace/scheduling.py, whose struct layouts mirror these.
  *
  * Given by the loader: TID_LIMIT (pid_max), SLOT_COUNT, CPU_COUNT, STREAM_PAGES for the live stream, and from the running
- * kernel's BTF the offsets TASK_TGID, TASK_PID, TASK_COMM, TASK_CPU, and SWITCH_HAS_STATE or TASK_STATE, TASK_STATE_BYTES.
+ * kernel's BTF the offsets TASK_TGID, TASK_PID, TASK_COMM, TASK_CPU, SWITCH_HAS_STATE or TASK_STATE, TASK_STATE_BYTES, and
+ * where there are such fields TASK_RUN and TASK_RUN_BEFORE.
+ *
+ * Not every event is shown to us. A kernel can run no program while certain threads are current (that of a sandbox may hide
+ * its init), and counts no recursion miss for it: switches away from them, and wake-ups by their CPU meanwhile, are unseen.
+ * So nothing is inferred from one event that the CPU's own sequence contradicts (see catch_up), and what user space read
+ * from /proc of a thread's beginning outranks what its first event seems to say.
  */
 #include <linux/types.h>
 
@@ -43,7 +49,7 @@ struct losses {
     u64 full_count; /* no slot, or no room in a map */
     u64 lost_count; /* no room in the stream */
     u64 seen_count; /* events of traced threads */
-    u64 unexpected_count; /* a thread was not in the state that its event needs: another event was not seen */
+    u64 unexpected_count; /* a thread or a CPU was not in the state that its event needs: another event was not seen */
     u64 next_slot;  /* this CPU's share of the slots, for threads that are born while we watch */
     u64 slot_limit;
 };
@@ -51,6 +57,13 @@ BPF_F_TABLE("array", u32, struct losses, losses, CPU_COUNT, MAPPED);
 
 static __always_inline u32 read_u32(void *base, u32 offset) {
     u32 value = 0;
+
+    bpf_probe_read_kernel(&value, sizeof value, base + offset);
+    return value;
+}
+
+static __always_inline u64 read_u64(void *base, u32 offset) {
+    u64 value = 0;
 
     bpf_probe_read_kernel(&value, sizeof value, base + offset);
     return value;
@@ -99,7 +112,7 @@ struct thread {
     u32 tid;
     u32 tgid;
     u32 state;
-    u32 first_state; /* what the first event says of the time before it */
+    u32 first_state; /* what the first event says of the time before it; of one that began in the window, its beginning */
     u64 first_ns;    /* 0: no event yet */
     u64 since_ns;    /* of the present state */
     u64 settled_ns;  /* up to where this wait was charged to its holders */
@@ -132,6 +145,7 @@ struct slice {
 
 struct cpu {
     u64 since_ns; /* when the present thread was switched in */
+    u64 current_task; /* its task_struct, since exec can change its number; 0: no switch was seen yet */
     u32 current_tid;
     u32 interrupt_depth;
     u64 head;
@@ -256,10 +270,12 @@ static __always_inline void flush_holder(struct thread *t, u32 slot) {
 
     if (!t->last_holder_ns)
         return;
-    if (total)
+    if (total) {
         *total += t->last_holder_ns;
-    else if (delayed_by.update(&key, &t->last_holder_ns))
+    } else if (delayed_by.update(&key, &t->last_holder_ns)) {
         count_full();
+        t->uncharged_ns += t->last_holder_ns; /* nobody that we remember */
+    }
 }
 
 static __always_inline void charge(struct thread *t, u32 slot, u32 holder, u64 ns) {
@@ -311,17 +327,21 @@ static __always_inline u64 time_since(u64 since_ns, u64 now) {
     return now > since_ns ? now - since_ns : 0;
 }
 
-/* Charges the time since the last event to the state that the thread was in. */
-static __always_inline void leave_state(struct thread *t, u64 now) {
+/* Charges the time since the last event to the state that the thread was in; where that is not known, to the one that this
+ * event needs. The time before the first event is user space's to charge. */
+static __always_inline void leave_state(struct thread *t, u64 now, u32 needed) {
     u64 ns = time_since(t->since_ns, now);
+    u32 state = t->state == UNKNOWN ? needed : t->state;
 
-    if (t->state == RUNNING)
+    if (!t->since_ns)
+        note_first(t, now, needed);
+    else if (state == RUNNING)
         t->on_cpu_ns += ns;
-    else if (t->state == QUEUED_AFTER_WAKEUP || t->state == QUEUED_AFTER_PREEMPTION)
+    else if (state == QUEUED_AFTER_WAKEUP || state == QUEUED_AFTER_PREEMPTION)
         t->queued_ns += ns;
-    else if (t->state == SLEEPING)
+    else if (state == SLEEPING)
         t->sleeping_ns += ns;
-    else if (t->state == UNINTERRUPTIBLE)
+    else if (state == UNINTERRUPTIBLE)
         t->uninterruptible_ns += ns;
     t->since_ns = now;
 }
@@ -334,10 +354,9 @@ static __always_inline void count_unexpected(void) {
 }
 
 static __always_inline void switch_out(struct thread *t, void *task, u64 now, bool preempted, u64 task_state) {
-    note_first(t, now, RUNNING);
     if (t->state != RUNNING && t->state != UNKNOWN)
         count_unexpected();
-    leave_state(t, now);
+    leave_state(t, now, RUNNING);
     t->settled_ns = now;
     if (preempted) {
         t->involuntary_count++;
@@ -359,7 +378,6 @@ static __always_inline void switch_in(struct thread *t, void *task, u32 slot, st
     u64 wait_ns = time_since(t->since_ns, now);
     u32 holder;
 
-    note_first(t, now, QUEUED_AFTER_PREEMPTION);
     if (t->state == QUEUED_AFTER_WAKEUP || t->state == QUEUED_AFTER_PREEMPTION) {
         if (t->state == QUEUED_AFTER_WAKEUP)
             add_latency(&t->after_wakeup, wait_ns);
@@ -392,8 +410,67 @@ static __always_inline void switch_in(struct thread *t, void *task, u32 slot, st
     } else if (t->state != UNKNOWN) {
         count_unexpected();
     }
-    leave_state(t, now);
+    leave_state(t, now, QUEUED_AFTER_PREEMPTION);
     t->state = RUNNING;
+}
+
+static __always_inline void wake(struct thread *t, u64 now) {
+    leave_state(t, now, SLEEPING);
+    t->state = QUEUED_AFTER_WAKEUP;
+    t->settled_ns = now;
+}
+
+static __always_inline void end_slice(struct cpu *c, u64 now) {
+    struct slice *s = &c->slices[c->head & (SLICES - 1)];
+
+    s->start_ns = c->since_ns;
+    s->end_ns = now;
+    s->tid = c->current_tid;
+    c->head++;
+    c->since_ns = now;
+}
+
+/* How long the latest turn of a thread on a CPU lasted, by the kernel's own account of it; of one that is being switched
+ * out, the turn that ends. */
+static __always_inline u64 turn_ns(void *task) {
+#ifdef TASK_RUN
+    return read_u64(task, TASK_RUN) - read_u64(task, TASK_RUN_BEFORE);
+#else
+    return 0;
+#endif
+}
+
+/* Another thread than the one that we saw switched in is switched out: the switch from one to the other was not shown to
+ * us. It is made good here: it took place when the one that goes now began its turn. */
+static __always_inline void catch_up(struct cpu *c, void *prev, u32 cpu, u64 now) {
+    u32 slot, gone_slot, tid = read_u32(prev, TASK_PID);
+    u64 from = c->since_ns, turn = turn_ns(tid ? prev : (void *)c->current_task), at;
+    struct thread *gone = find_thread(c->current_tid, &gone_slot), *came = find_thread(tid, &slot);
+
+    at = tid ? now - turn : from + turn;
+    if (!turn || at < from || at > now) /* not such a scheduling class, or another turn */
+        at = from;
+    if (gone && gone->state == RUNNING && gone->since_ns == from) {
+        count_unexpected();
+        leave_state(gone, at, RUNNING);
+        gone->state = UNKNOWN; /* what it does now its next event will tell */
+    }
+    end_slice(c, at);
+    c->current_tid = tid;
+    if (!came || came->state == RUNNING)
+        return;
+    count_unexpected();
+    if (!came->since_ns) { /* what it did until then, /proc said at the beginning */
+        note_first(came, at, UNKNOWN);
+        came->since_ns = at;
+        came->state = RUNNING;
+        return;
+    }
+    if (came->state != QUEUED_AFTER_WAKEUP && came->state != QUEUED_AFTER_PREEMPTION) {
+        count_unexpected();
+        wake(came, from > came->since_ns ? from : came->since_ns); /* while the other was current */
+    }
+    switch_in(came, prev, slot, c, cpu, at);
 }
 
 int on_sched_switch(struct bpf_raw_tracepoint_args *ctx) {
@@ -412,12 +489,12 @@ int on_sched_switch(struct bpf_raw_tracepoint_args *ctx) {
     task_state = 0;
     bpf_probe_read_kernel(&task_state, TASK_STATE_BYTES, prev + TASK_STATE);
 #endif
-    c->slices[c->head & (SLICES - 1)].start_ns = c->since_ns;
-    c->slices[c->head & (SLICES - 1)].end_ns = now;
-    c->slices[c->head & (SLICES - 1)].tid = prev_tid;
-    c->head++;
-    c->since_ns = now;
+    if (c->current_task && c->current_task != (u64)prev)
+        catch_up(c, prev, cpu, now);
+    c->current_tid = prev_tid; /* after exec it is another */
+    end_slice(c, now);
     c->current_tid = next_tid;
+    c->current_task = (u64)next;
 
     out = find_thread(prev_tid, &prev_slot);
     if (out) {
@@ -474,10 +551,7 @@ int on_sched_wakeup(struct bpf_raw_tracepoint_args *ctx) {
     now = bpf_ktime_get_ns();
     if (t->state != SLEEPING && t->state != UNINTERRUPTIBLE && t->state != UNKNOWN)
         return 0; /* running, or queued already: nothing begins */
-    note_first(t, now, SLEEPING);
-    leave_state(t, now);
-    t->state = QUEUED_AFTER_WAKEUP;
-    t->settled_ns = now;
+    wake(t, now);
     count_seen();
     return 0;
 }
@@ -525,14 +599,15 @@ static __always_inline void begin_thread(void *task, u32 state) {
         return;
     }
     l->next_slot++;
-    t->tid = tid;
     t->tgid = read_u32(task, TASK_TGID);
     t->born_ns = bpf_ktime_get_ns();
     if (is_on()) { /* otherwise it is older than the window, and its first event tells what it was doing */
         t->first_ns = t->since_ns = t->born_ns;
-        t->state = state;
+        t->state = t->first_state = state;
     }
     bpf_probe_read_kernel(&t->comm, sizeof t->comm, task + TASK_COMM);
+    asm volatile("" ::: "memory"); /* whoever sees its number sees the rest of it */
+    t->tid = tid;
     set_slot(tid, slot);
 }
 

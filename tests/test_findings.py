@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 
 from tests import miniature
@@ -40,6 +41,7 @@ from threadinfo.model import (
     OpenFilesLimit,
     ProcessReport,
     Scheduling,
+    SchedulingDifference,
 )
 from threadinfo.render.json import parse_json, render_json
 from threadinfo.render.text import render_text
@@ -137,6 +139,24 @@ CASES = [
         ),
         process(trace=trace(confidence=confidence(ledger_undecided_count=3))),
     ),
+    (
+        "scheduling_disagrees",
+        process(
+            threads=(thread(5),),
+            trace=trace(confidence=confidence(scheduling_differences=(SchedulingDifference(5, "on_cpu_ns", 9, 1),))),
+        ),
+        process(  # of another process in the same trace
+            threads=(thread(5),),
+            trace=trace(confidence=confidence(scheduling_differences=(SchedulingDifference(6, "on_cpu_ns", 9, 1),))),
+        ),
+    ),
+    (
+        "scheduling_disagrees",
+        process(
+            trace=trace(confidence=confidence(scheduling_differences=(SchedulingDifference(None, "on_cpu_ns", 9, 1),)))
+        ),
+        process(trace=trace(confidence=confidence(scheduling_not_compared_count=3))),
+    ),
 ]
 
 
@@ -163,7 +183,23 @@ def test_every_kind_of_finding_is_tested() -> None:
     everything = process(threads=(thread(state="Z"),), descriptors=(unbound(3), listener(4, 3, 2)))
     assert find(process()) == ()
     assert len(find(everything)) == 3
-    assert len({kind for kind, _, _ in CASES}) == 13
+    assert len({kind for kind, _, _ in CASES}) == 14
+
+
+@pytest.mark.parametrize("tid", [7, None])
+def test_figures_that_the_kernel_contradicts_make_no_finding(tid: int | None) -> None:
+    waiting = thread(
+        7, scheduling=scheduling(on_cpu_ns=0, run_queue_ns=5 * SECOND_NS, uninterruptible_ns=5 * SECOND_NS)
+    )
+    assert set(kinds(find(process(threads=(waiting,), trace=trace())))) >= {"thread_waits_for_cpu"}
+    difference = SchedulingDifference(tid, "run_queue_ns", 5 * SECOND_NS, 0)
+    doubtful = trace(confidence=confidence(scheduling_differences=(difference,)))
+    assert kinds(find(process(threads=(waiting,), trace=doubtful))) == ["scheduling_disagrees"]
+    other = msgspec.structs.replace(waiting, tid=8)
+    both = find(process(threads=(waiting, other), trace=doubtful))
+    assert [finding.tids for finding in both if finding.kind == "thread_waits_for_cpu"] == (
+        [] if tid is None else [(8,)]
+    )
 
 
 def test_findings_are_ranked_by_severity() -> None:

@@ -26,6 +26,7 @@ from threadinfo.model import ProcessReport, Report
 from threadinfo.proc.reader import ProcDirectory
 from threadinfo.trace.awaited import NAME_BYTES
 from threadinfo.trace.descriptors import CodeAccess, ReadLinks, ReadNumbers
+from threadinfo.trace.kernel_accounts import ReadAccount
 from threadinfo.trace.scheduling import ReadThreads
 from threadinfo.trace.session import Awaited, ReadName, TraceResult, trace_processes
 from threadinfo.watcher import FamilyWatcher, Watcher, arguments_address
@@ -120,6 +121,7 @@ class _Tracing(TypedDict):
     with_sockets: bool
     code: CodeAccess
     read_threads: ReadThreads
+    read_account: ReadAccount
     read_name: ReadName
     read_links: ReadLinks
     read_numbers: ReadNumbers
@@ -132,6 +134,7 @@ def _tracing(reader: TargetReader, only: frozenset[str], debuginfod: tuple[str, 
         "with_sockets": "sockets" in only,
         "code": CodeAccess(reader.maps, reader.open_mapping, debuginfod),
         "read_threads": reader.threads,
+        "read_account": reader.account,
         "read_name": reader.name,
         "read_links": reader.links,
         "read_numbers": reader.numbers,

@@ -208,6 +208,7 @@ def open_stream(
             threshold_ns=options.threshold_ns,
             with_descriptors=options.with_descriptors,
             read_threads=reader.threads,
+            read_account=reader.account,
             read_links=reader.links,
             read_numbers=reader.numbers,
             read_pids=root.numbers,

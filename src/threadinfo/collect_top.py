@@ -160,6 +160,7 @@ class _Reading:
             self._pid,
             code=CodeAccess(self._reader.maps, self._reader.open_mapping),
             read_threads=self._reader.threads,
+            read_account=self._reader.account,
             read_links=self._reader.links,
             read_numbers=self._reader.numbers,
             read_pids=self._root.numbers,

@@ -13,10 +13,10 @@ from threadinfo.collect import CollectOptions, collect_process, collect_report, 
 from threadinfo.containment import contained
 from threadinfo.errors import TargetEndedError
 from threadinfo.merge import TracedThread, merge_descriptors, merge_scheduling
-from threadinfo.model import DescriptorEvent, Gap, Origin, ProcessReport, Report, Trace
+from threadinfo.model import DescriptorEvent, Gap, KernelAccount, Origin, ProcessReport, Report, Trace
 from threadinfo.proc.process import ENDED_STATES, Machine, read_machine
 from threadinfo.proc.reader import ProcDirectory, ProcError, ProcGoneError
-from threadinfo.proc.threads import read_thread_owner, read_thread_states
+from threadinfo.proc.threads import read_kernel_account, read_thread_owner, read_thread_states
 from threadinfo.socket_story import tell_maker
 from threadinfo.trace.descriptor_events import Moments
 from threadinfo.trace.descriptors import CodeAccess, DescriptorActivity
@@ -49,6 +49,10 @@ class TargetReader:
     def threads(self) -> dict[int, dict[int, str]]:
         """The threads of every target, with the letters of their states."""
         return {pid: read_thread_states(process) for pid, process in self._held.items()}
+
+    def account(self, pid: int, tid: int) -> KernelAccount | None:
+        """What the kernel has counted of a thread of a target; None once it has ended."""
+        return read_kernel_account(self._held[pid], tid) if pid in self._held else None
 
     def links(self, pid: int) -> dict[int, str] | None:
         """Everything that a target has open; None where it has ended."""
@@ -138,6 +142,7 @@ def collect_traced_report(
             with_sockets="sockets" in only,
             code=CodeAccess(reader.maps, reader.open_mapping, options.debuginfod),
             read_threads=reader.threads,
+            read_account=reader.account,
             read_name=reader.name,
             read_links=reader.links,
             read_numbers=reader.numbers,

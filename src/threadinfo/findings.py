@@ -64,16 +64,21 @@ def find(process: ProcessReport) -> tuple[Finding, ...]:
         _unbound,
         _lost,
         _disagreement,
+        _scheduling_disagreement,
     )
     found = [finding for finder in finders for finding in finder(process)]
     return tuple(sorted(found, key=lambda finding: _SEVERITIES.index(finding.severity)))
 
 
 def _scheduled(process: ProcessReport) -> list[tuple[int, str, Scheduling]]:
-    """Every traced thread, those that ended included."""
+    """Every traced thread, those that ended included, but none whose figures the kernel contradicts."""
     alive = [(thread.tid, thread.name, thread.scheduling) for thread in process.threads or () if thread.scheduling]
     ended = process.trace.ended_threads if process.trace else ()
-    return alive + [(thread.tid, thread.name, thread.scheduling) for thread in ended]
+    doubtful = {one.tid for one in process.trace.confidence.scheduling_differences} if process.trace else set()
+    if None in doubtful:  # all together are impossible: nobody knows whose are wrong
+        return []
+    every = alive + [(thread.tid, thread.name, thread.scheduling) for thread in ended]
+    return [one for one in every if one[0] not in doubtful]
 
 
 def _waits_longer_than_it_runs(scheduling: Scheduling, duration_ns: int) -> bool:
@@ -480,6 +485,30 @@ def _disagreement(process: ProcessReport) -> Iterator[Finding]:
         rule="one descriptor or more",
         advice="The confidence block lists them with the likely reason of each.",
         fds=tuple(difference.fd for difference in differences),
+    )
+
+
+def _scheduling_disagreement(process: ProcessReport) -> Iterator[Finding]:
+    own = {None, *(thread.tid for thread in process.threads or ())}
+    every = process.trace.confidence.scheduling_differences if process.trace else ()
+    differences = [one for one in every if one.tid in own]  # of another process in the same trace
+    if not differences:
+        return
+    tids = tuple(dict.fromkeys(one.tid for one in differences if one.tid is not None))
+    words = f"The trace and the kernel's own accounts disagree on {len(tids)} {_plural(len(tids), 'thread')}"
+    if any(one.tid is None for one in differences):
+        words = "The trace counted more time on the CPUs than there was"
+    yield Finding(
+        kind="scheduling_disagrees",
+        severity="low",
+        words=f"{words}: nothing is concluded from such figures",
+        value=float(len(differences)),
+        threshold=1.0,
+        unit="count",
+        rule="one figure or more: a thread whose times are 2 % of the trace apart or whose switches are not as many, "
+        "or more time of all threads together than the CPUs had",
+        advice="The confidence block lists them. Trace again; if it comes again, please report it.",
+        tids=tids,
     )
 
 

@@ -11,7 +11,7 @@ faster and are read from and written to JSON, with validation, by the same defin
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -271,6 +271,31 @@ class LedgerDifference(msgspec.Struct, frozen=True):
     """The likely one."""
 
 
+class KernelAccount(NamedTuple):
+    """What the kernel itself has counted of a thread since its birth; not part of a report."""
+
+    state: str
+    """The letter of /proc/PID/task/TID/status."""
+    on_cpu_ns: int
+    """/proc/PID/task/TID/schedstat (Documentation/scheduler/sched-stats.rst)."""
+    run_queue_ns: int
+    """The same; of waits that are over."""
+    voluntary_count: int
+    """Switches: /proc/PID/task/TID/status."""
+    involuntary_count: int
+
+
+class SchedulingDifference(msgspec.Struct, frozen=True):
+    """What the trace counted of a thread otherwise than the kernel, between two readings of its accounts."""
+
+    tid: int | None
+    """None: of all threads together, and `kernel` is the window times the CPUs."""
+    what: Literal["on_cpu_ns", "run_queue_ns", "voluntary_switch_count", "involuntary_switch_count"]
+    """Times that are more than 2 % of the window apart, and counts that are not the same."""
+    ours: int
+    kernel: int
+
+
 class Confidence(msgspec.Struct, frozen=True, kw_only=True):
     """How much of what happened the trace saw, and what watching cost."""
 
@@ -297,6 +322,13 @@ class Confidence(msgspec.Struct, frozen=True, kw_only=True):
     ledger_differences: tuple[LedgerDifference, ...] = ()
     ledger_undecided_count: int = 0
     """Numbers that moved while /proc was read for the comparison."""
+    scheduling_matches_kernel: bool | None = None
+    """Whether times and switches of the threads agree with schedstat and status of /proc; None: none was compared."""
+    scheduling_differences: tuple[SchedulingDifference, ...] = ()
+    scheduling_compared_count: int = 0
+    """Threads."""
+    scheduling_not_compared_count: int = 0
+    """Threads that ended, or that had an account already when the trace met them."""
 
 
 class Failure(msgspec.Struct, frozen=True):

@@ -14,6 +14,9 @@ import pytest
 
 from tests.conftest import ROOT, WORKLOADS, Run, Start
 from tests.trace.conftest import wait_until_it_traces
+from threadinfo.model import KernelAccount
+from threadinfo.proc.reader import ProcDirectory
+from threadinfo.proc.threads import read_kernel_account
 from threadinfo.trace.scheduling import SchedulingTracer
 
 MANY = WORKLOADS / "many.py"
@@ -24,15 +27,21 @@ def states(pid: int) -> dict[int, str]:
     return {int(entry.name): "R" for entry in Path(f"/proc/{pid}/task").iterdir()}
 
 
+def account(pid: int, tid: int) -> KernelAccount | None:
+    """The kernel's account of a thread."""
+    with ProcDirectory(f"/proc/{pid}") as process:
+        return read_kernel_account(process, tid)
+
+
 def test_thread_that_ended_before_the_window_is_not_told_of(bpf: None, start: Start) -> None:
     process = start(sys.executable, MANY, "phantom", 3, 3)
     ended = os.fork()  # its number is free again once it has been waited for
     if not ended:
         os._exit(0)
     os.waitpid(ended, 0)
-    before, now = states(process.pid) | {ended: "R"}, dict.fromkeys(states(process.pid), "S")
+    before, now = states(process.pid) | {ended: "R"}, states(process.pid)
     listings = iter([before, before])
-    with SchedulingTracer(lambda: {process.pid: next(listings, now)}) as tracer:
+    with SchedulingTracer(lambda: {process.pid: next(listings, now)}, account) as tracer:
         tracer.start()
         time.sleep(0.1)
         tracer.stop()
@@ -54,7 +63,7 @@ def test_threads_of_a_churning_process_are_of_the_window(bpf: None, start: Start
         "    for thread in threads: thread.join()\n"
     )
     process = start(sys.executable, source)
-    with SchedulingTracer(lambda: {process.pid: states(process.pid)}) as tracer:
+    with SchedulingTracer(lambda: {process.pid: states(process.pid)}, account) as tracer:
         time.sleep(0.1)  # some are born after the programs were attached, and have ended when the window opens
         tracer.start()
         time.sleep(0.2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from typing import NamedTuple
 
-from threadinfo.model import Thread
+from threadinfo.model import KernelAccount, Thread
 from threadinfo.proc.process import STATE_NAMES, Machine, cpu_percent, read_stat
 from threadinfo.proc.reader import MalformedLineError, ProcDirectory, ProcError, ProcGoneError
 
@@ -58,6 +58,22 @@ def read_thread_states(process: ProcDirectory) -> dict[int, str]:
         except ProcGoneError:
             continue
     return states
+
+
+def read_kernel_account(process: ProcDirectory, tid: int) -> KernelAccount | None:
+    """task/TID/schedstat, or zeroes where there is none, and task/TID/status; None once the thread has ended."""
+    try:
+        times = process.read(f"task/{tid}/schedstat").split()
+    except ProcError:  # or the thread has ended: then there is no status either
+        times = [b"0", b"0"]
+    try:
+        status = process.read(f"task/{tid}/status")
+        # The name at the top has no newline: the kernel escapes it.
+        state = status[status.index(b"\nState:\t") + 8 :][:1].decode("ascii")
+        counts = status[status.index(b"\nvoluntary_ctxt_switches:") :].split()
+        return KernelAccount(state, int(times[0]), int(times[1]), int(counts[1]), int(counts[3]))
+    except (ProcError, ValueError, IndexError):
+        return None
 
 
 def read_thread_owner(root: ProcDirectory, tid: int) -> tuple[int | None, str] | None:

@@ -16,6 +16,12 @@ _WIDE_NAME_COLUMNS = 24
 _LISTED = 3
 _DIFFERENCES = 20
 _ENDED_ROWS = 20
+_WHAT = {
+    "on_cpu_ns": "on CPU",
+    "run_queue_ns": "queued",
+    "voluntary_switch_count": "voluntary switches",
+    "involuntary_switch_count": "involuntary switches",
+}
 
 
 Section = Callable[[str, Callable[[], list[str]]], list[str]]
@@ -131,7 +137,34 @@ def confidence_lines(confidence: Confidence) -> list[str]:
         lines.append(f"{confidence.unreadable_count} paths or messages could not be read, or not whole")
     if confidence.undecoded_count:
         lines.append(f"{confidence.undecoded_count} 32-bit calls were not decoded")
-    return lines + _ledger(confidence)
+    return lines + _kernel_accounts(confidence) + _ledger(confidence)
+
+
+def _kernel_accounts(confidence: Confidence) -> list[str]:
+    if confidence.scheduling_matches_kernel is None and not confidence.scheduling_differences:
+        return []
+    rest = confidence.scheduling_not_compared_count
+    others = f"; {rest} {'was' if rest == 1 else 'were'} not compared" if rest else ""
+    count = confidence.scheduling_compared_count
+    threads = f"{count} {'thread' if count == 1 else 'threads'}"
+    if confidence.scheduling_matches_kernel:
+        return [f"Scheduling: agrees with the kernel's own accounts of {threads}{others}"]
+    differences = confidence.scheduling_differences
+    doubtful = len({difference.tid for difference in differences if difference.tid is not None})
+    lines = [f"Scheduling: disagrees with the kernel's own accounts on {doubtful} of {threads}{others}"]
+    for difference in differences[:_DIFFERENCES]:
+        ours, kernel = (
+            format_duration(value) if difference.what.endswith("_ns") else str(value)
+            for value in (difference.ours, difference.kernel)
+        )
+        what = _WHAT[difference.what]
+        if difference.tid is None:
+            lines.append(f"  all together: {ours} {what}, but the CPUs had {kernel}")
+        else:
+            lines.append(f"  {difference.tid}: {ours} {what} here, {kernel} for the kernel")
+    if len(differences) > _DIFFERENCES:
+        lines.append(f"  {len(differences) - _DIFFERENCES} others")
+    return lines
 
 
 def _ledger(confidence: Confidence) -> list[str]:

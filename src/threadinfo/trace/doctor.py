@@ -107,7 +107,7 @@ def _btf() -> Check:
 
 def _tracepoints() -> Check:
     try:
-        _, attach = kernel_facts()
+        _, attach, _ = kernel_facts()
     except NotAvailableError as problem:
         return _check("tracepoints", False, problem.message, "no tracing", problem.remedy)
     return _check("tracepoints", True, f"{len(attach)} raw tracepoints", "no tracing", None)

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from threadinfo.trace.histogram import BUCKETS, bucket_bounds
-from threadinfo.trace.scheduling import AFTER_PREEMPTION, AFTER_WAKEUP, ENDED, RUNNING, SchedulingTracer
+from threadinfo.trace.kernel_accounts import AFTER_PREEMPTION, AFTER_WAKEUP, ENDED, RUNNING
+from threadinfo.trace.scheduling import SchedulingTracer
 
 _MIDDLES = np.array([sum(bucket_bounds(index)) // 2 for index in range(BUCKETS)], np.int64)
 _NOTHING = np.zeros(0, np.intp)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import psutil
+
 
 def cpu_count() -> int:
     """All CPUs that the kernel may ever bring up: their numbers index our arrays."""
@@ -13,6 +15,25 @@ def pid_limit() -> int:
     """The ids of processes and threads are below this: proc_sys_kernel(5), pid_max."""
     with open("/proc/sys/kernel/pid_max", encoding="ascii") as file:
         return int(file.read())
+
+
+def taken_ns() -> list[int]:
+    """What interrupts and the hypervisor have taken of each CPU since boot: irq, softirq and steal of /proc/stat."""
+    return [round(1e9 * (cpu.irq + cpu.softirq + cpu.steal)) for cpu in psutil.cpu_times(percpu=True)]
+
+
+def most_taken_ns(before: list[int], after: list[int]) -> int:
+    """Of one CPU at the most, between two calls of `taken_ns`."""
+    return max((now - then for then, now in zip(before, after, strict=False)), default=0)
+
+
+def counts_thread_times() -> bool:
+    """Whether the kernel fills /proc/PID/schedstat: all zeroes otherwise."""
+    try:
+        with open("/proc/self/schedstat", encoding="ascii") as file:
+            return any(map(int, file.read().split()))
+    except OSError:
+        return False
 
 
 _CAP_SYS_ADMIN, _CAP_PERFMON, _CAP_BPF = 21, 38, 39  # include/uapi/linux/capability.h

@@ -20,8 +20,23 @@ from threadinfo.trace.awaited import AWAITED_BYTES, AwaitedProcess
 from threadinfo.trace.btf import KernelTypes
 from threadinfo.trace.following import FOLLOWING_BYTES, Child, Following
 from threadinfo.trace.histogram import BUCKETS, summarize
+from threadinfo.trace.kernel_accounts import (
+    AFTER_PREEMPTION,
+    AFTER_WAKEUP,
+    ENDED,
+    RUNNING,
+    SLEEPING,
+    UNINTERRUPTIBLE,
+    UNKNOWN,
+    Comparison,
+    ReadAccount,
+    Reading,
+    Thread,
+    compare,
+    copy_record,
+)
 from threadinfo.trace.loader import Programs, ProgramStatistics
-from threadinfo.trace.machine import cpu_count, pid_limit
+from threadinfo.trace.machine import counts_thread_times, cpu_count, most_taken_ns, pid_limit, taken_ns
 
 ReadThreads = Callable[[], Mapping[int, Mapping[int, str]]]
 """Gives the threads of every traced process now: PID to (thread id to state letter)."""
@@ -41,11 +56,11 @@ INTERRUPT_TRACEPOINTS = ("irq_handler", "softirq", "hrtimer_expire", "irq_work",
 """Pairs of _entry and _exit that tell a wake-up by an interrupt; those that a machine lacks are left out."""
 
 # Mirrors of bpf/scheduling.bpf.c.
-_UNKNOWN, RUNNING, AFTER_WAKEUP, AFTER_PREEMPTION, _SLEEPING, _UNINTERRUPTIBLE, ENDED = range(7)
 _INTERRUPT = 0xFFFFFFFF
 _STREAM_PAGES = 256
 _BORN_SLOTS = 4096  # for threads that are born while we watch, shared among the CPUs
 _MOST_SLOTS = 65535
+_ASLEEP_NS = 100_000  # a thread can say "sleeping" for a moment before it goes
 
 
 class _Latency(ctypes.Structure):
@@ -138,8 +153,11 @@ def _text(comm: bytes) -> str:
     return comm.decode("utf-8", "backslashreplace")
 
 
-def kernel_facts() -> tuple[dict[str, int | str], list[tuple[str, str]]]:
-    """From BTF: the defines of the program, and its tracepoints; raises NotAvailableError where one is missing."""
+def kernel_facts() -> tuple[dict[str, int | str], list[tuple[str, str]], bool]:
+    """From BTF: the defines of the program, its tracepoints, and whether the kernel has "delayed dequeue".
+
+    Raises NotAvailableError where something is missing.
+    """
     with KernelTypes() as types:
         defines: dict[str, int | str] = {}
         for name, fields in {"TASK_TGID": ["tgid"], "TASK_PID": ["pid"], "TASK_COMM": ["comm"]}.items():
@@ -162,6 +180,9 @@ def kernel_facts() -> tuple[dict[str, int | str], list[tuple[str, str]]]:
             if state is None:
                 raise NotAvailableError("this kernel's task_struct has no field state")
             defines["TASK_STATE"] = state
+        run, run_before = (types.offset("task_struct", "se", f"{name}sum_exec_runtime") for name in ("", "prev_"))
+        if run is not None and run_before is not None:
+            defines |= {"TASK_RUN": run, "TASK_RUN_BEFORE": run_before}
         missing = [name for name in TRACEPOINTS if types.argument_count(name) is None]
         if missing:
             raise NotAvailableError(f"this kernel lacks the tracepoints {', '.join(missing)}", None)
@@ -169,23 +190,31 @@ def kernel_facts() -> tuple[dict[str, int | str], list[tuple[str, str]]]:
         for name in INTERRUPT_TRACEPOINTS:
             if None not in {types.argument_count(f"{name}_entry"), types.argument_count(f"{name}_exit")}:
                 attach += [(f"{name}_{end}", f"on_{name}_{end}") for end in ("entry", "exit")]
-    return defines, attach
+        delays_dequeue = types.offset("task_struct", "se", "sched_delayed") is not None
+    return defines, attach, delays_dequeue
 
 
 class SchedulingTracer:
     """Watches the threads of some processes from `start` to `stop`. A context manager: it detaches at its end."""
 
-    def __init__(self, read_threads: ReadThreads, threshold_ns: int | None = None, *, follow_limit: int = 0) -> None:
+    def __init__(
+        self,
+        read_threads: ReadThreads,
+        read_account: ReadAccount,
+        threshold_ns: int | None = None,
+        *,
+        follow_limit: int = 0,
+    ) -> None:
         """Attaches; nothing is counted before `start`. A `threshold_ns` turns the live stream on.
 
         `follow_limit`: how many of the processes that traced ones make are traced too.
         """
-        self._read_threads = read_threads
+        self._read_threads, self._read_account = read_threads, read_account
         existing = read_threads()
         cpus = cpu_count()
         thread_count = sum(len(threads) for threads in existing.values())
         self._slot_count = min(_MOST_SLOTS, thread_count + thread_count // 4 + 64 + _BORN_SLOTS)
-        defines, attach = kernel_facts()
+        defines, attach, self._delays_dequeue = kernel_facts()
         defines |= {"TID_LIMIT": pid_limit(), "SLOT_COUNT": self._slot_count, "CPU_COUNT": cpus}
         if threshold_ns is not None:
             defines["STREAM_PAGES"] = _STREAM_PAGES
@@ -195,6 +224,7 @@ class SchedulingTracer:
             self._slot_memory = programs.memory("slot_of", 8, int(defines["TID_LIMIT"]) // 4 + 1)
             self._slot_of = memoryview(self._slot_memory).cast("H")
             threads = programs.memory("threads", ctypes.sizeof(_Thread), self._slot_count)
+            self._thread_memory = memoryview(threads)
             self._threads = (_Thread * self._slot_count).from_buffer(threads)
             losses = programs.memory("losses", ctypes.sizeof(_Losses), cpus)
             self._losses = (_Losses * cpus).from_buffer(losses)
@@ -218,6 +248,10 @@ class SchedulingTracer:
             raise
         self.started_ns = 0
         self.stopped_ns = 0
+        self._first_readings: dict[int, Reading] = {}
+        self._taken_ns: list[int] = []
+        self._comparison: Comparison | None = None
+        self._contradicted_count = 0
 
     def __enter__(self) -> SchedulingTracer:
         return self
@@ -261,24 +295,35 @@ class SchedulingTracer:
         """Begins to count, for all threads at once."""
         self.started_ns = time.monotonic_ns()
         self._control.is_on = 1
+        self._taken_ns = taken_ns()
+        self._first_readings = self._read_accounts()
         self._leave_out_ended()
 
-    def _leave_out_ended(self) -> None:
-        """Frees the slots of those who ended before the window: no event would ever tell of their end.
+    def _read_accounts(self) -> dict[int, Reading]:
+        """The kernel's account and ours of every thread that lives, by slot."""
+        readings = {}
+        for slot, thread in enumerate(self._threads):
+            if not thread.tid or thread.state == ENDED:
+                continue
+            at = slot * ctypes.sizeof(_Thread)
+            from_ns = time.monotonic_ns()
+            before = copy_record(self._thread_memory, at)
+            account = self._read_account(before.tgid, before.tid)
+            after = copy_record(self._thread_memory, at)
+            if account is not None:
+                readings[slot] = Reading(from_ns, time.monotonic_ns(), before, account, after)
+        return readings
 
-        A thread without an event since the beginning is still as it was then, so /proc's word on its state is new.
-        """
-        listed = {tid: state for threads in self._read_threads().values() for tid, state in threads.items()}
+    def _leave_out_ended(self) -> None:
+        """Frees the slots of those who ended before the window: no event would ever tell of their end."""
         for slot, thread in enumerate(self._threads):
             if not thread.tid or thread.first_ns:
                 continue
-            state = listed.get(thread.tid, "X")
-            if state in "ZX" or self._slot_of[thread.tid] != slot:
-                if self._slot_of[thread.tid] == slot:
+            reading, is_its_own = self._first_readings.get(slot), self._slot_of[thread.tid] == slot
+            if reading is None or reading.account.state in "ZX" or not is_its_own:
+                if is_its_own:
                     self._slot_of[thread.tid] = 0
                 thread.tid = 0
-            else:
-                self._first_states[thread.tid] = state
 
     def new_children(self) -> list[Child]:
         """The processes that traced ones have made since the last call."""
@@ -296,13 +341,43 @@ class SchedulingTracer:
         return found
 
     def stop(self) -> None:
-        """Ends counting, for all threads at once."""
+        """Ends counting, for all threads at once, and compares with the kernel's accounts, read a moment before."""
+        last_readings = self._read_accounts()
         self.stopped_ns = time.monotonic_ns()
         self._control.is_on = 0
+        self._compare(last_readings)
 
     def note_moment(self) -> None:
-        """Lets `activities` tell of the time until now, while counting goes on."""
+        """Lets `activities` and `confidence` tell of the time until now, while counting goes on."""
+        last_readings = self._read_accounts()
         self.stopped_ns = time.monotonic_ns()
+        self._compare(last_readings)
+
+    def _compare(self, last_readings: Mapping[int, Reading]) -> None:
+        threads: list[Thread] = []
+        count = on_cpu_ns = self._contradicted_count = 0
+        for slot, thread in enumerate(self._threads):
+            if not thread.tid or thread.born_ns > self.stopped_ns:
+                continue
+            count += 1
+            on_cpu_ns += self._times(slot, thread)[RUNNING]
+            state, is_fitting = self._state_before(slot, thread)
+            self._contradicted_count += not is_fitting
+            first, last = self._first_readings.get(slot), last_readings.get(slot)
+            was_forked = thread.born_ns >= self.started_ns and thread.first_state == SLEEPING
+            if last is not None and last.after.state != ENDED and (first is not None or was_forked):
+                threads.append(Thread(None if was_forked else first, last, state))
+        self._comparison = compare(
+            threads,
+            count - len(threads),
+            started_ns=self.started_ns,
+            stopped_ns=self.stopped_ns,
+            on_cpu_ns=on_cpu_ns,
+            cpus=os.sysconf("SC_NPROCESSORS_ONLN"),
+            taken_ns=most_taken_ns(self._taken_ns, taken_ns()),
+            has_times=counts_thread_times(),
+            is_queue_exact=not self._delays_dequeue,
+        )
 
     def resume(self) -> None:
         """Lets the programs work again, for measuring them; what they count from now on must not be read."""
@@ -314,13 +389,26 @@ class SchedulingTracer:
 
     def confidence(self, program_ns_per_event: float | None = None) -> Confidence:
         """The accounts so far."""
-        return Confidence(
+        unexpected = sum(int(losses.unexpected_count) for losses in self._losses) + self._contradicted_count
+        confidence = Confidence(
             seen_count=self.seen_count(),
             lost_count=sum(int(losses.lost_count) for losses in self._losses),
             map_full_count=self._full_count + sum(int(losses.full_count) for losses in self._losses),
-            missed_count=self.statistics().missed_count + sum(int(losses.unexpected_count) for losses in self._losses),
+            missed_count=self.statistics().missed_count + unexpected,
             program_ns_per_event=program_ns_per_event,
             tool_cpu_seconds=time.process_time(),
+        )
+        compared = self._comparison
+        if compared is None:
+            return confidence
+        return msgspec.structs.replace(
+            confidence,
+            scheduling_matches_kernel=(
+                not compared.differences if compared.compared_count or compared.differences else None
+            ),
+            scheduling_differences=compared.differences,
+            scheduling_compared_count=compared.compared_count,
+            scheduling_not_compared_count=compared.not_compared_count,
         )
 
     def seen_count(self) -> int:
@@ -399,7 +487,7 @@ class SchedulingTracer:
                 wakers[thread.last_waker] = wakers.get(thread.last_waker, 0) + thread.last_waker_count
             if thread.last_holder_ns:
                 holders[thread.last_holder] = holders.get(thread.last_holder, 0) + thread.last_holder_ns
-            activities.append(self._decode(thread, wakers, holders, names))
+            activities.append(self._decode(slot, thread, wakers, holders, names))
         return activities
 
     def _own_names(self) -> dict[int, tuple[int, str]]:
@@ -416,12 +504,13 @@ class SchedulingTracer:
 
     def _decode(
         self,
+        slot: int,
         thread: _Thread,
         wakers: Mapping[int, int],
         holders: Mapping[int, int],
         names: Mapping[int, tuple[int | None, str]],
     ) -> ThreadActivity:
-        times = self._times(thread)
+        times = self._times(slot, thread)
         wakeup, preemption = thread.after_wakeup, thread.after_preemption
         both = [a + b for a, b in zip(wakeup.buckets, preemption.buckets, strict=True)]
         count, total = wakeup.count + preemption.count, wakeup.sum_ns + preemption.sum_ns
@@ -433,9 +522,9 @@ class SchedulingTracer:
             after_preemption_ns=summarize(preemption.count, preemption.sum_ns, preemption.max_ns, preemption.buckets),
             on_cpu_ns=times[RUNNING],
             run_queue_ns=times[AFTER_WAKEUP] + times[AFTER_PREEMPTION],
-            blocked_ns=times[_SLEEPING] + times[_UNINTERRUPTIBLE],
-            sleeping_ns=times[_SLEEPING],
-            uninterruptible_ns=times[_UNINTERRUPTIBLE],
+            blocked_ns=times[SLEEPING] + times[UNINTERRUPTIBLE],
+            sleeping_ns=times[SLEEPING],
+            uninterruptible_ns=times[UNINTERRUPTIBLE],
             voluntary_switch_count=thread.voluntary_count,
             involuntary_switch_count=thread.involuntary_count,
             migration_count=thread.migration_count,
@@ -458,31 +547,43 @@ class SchedulingTracer:
             thread.tgid, thread.tid, name, thread.born_ns >= self.started_ns, thread.state == ENDED, scheduling
         )
 
-    def _times(self, thread: _Thread) -> dict[int, int]:
+    def _times(self, slot: int, thread: _Thread) -> dict[int, int]:
         """Nanoseconds in each state, the time before the first event and after the last one included."""
         times = {
             RUNNING: thread.on_cpu_ns,
             AFTER_WAKEUP: thread.queued_ns,
             AFTER_PREEMPTION: 0,
-            _SLEEPING: thread.sleeping_ns,
-            _UNINTERRUPTIBLE: thread.uninterruptible_ns,
+            SLEEPING: thread.sleeping_ns,
+            UNINTERRUPTIBLE: thread.uninterruptible_ns,
         }
-        if not thread.first_ns:  # no event at all: as it was, it stayed
-            times[self._state_before(thread)] += self.stopped_ns - self.started_ns
-            return times
         if thread.born_ns < self.started_ns:
-            before = thread.first_state
-            if before == _SLEEPING and self._state_before(thread) == _UNINTERRUPTIBLE:  # a wake-up does not say which
-                before = _UNINTERRUPTIBLE
-            times[before] += max(0, thread.first_ns - self.started_ns)
-        if thread.state in times:
+            until = thread.first_ns or self.stopped_ns  # no event at all: as it was, it stayed
+            times[self._state_before(slot, thread)[0]] += max(0, until - self.started_ns)
+        if thread.first_ns and thread.state in times:
             times[thread.state] += max(0, self.stopped_ns - max(thread.since_ns, self.started_ns))
         return times
 
-    def _state_before(self, thread: _Thread) -> int:
-        """From /proc at the beginning: what a thread was doing that had not been switched yet."""
+    def _state_before(self, slot: int, thread: _Thread) -> tuple[int, bool]:
+        """What a thread was doing from the window's start to its first event, and whether that event agrees.
+
+        What /proc said in the window, before the event, comes first: where the event needs another one before it, that
+        one was not seen.
+        """
+        reading, needed = self._first_readings.get(slot), thread.first_state
         letter = self._first_states.get(thread.tid, "S")
-        return {"D": _UNINTERRUPTIBLE, "R": RUNNING}.get(letter, _SLEEPING)
+        if not thread.first_ns:
+            letter = reading.account.state if reading else letter
+            return {"D": UNINTERRUPTIBLE, "R": RUNNING}.get(letter, SLEEPING), True
+        if thread.born_ns >= self.started_ns:
+            return needed, True
+        is_new = reading is not None and reading.until_ns + _ASLEEP_NS < thread.first_ns
+        letter = reading.account.state if is_new and reading else letter
+        asleep = UNINTERRUPTIBLE if letter == "D" else SLEEPING
+        if needed == SLEEPING or (is_new and letter != "R"):
+            return asleep, needed == SLEEPING
+        if needed == UNKNOWN:  # it was switched in unseen
+            return (AFTER_PREEMPTION if is_new else SLEEPING), True
+        return needed, True
 
 
 def possible_on_this_process() -> bool:

@@ -36,6 +36,7 @@ from threadinfo.trace.descriptors import (
     ReadPids,
 )
 from threadinfo.trace.following import Child
+from threadinfo.trace.kernel_accounts import ReadAccount
 from threadinfo.trace.machine import CAPABILITIES_NEEDED, GRANT_CAPABILITIES, may_trace
 from threadinfo.trace.scheduling import ReadThreads, SchedulingTracer, ThreadActivity, possible_on_this_process
 
@@ -187,6 +188,7 @@ def trace_processes(
     with_sockets: bool,
     code: CodeAccess | None,
     read_threads: ReadThreads,
+    read_account: ReadAccount,
     read_name: ReadName,
     read_links: ReadLinks,
     read_numbers: ReadNumbers,
@@ -216,7 +218,8 @@ def trace_processes(
         scheduling: SchedulingTracer | None = None
         if with_scheduling:
             with contained("scheduling", gaps, but=(OSError,)):
-                scheduling = stack.enter_context(SchedulingTracer(read_threads, follow_limit=follow_limit))
+                tracer = SchedulingTracer(read_threads, read_account, follow_limit=follow_limit)
+                scheduling = stack.enter_context(tracer)
         descriptors: DescriptorTracer | None = None
         clock_offset_ns = time.time_ns() - time.monotonic_ns()
         if with_descriptors:

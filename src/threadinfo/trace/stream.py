@@ -22,6 +22,7 @@ from threadinfo.trace.descriptors import (
     ReadNumbers,
     ReadPids,
 )
+from threadinfo.trace.kernel_accounts import ReadAccount
 from threadinfo.trace.scheduling import Delay, ReadThreads, SchedulingTracer
 from threadinfo.trace.session import (
     NOTHING_SEEN,
@@ -60,6 +61,7 @@ class Stream:
         threshold_ns: int | None,
         with_descriptors: bool,
         read_threads: ReadThreads,
+        read_account: ReadAccount,
         read_links: ReadLinks,
         read_numbers: ReadNumbers,
         read_pids: ReadPids,
@@ -79,7 +81,7 @@ class Stream:
             self.descriptors: DescriptorTracer | None = None
             if threshold_ns is not None:
                 self.scheduling = stack.enter_context(
-                    SchedulingTracer(read_threads, threshold_ns, follow_limit=follow_limit)
+                    SchedulingTracer(read_threads, read_account, threshold_ns, follow_limit=follow_limit)
                 )
             if with_descriptors:
                 self.descriptors = stack.enter_context(

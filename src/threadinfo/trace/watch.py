@@ -15,6 +15,7 @@ from threadinfo.model import DescriptorEvent
 from threadinfo.trace.descriptor_events import EventMaker, Moments
 from threadinfo.trace.descriptors import CodeAccess, DescriptorTracer, ReadLinks, ReadNumbers, ReadPids
 from threadinfo.trace.intervals import SchedulingIntervals, ThreadInterval
+from threadinfo.trace.kernel_accounts import ReadAccount
 from threadinfo.trace.kernel_ledger import OpenDescriptor
 from threadinfo.trace.scheduling import ReadThreads, SchedulingTracer
 from threadinfo.trace.session import TraceResult, check_privilege, join_counts
@@ -48,6 +49,7 @@ class Watch:
         *,
         code: CodeAccess,
         read_threads: ReadThreads,
+        read_account: ReadAccount,
         read_links: ReadLinks,
         read_numbers: ReadNumbers,
         read_pids: ReadPids,
@@ -57,7 +59,7 @@ class Watch:
         self.pid = pid
         self.moments = Moments(time.time_ns() - time.monotonic_ns())
         with contextlib.ExitStack() as stack:
-            self.scheduling = stack.enter_context(SchedulingTracer(read_threads))
+            self.scheduling = stack.enter_context(SchedulingTracer(read_threads, read_account))
             self.descriptors = stack.enter_context(
                 DescriptorTracer([pid], read_links, read_numbers, read_pids, code=code, for_stream=True)
             )
