@@ -218,8 +218,8 @@ def trace_processes(
         scheduling: SchedulingTracer | None = None
         if with_scheduling:
             with contained("scheduling", gaps, but=(OSError,)):
-                tracer = SchedulingTracer(read_threads, read_account, follow_limit=follow_limit)
-                scheduling = stack.enter_context(tracer)
+                watched = SchedulingTracer(read_threads, read_account, follow_limit=follow_limit)
+                scheduling = stack.enter_context(watched)
         descriptors: DescriptorTracer | None = None
         clock_offset_ns = time.time_ns() - time.monotonic_ns()
         if with_descriptors:
