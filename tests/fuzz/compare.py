@@ -35,11 +35,11 @@ def compare_report(
     processes: Mapping[int, Mapping[str, Any]], truth: Truth, targets: Sequence[int], *, follow: bool
 ) -> list[str]:
     """`processes` are those of the report that belong to the program, by PID."""
-    found = []
+    found: list[str] = []
     expected = {*targets} | (_descendants(truth, targets) if follow else set())
     found += _differ("processes of the report", sorted(processes), sorted(expected))
     for pid in sorted(expected & processes.keys()):
-        told = []
+        told: list[list[str]] = []
         for tables in _told_tables(truth, pid, targets):
             told.append([f"process {pid}: {line}" for line in _compare_process(processes[pid], truth, pid, tables)])
             if not told[-1]:
@@ -159,20 +159,24 @@ def _compare_ledger(
     yield from _differ("map_full_count", confidence["map_full_count"], 0)
     if lives and figures.born_open is not None and process["descriptors"] is not None:
         origins = {
-            one["fd"]: (one["origin"]["syscall"], one["origin"]["tid"]) for one in process["descriptors"] if one["origin"]
+            one["fd"]: (one["origin"]["syscall"], one["origin"]["tid"])
+            for one in process["descriptors"]
+            if one["origin"]
         }
         wrong = [fd for fd in {*origins, *figures.born_open} if origins.get(fd) != figures.born_open.get(fd)]
         for fd in sorted(wrong)[:_SHOWN]:
             yield f"origin of FD {fd}: told {origins.get(fd)}, was {figures.born_open.get(fd)}"
 
 
-def compare_stream(events: Sequence[Mapping[str, Any]], truth: Truth, targets: Sequence[int], *, follow: bool) -> list[str]:
+def compare_stream(
+    events: Sequence[Mapping[str, Any]], truth: Truth, targets: Sequence[int], *, follow: bool
+) -> list[str]:
     """`events` are those whose process, or whose thread, is the program's; in the order of the lines."""
     found: list[str] = []
     pids = [*targets, *(sorted(_descendants(truth, targets)) if follow else ())]
     for pid in pids:
         mine = [event for event in events if event["pid"] == pid]
-        told = []
+        told: list[list[str]] = []
         for tables in _told_tables(truth, pid, targets):
             told.append([f"process {pid}: {line}" for line in _compare_events(mine, truth, pid, tables)])
             if not told[-1]:
@@ -229,7 +233,9 @@ def _compare_events(events: Sequence[Mapping[str, Any]], truth: Truth, pid: int,
     for tid in sorted(tids):
         told = [
             _ordered(_key_of_event(event) for event in group)
-            for _, group in itertools.groupby((event for event in sequence if event["tid"] == tid), key=lambda one: one["at_ns"])
+            for _, group in itertools.groupby(
+                (event for event in sequence if event["tid"] == tid), key=lambda one: one["at_ns"]
+            )
         ]
         did = [
             _ordered(map(_key_of_note, group))
@@ -273,8 +279,8 @@ def _compare_sequences(tid: int, told: list[tuple[object, ...]], did: list[tuple
 
 
 def _replay(events: Iterable[Mapping[str, Any]], truth: Truth, table: int) -> Iterator[str]:
-    """A number is born before it dies, and is not born twice, unless the first of two dies later: a close may return long
-    after it has freed the number."""
+    """A number is born before it dies, and is not born twice unless the first of the two dies later: a close may return
+    long after it has freed the number."""
     born: dict[int, list[bool]] = {fd: [False] for fd in truth.initial[table]}  # and whether that was seen
     for event in events:
         if event["event"] in BIRTHS and event.get("error") is None:
@@ -292,11 +298,10 @@ def _replay(events: Iterable[Mapping[str, Any]], truth: Truth, table: int) -> It
 
 
 def _compare_processes(events: Sequence[Mapping[str, Any]], notes: list[Note]) -> Iterator[str]:
-    forks = Counter((event["child_tid"], event["child_pid"] == event["pid"]) for event in events if event["event"] == "fork")
-    forked = Counter((note.fd, note.error == 0) for note in notes if note.kind == "forked")
+    forks = Counter(event["child_tid"] for event in events if event["event"] == "fork")
+    forked = Counter(note.fd for note in notes if note.kind == "forked")
+    yield from _differ_counts("forks", {tid: forks[tid] for tid in forked}, forked)
     tids = {note.tid for note in notes}
-    made = Counter({key: count for key, count in forks.items() if key[0] in {note.fd for note in notes if note.kind == "forked"}})
-    yield from _differ_counts("forks", {key[0]: count for key, count in made.items()}, {key[0]: n for key, n in forked.items()})
     execs = Counter(event["tid"] for event in events if event["event"] == "exec" and event["tid"] in tids)
     yield from _differ_counts("execs", execs, Counter(note.tid for note in notes if note.kind == "executed"))
 

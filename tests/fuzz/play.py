@@ -14,7 +14,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence as Several
+from collections.abc import Iterator
+from collections.abc import Sequence as Several
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -184,7 +185,11 @@ def _play_from_start(mode: Mode, sequences: Several[Sequence], program: Path) ->
     """One program plays all, a round each."""
     script = merge(sequences)
     follow = ["--follow"] if mode.follow else []
-    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors, tempfile.TemporaryDirectory() as directory:
+    with (
+        tempfile.TemporaryFile() as output,
+        tempfile.TemporaryFile() as errors,
+        tempfile.TemporaryDirectory() as directory,
+    ):
         if mode.begins == "run":
             report = Path(directory) / "report"
             tool_command = [*TOOL, "run", *_ONLY, *follow, "-o", str(report), "--"]
@@ -201,7 +206,9 @@ def _play_from_start(mode: Mode, sequences: Several[Sequence], program: Path) ->
             return _compare(mode, output, [truth], [[truth.root]], problems)
         name = f"sq{os.urandom(5).hex()}"
         named = Path(directory) / name
-        os.link(program, named) if program.stat().st_dev == Path(directory).stat().st_dev else shutil.copy(program, named)
+        os.link(program, named) if program.stat().st_dev == Path(directory).stat().st_dev else shutil.copy(
+            program, named
+        )
         one = _Program(named, script, "from-start")
         options = ["trace", name] if mode.is_stream else [name]
         try:
@@ -238,7 +245,7 @@ def _wait_until_said(tool: subprocess.Popen[bytes], errors: IO[bytes], words: by
 
 
 def _wait_until_attached(tool: subprocess.Popen[bytes]) -> None:
-    """It holds links to tracepoints, no fewer than at the last looks, and its first thread is blocked in a wait of its own."""
+    """It holds links to tracepoints, as many as at the last looks, and its first thread is blocked in a wait."""
     steady, count, deadline = 0, 0, time.monotonic() + SECONDS
     blocked = _BLOCKED[os.uname().machine]
     while steady < 4:

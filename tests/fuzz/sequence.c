@@ -132,6 +132,7 @@ struct lane {
 struct region {
   int note_count, table_count, went, never;
   int round, is_from_start, ends; /* it waits for nothing: at `go`, at its end */
+  char is_older[NUMBERS]; /* than the program */
   int step_count, round_count, round_start[256];
   char directory[200], path[200], file[220], absent[220], fifo[220], beyond[240];
   struct step steps[STEPS];
@@ -797,13 +798,15 @@ static void ask(struct lane *lane, int argument) {
   struct msghdr message = {.msg_iov = &vector, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
   uint64_t mask = 0;
 
-  (void)lane;
   SYS(fcntl, fd, F_GETFD, 0, 0, 0);
   SYS(fcntl, NEVER_OPEN, F_SETFD, 1, 0, 0);
   SYS(ioctl, fd, 0x5401 /* TCGETS */, control, 0, 0);
   SYS(ioctl, NEVER_OPEN, FIOCLEX, 0, 0, 0);
   SYS(getsockopt, fd, SOL_SOCKET, SO_TYPE, &value, &size);
-  SYS(recvmsg, fd, &message, MSG_DONTWAIT, 0, 0);
+  if (SYS(recvmsg, fd, &message, MSG_DONTWAIT, 0, 0) >= 0) { /* what was peeked at, once more */
+    lane->serial++;
+    note_received(lane, C_recvmsg, &message);
+  }
   SYS(signalfd4, 1, &mask, 8, 0, 0);
   SYS(unshare, 1, 0, 0, 0, 0);
 }
@@ -1432,6 +1435,8 @@ int main(int argc, char **argv) {
   } else {
     map_region(argv[2]);
     lane = &region->lanes[0];
+    for (int fd = 0; fd < NUMBERS; fd++)
+      region->is_older[fd] = is_open(fd);
     lane->pid = lane->tid = SYS(getpid, 0, 0, 0, 0, 0);
     lane->is_process = lane->claimed = 1;
     region->table_count = 1;
@@ -1469,8 +1474,9 @@ int main(int argc, char **argv) {
     reap(lane);
     if (region->round + 1 == region->round_count)
       break;
-    while (lane->held_count)
-      let_go(lane, lane->held[lane->held_count - 1].fd);
+    for (int fd = 0; fd < NUMBERS; fd++) /* those of threads that parted as well, which nobody holds */
+      if (!region->is_older[fd] && is_open(fd))
+        let_go(lane, fd);
     lane->at = 0;
     lane->serial++;
     for (int i = 1; i < LANES; i++)

@@ -37,14 +37,14 @@ GO = Step(0, "go", 0)
 _FAILURES = 36
 
 _PLAIN = {
-    "open": 10, "make": 12, "pair": 5, "duplicate": 8, "onto": 10, "accept": 4, "receive": 4, "peer_pidfd": 1, "ring": 2,
-    "close": 14, "close_range": 3, "mark": 5, "fail": 16, "ask": 2, "limit": 2,
+    "open": 10, "make": 12, "pair": 5, "duplicate": 8, "onto": 10, "accept": 4, "receive": 4, "peer_pidfd": 1,
+    "ring": 2, "close": 14, "close_range": 3, "mark": 5, "fail": 16, "ask": 2, "limit": 2,
 }  # fmt: skip
 _OF_THREADS = {**_PLAIN, "storm": 8, "pause": 2, "limit": 1, "ring": 1}
 PROFILES = ("simple", "signals", "threads", "slow", "shared", "follow")
-"""`simple`: one thread. `signals`: calls that are interrupted. `threads`: they contend for numbers. `slow`: and some closes
-take their time. `shared`: processes that share a table, and those and threads that part from it. `follow`: processes that
-make others, for `--follow`."""
+"""`simple`: one thread. `signals`: calls that are interrupted. `threads`: they contend for numbers. `slow`: and some
+closes take their time. `shared`: processes that share a table, and those and threads that part from it. `follow`:
+processes that make others, for `--follow`."""
 FOLLOWED = frozenset({"follow", "shared"})
 """Profiles that are played under `--follow` too."""
 

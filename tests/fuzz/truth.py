@@ -66,8 +66,8 @@ class Figures(NamedTuple):
     peak: int | None
     """None where several threads or tables were at it."""
     born_open: dict[int, tuple[str, int]] | None
-    """Of the table that /proc shows: what is open at the end and was born since `go`, by which call and thread; None where
-    that is not told."""
+    """Of the table that /proc shows: what is open at the end and was born since `go`, by which call and thread; None
+    where that is not told."""
 
 
 class Truth:
@@ -143,20 +143,21 @@ class Truth:
             failures=Counter((note.syscall, note.error_name) for note in failures),
             types=Counter(note.type for note in births),
             by_thread={
-                tid: (sum(note.tid == tid for note in births), sum(note.tid == tid for note in deaths)) for tid in threads
+                tid: (sum(note.tid == tid for note in births), sum(note.tid == tid for note in deaths))
+                for tid in threads
             },
             marks=(marks[1], marks[0]),
             limit_failures=Counter((note.error_name, note.tid) for note in failures if note.error in LIMITS),
-            paths=Counter(
-                PATHS[note.path] if PATHS[note.path].startswith("/") else f"{self.directory}/{PATHS[note.path]}".rstrip("/")
-                for note in births
-                if note.path and not note.call.startswith("io_uring")
-            ),
+            paths=Counter(self._path(note) for note in births if note.path and not note.call.startswith("io_uring")),
             uses=Counter((note.call, note.error_name if note.error else None) for note in notes if note.kind == "use"),
             optional=sum(note.is_optional for note in notes),
             peak=self._peak(notes, tables),
             born_open=self._born_open(pid, tables),
         )
+
+    def _path(self, note: Note) -> str:
+        path = PATHS[note.path]
+        return path if path.startswith("/") else f"{self.directory}/{path}".rstrip("/")
 
     def _peak(self, notes: list[Note], tables: Set[int]) -> int | None:
         if len(tables) != 1 or len({note.tid for note in notes if note.kind in DEATHS | {"birth"}}) > 1:
