@@ -18,10 +18,11 @@ from tests.fuzz.shrink import kind_of
 _AT_ONCE = {"attach": 24, "run": 8, "wait": 8}
 _MOST_TRACES = 40  # to find one shortest sequence
 _SHOWN = 12
+_MOST_FAILURES = 5
 
 
 def main() -> int:
-    """0 where nothing differs, 1 where something does."""
+    """0 where nothing differs, 1 where something does, 2 where the fuzzer itself failed."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--mode", choices=[*MODES], action="append", help="only these; may be given again")
@@ -38,13 +39,13 @@ def main() -> int:
     first = options.first if options.first is not None else random.SystemRandom().randrange(1 << 30)
     tallies = {(mode.name, profile): Tally() for mode, profile in pairs}
     found: list[Difference] = []
-    started = time.monotonic()
+    spent, failures = 0.0, 0  # seconds, without the waiting for other tracers
     with tempfile.TemporaryDirectory() as directory:
         program = build(Path(directory))
         turns = iter(pairs) if options.seed else itertools.cycle(pairs)
         seed = first
         for mode, profile in turns:
-            if not options.seed and time.monotonic() - started > options.seconds:
+            if not options.seed and spent > options.seconds:
                 break
             seeds = [*range(seed, seed + _AT_ONCE[mode.begins])]
             if options.seed:
@@ -52,14 +53,16 @@ def main() -> int:
             seed += len(seeds)
             try:
                 with alone():
+                    began = time.monotonic()
                     found += play_batch(mode, generate_all(profile, seeds), program, tallies[mode.name, profile])
+                    spent += time.monotonic() - began
             except FuzzerError as problem:
-                print(
-                    f"mode {mode.name}, profile {profile}, seeds {seeds}: the fuzzer failed: {problem}", file=sys.stderr
-                )
-                return 2
+                failures += 1
+                print(f"{mode.name}, {profile}, seeds {seeds}: the fuzzer failed: {problem}", file=sys.stderr)
+                if failures == _MOST_FAILURES:
+                    break
         _show(found, program, shrinks=not options.no_shrink)
-    print(f"first seed {first}, {time.monotonic() - started:.0f} s")
+    print(f"first seed {first}, {spent:.0f} s")
     print(f"{'mode':14} {'profile':8} {'seeds':>6} {'traces':>6} {'events':>8} {'differing':>9} {'disorder':>8}  kinds")
     for (name, profile), tally in tallies.items():
         if tally.traces:
@@ -70,7 +73,7 @@ def main() -> int:
             )
     total = sum(tally.seeds for tally in tallies.values())
     print(f"all: {total} seeds, {sum(len(tally.differing) for tally in tallies.values())} differ")
-    return 1 if found else 0
+    return 2 if failures else 1 if found else 0
 
 
 def _show(found: list[Difference], program: Path, *, shrinks: bool) -> None:

@@ -44,7 +44,8 @@ def compare_report(
             told.append([f"process {pid}: {line}" for line in _compare_process(processes[pid], truth, pid, tables)])
             if not told[-1]:
                 break
-        found += min(told, key=len)
+        nearest = min(told, key=len)
+        found += nearest
     return found
 
 
@@ -181,7 +182,8 @@ def compare_stream(
             told.append([f"process {pid}: {line}" for line in _compare_events(mine, truth, pid, tables)])
             if not told[-1]:
                 break
-        found += min(told, key=len)
+        nearest = min(told, key=len)
+        found += nearest
     strangers = {event["pid"] for event in events} - {*pids}
     if strangers:
         found.append(f"events of processes that are not traced: {sorted(strangers)}")
