@@ -257,9 +257,8 @@ def _compare_events(events: Sequence[Mapping[str, Any]], truth: Truth, pid: int,
             if event.get("result") != wanted:
                 yield f"{event['syscall']} of FD {event['fd']} has the result {event.get('result')}"
     yield from _compare_processes(events, notes)
-    types = {(note.tid, note.serial, note.fd): note.type for note in notes if note.kind == "birth"}
     told_types = Counter(event["type"] for event in calls if event["event"] in BIRTHS and event.get("type"))
-    known = Counter(types.values())
+    known = Counter(note.type for note in truth.of(tables) if note.kind == "birth")
     for name, count in told_types.items():
         if count > known[name] + known["unknown"]:
             yield f"types of births: {name} {count} not {known[name]}"

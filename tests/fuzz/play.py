@@ -163,7 +163,7 @@ def _play_attached(mode: Mode, sequences: Several[Sequence], program: Path) -> P
         with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
             tool = _start_tool([*options, *_ONLY, *(["--follow"] if mode.follow else [])], output, errors)
             try:
-                _wait_until_attached(tool)
+                wait_until_attached(tool)
                 for one in programs:
                     one.say()
                 truths = [Truth(one.read_line(), str(one.made)) for one in programs]
@@ -244,7 +244,7 @@ def _wait_until_said(tool: subprocess.Popen[bytes], errors: IO[bytes], words: by
         time.sleep(0.005)
 
 
-def _wait_until_attached(tool: subprocess.Popen[bytes]) -> None:
+def wait_until_attached(tool: subprocess.Popen[Any]) -> None:
     """It holds links to tracepoints, as many as at the last looks, and its first thread is blocked in a wait."""
     steady, count, deadline = 0, 0, time.monotonic() + SECONDS
     blocked = _BLOCKED[os.uname().machine]
