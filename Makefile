@@ -2,6 +2,7 @@
 PYTHON ?= python3
 export PYTHON
 VENV := .venv
+SECONDS := 600
 BENCHMARKS := plain_report.py scheduling.py descriptors.py call_sites.py live_view.py
 .DEFAULT_GOAL := help
 
@@ -20,6 +21,11 @@ test: ## Lint, types, all tests with coverage
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/mypy
 	$(VENV)/bin/pytest --cov --cov-report=term:skip-covered
+
+.PHONY: fuzz
+fuzz: ## Random sequences of calls while we trace, SECONDS=600 of them, against what the programs counted themselves
+	@scripts/setup test
+	$(VENV)/bin/python -m tests.fuzz --seconds $(SECONDS)
 
 .PHONY: bench
 bench: ## Measure us and the peers side by side

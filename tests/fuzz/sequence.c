@@ -1484,9 +1484,10 @@ int main(int argc, char **argv) {
         region->lanes[i].claimed = 0;
     region->round++;
   }
+  if (lane->has_sharers) /* its table would outlive it, and nobody would say what becomes of it */
+    region->ends = 0;
   if (region->ends) {
-    if (!lane->has_sharers)
-      list_open(lane, K_exit, 0);
+    list_open(lane, K_exit, 0);
   } else {
     list_open(lane, K_open_at_end, 0);
   }

@@ -316,7 +316,7 @@ def test_whatever_comes_first_in_the_live_view(given: Surroundings, tmp_path: Pa
                 windows[name].wait_for_match(r"ended|status=")
             else:
                 go(process)
-                windows[name].wait_for("/dev/null")
+                windows[name].wait_for("null device")
         for window in windows.values():
             window.press("q")
             assert "Traceback" not in window.wait_for("status=")
