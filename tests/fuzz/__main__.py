@@ -15,7 +15,7 @@ from tests.fuzz.play import MODES, FuzzerError, alone, build
 from tests.fuzz.sequences import PROFILES
 from tests.fuzz.shrink import kind_of
 
-_AT_ONCE = {"attach": 24, "run": 8, "wait": 8}
+_AT_ONCE = {"attach": 40, "run": 16, "wait": 16}
 _MOST_TRACES = 40  # to find one shortest sequence
 _SHOWN = 12
 _MOST_FAILURES = 5
@@ -56,6 +56,8 @@ def main() -> int:
                     began = time.monotonic()
                     found += play_batch(mode, generate_all(profile, seeds), program, tallies[mode.name, profile])
                     spent += time.monotonic() - began
+            except KeyboardInterrupt:
+                break
             except FuzzerError as problem:
                 failures += 1
                 print(f"{mode.name}, {profile}, seeds {seeds}: the fuzzer failed: {problem}", file=sys.stderr)

@@ -130,7 +130,7 @@ struct lane {
 };
 
 struct region {
-  int note_count, table_count, went, never;
+  int note_count, table_count, went, is_over, never;
   int round, is_from_start, ends; /* it waits for nothing: at `go`, at its end */
   char is_older[NUMBERS]; /* than the program */
   int step_count, round_count, round_start[256];
@@ -972,7 +972,7 @@ static void watch(struct lane *lane, int argument) {
 
 /* --- threads and processes -------------------------------------------------------------------------------------------- */
 
-enum state { NOT_BEGUN, RUNS, ENDED, STAYS };
+enum state { NOT_BEGUN, RUNS, ENDED, STAYS, LISTED };
 
 static void play(struct lane *lane);
 
@@ -1267,8 +1267,10 @@ static void stay(struct lane *lane) {
     return;
   join(lane);
   reap(lane);
-  list_open(lane, K_open_at_end, 0);
   set_and_wake(&lane->state, STAYS);
+  wait_while(&region->is_over, 0); /* until then others may use its table */
+  list_open(lane, K_open_at_end, 0);
+  set_and_wake(&lane->state, LISTED);
   for (;;)
     wait_while(&region->never, 0);
 }
@@ -1484,6 +1486,9 @@ int main(int argc, char **argv) {
         region->lanes[i].claimed = 0;
     region->round++;
   }
+  set_and_wake(&region->is_over, 1);
+  for (int i = 1; i < LANES; i++)
+    wait_while(&region->lanes[i].state, STAYS);
   if (lane->has_sharers) /* its table would outlive it, and nobody would say what becomes of it */
     region->ends = 0;
   if (region->ends) {
