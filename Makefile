@@ -8,6 +8,7 @@ OTHER_TESTS := tests --ignore=tests/render/test_html_browser.py --ignore=tests/t
   --ignore=tests/trace/test_hydrogen_order.py --ignore=tests/trace/test_leaks.py
 VENV ?= .venv
 export VENV
+SECONDS := 600
 BENCHMARKS := plain_report.py scheduling.py descriptors.py call_sites.py live_view.py
 .DEFAULT_GOAL := help
 
@@ -33,6 +34,12 @@ pythons: ## The tests again on the oldest and newest other Python that is there
 	  echo "=== $$($$python --version)"; \
 	  PYTHON=$$python VENV=.venv-other scripts/setup test && .venv-other/bin/pytest -q $(OTHER_TESTS) || exit; \
 	done
+
+.PHONY: fuzz
+fuzz: ## Random sequences of calls while we trace, SECONDS=600 of them, against what the programs counted themselves
+	@scripts/setup test
+	$(VENV)/bin/python -m tests.fuzz --seconds $(SECONDS)
+	$(VENV)/bin/python tests/fuzz/scheduling.py --seconds $(SECONDS)
 
 .PHONY: bench
 bench: ## Measure us and the peers side by side
