@@ -41,6 +41,15 @@ static __always_inline u32 add_process(u32 tgid, u32 table) {
     return slot;
 }
 
+/* A thread that is no more: user space takes what it did, and gives its slot out again. */
+static __always_inline void end_thread(u32 tid, u32 slot) {
+    struct thread_slot *done = thread_slots.lookup(&slot);
+
+    if (done)
+        done->has_ended = 1;
+    threads.delete(&tid);
+}
+
 static __always_inline void copy_name(struct event *e, struct scratch *s, void *task) {
     bpf_probe_read_kernel(s->data, COMM_BYTES, task + TASK_COMM);
     e->length = COMM_BYTES;
@@ -148,7 +157,8 @@ int on_sched_process_exec(struct bpf_raw_tracepoint_args *ctx) {
     thread = threads.lookup(&before);
     if (before != tid && thread) { /* it goes on under the first thread's number */
         as_before = *thread;
-        threads.delete(&before);
+        end_thread(before, thread->slot);
+        as_before.slot = add_thread_slot(tid, as_before.process);
         threads.update(&tid, &as_before);
     }
     if (!find_actor(&a, task, tid, tgid))
@@ -179,9 +189,8 @@ int on_sched_process_exec(struct bpf_raw_tracepoint_args *ctx) {
 int on_sched_process_exit(struct bpf_raw_tracepoint_args *ctx) {
     void *task = (void *)ctx->args[0];
     u64 files = read_u64(task, TASK_FILES);
-    u32 tid = read_u32(task, TASK_PID), tgid = read_u32(task, TASK_TGID), slot, *process;
+    u32 tid = read_u32(task, TASK_PID), tgid = read_u32(task, TASK_TGID), *process;
     struct thread *thread;
-    struct thread_slot *done;
     struct scratch *s = get_scratch();
     struct event e;
     struct actor a = {};
@@ -197,13 +206,8 @@ int on_sched_process_exit(struct bpf_raw_tracepoint_args *ctx) {
     a.table = known ? *known : NO_SLOT;
     a.now = bpf_ktime_get_ns();
     thread = threads.lookup(&tid);
-    if (thread) {
-        slot = thread->slot;
-        done = thread_slots.lookup(&slot);
-        if (done)
-            done->has_ended = 1;
-        threads.delete(&tid);
-    }
+    if (thread)
+        end_thread(tid, thread->slot);
     begin_event(&e, &a, EXIT, 0);
     e.tid = tid;
     e.tgid = tgid;

@@ -258,14 +258,27 @@ static __always_inline u32 bind_table(void *task, u64 files, u32 tgid) {
     return mark == TARGET ? add_table(files, slot) : NO_SLOT;
 }
 
+static __always_inline u32 add_thread_slot(u32 tid, u32 process) {
+    struct control *c = get_control();
+    struct thread_slot *fresh;
+    u32 zero = 0, slot;
+
+    slot = c ? take_slot(free_threads.lookup(&zero), &c->next_thread, THREADS) : NO_SLOT;
+    fresh = thread_slots.lookup(&slot);
+    if (fresh) {
+        fresh->tid = tid;
+        fresh->process = process;
+        fresh->opened_count = fresh->closed_count = 0;
+        fresh->has_ended = 0;
+    }
+    return slot;
+}
+
 /* What a thread uses that was not seen with this table before. `changed`: it used another one, so that this one is new,
  * and one of the same address that was known is gone. */
 static __always_inline struct thread *enter_table(void *task, u32 tid, u32 tgid, u64 files, bool changed) {
     struct thread t = {.files = files}, *before = threads.lookup(&tid);
-    struct control *c = get_control();
-    u32 zero = 0;
     u32 *known = tables.lookup(&files);
-    struct thread_slot *done;
     struct table *table;
 
     if (!files)
@@ -282,14 +295,7 @@ static __always_inline struct thread *enter_table(void *task, u32 tid, u32 tgid,
     if (before && before->process == t.process) {
         t.slot = before->slot;
     } else {
-        t.slot = c ? take_slot(free_threads.lookup(&zero), &c->next_thread, THREADS) : NO_SLOT;
-        done = thread_slots.lookup(&t.slot);
-        if (done) {
-            done->tid = tid;
-            done->process = t.process;
-            done->opened_count = done->closed_count = 0;
-            done->has_ended = 0;
-        }
+        t.slot = add_thread_slot(tid, t.process);
     }
     threads.update(&tid, &t);
     return threads.lookup(&tid);

@@ -148,7 +148,7 @@ class Truth:
             },
             marks=(marks[1], marks[0]),
             limit_failures=Counter((note.error_name, note.tid) for note in failures if note.error in LIMITS),
-            paths=Counter(self._path(note) for note in births if note.path and not note.call.startswith("io_uring")),
+            paths=Counter(self._path(note) for note in births if note.path),
             uses=Counter((note.call, note.error_name if note.error else None) for note in notes if note.kind == "use"),
             optional=sum(note.is_optional for note in notes),
             peak=self._peak(notes, tables),

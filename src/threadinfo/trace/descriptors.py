@@ -261,9 +261,9 @@ class DescriptorTracer:
     def _end_tables(self, batch: Batch) -> None:
         """What was open when the last process that used a table ended."""
         gone = (batch.events["call"] == EXIT) & (batch.events["flags"] & TABLE_GONE != 0)
-        for table in batch.events["table"][gone].tolist():
+        for table, tid in zip(batch.events["table"][gone].tolist(), batch.events["tid"][gone].tolist(), strict=True):
             if table not in self._left_open and table < self.ledger.sizes.tables:
-                self._left_open[table] = self.ledger.end_table(table)
+                self._left_open[table] = self.ledger.end_table(table, tid)
 
     def remember_open(self) -> None:
         """What is open now is what `activity` gives as opened of a process that has ended by then."""

@@ -291,7 +291,8 @@ class KernelLedger:
                 return
             entry = self._pages[page]
             entry["was_open"][fd % _PAGE_NUMBERS // 64] |= np.uint64(1 << fd % 64)
-            entry["types"][fd % _PAGE_NUMBERS] = type_code(type_of_link(link))
+            kind = type_of_link(link)  # of a path its inode says more
+            entry["types"][fd % _PAGE_NUMBERS] = type_code(None if kind in {"file", "device"} else kind)
         self._tables[table]["open_count"] = self._tables[table]["peak_count"] = len(links)
 
     def correct(self, table: int, before: Iterable[int], now: Iterable[int]) -> None:
@@ -393,11 +394,12 @@ class KernelLedger:
         """The most that were open at once."""
         return int(self._tables[table]["peak_count"])
 
-    def end_table(self, table: int) -> TableState:
-        """The end of a table's last process has closed what was open: counts that, once, and gives it."""
+    def end_table(self, table: int, tid: int) -> TableState:
+        """The end of a table's last process, by a thread, has closed what was open: counts that, once, and gives it."""
         state = self.state(table)
         process = self.owner_of(table)
         opened = state.opened()
+        self._folded[process, tid, "closed"] += len(state.fd)
         before = self._ended.get(process, _Ended(0, np.zeros(0, np.int64)))
         lived = int(self._tables[table]["ended_ns"]) - opened.opened_ns
         self._ended[process] = _Ended(
@@ -473,8 +475,8 @@ class KernelLedger:
         self.fold_threads()
         found = {
             tid: [self._folded[process, tid, "opened"], self._folded[process, tid, "closed"]]
-            for slot, tid, how in self._folded
-            if slot == process and how == "opened"
+            for slot, tid, _ in self._folded
+            if slot == process
         }
         used = self._threads[: min(int(self.control["next_thread"][0]), THREADS)]
         for opened, closed, tid, *_ in used[(used["process"] == process) & (used["tid"] > 0)].tolist():
