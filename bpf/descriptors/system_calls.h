@@ -253,7 +253,7 @@ int on_sys_exit(struct bpf_raw_tracepoint_args *ctx) {
         struct thread *thread = threads.lookup(&tid);
 
         if (thread)
-            thread->restarts = w->actor.call << 16 | -result;
+            thread->restarts = number << 16 | -result;
         return 0;
     }
     begin_event(&w->event, &w->actor, number, result);
@@ -346,14 +346,13 @@ int apply(struct bpf_raw_tracepoint_args *ctx) {
 /* A call that a signal interrupted ends with EINTR where a handler is run that does not have it begin anew: signal(7). */
 int on_signal_deliver(struct bpf_raw_tracepoint_args *ctx) {
     u64 id = bpf_get_current_pid_tgid();
-    u32 tid = id;
+    u32 tid = id, number;
+    struct work *w = get_work();
     struct thread *thread;
-    struct event e = {};
-    struct actor a;
-    u64 handler, flags;
+    u64 handler, flags, *action_of;
     s32 restarts;
 
-    if (!mark_of(id >> 32) || !is_on())
+    if (!mark_of(id >> 32) || !is_on() || !w)
         return 0;
     thread = threads.lookup(&tid);
     if (!thread || !thread->restarts)
@@ -367,11 +366,16 @@ int on_signal_deliver(struct bpf_raw_tracepoint_args *ctx) {
     if ((restarts & 0xffff) == 513 /* ERESTARTNOINTR */ ||
         ((restarts & 0xffff) == 512 /* ERESTARTSYS */ && flags & 0x10000000 /* SA_RESTART */))
         return 0;
-    if (!find_actor(&a, (void *)bpf_get_current_task(), tid, id >> 32))
+    number = restarts >> 16 & (CALLS - 1);
+    action_of = actions.lookup(&number);
+    if (!action_of || !find_actor(&w->actor, (void *)bpf_get_current_task(), tid, id >> 32))
         return 0;
-    a.call = restarts >> 16 & 0xff;
-    COUNT(seen);
-    count_failure(&a, -4 /* EINTR */);
+    w->actor.call = *action_of >> CALL_SHIFT & 0xff;
+    begin_event(&w->event, &w->actor, number, -4 /* EINTR */);
+    count_failure(&w->actor, -4);
+    w->event.flags |= FAILED;
+    if (is_wanted(&w->event))
+        emit(&w->event);
     return 0;
 }
 

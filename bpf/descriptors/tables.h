@@ -91,7 +91,7 @@ struct thread {
     u32 table;
     u32 process;
     u32 slot;
-    s32 restarts; /* the error of a call that a signal interrupted, until it is known whether it begins anew; 0: none */
+    s32 restarts; /* a call that a signal interrupted, and its error, until it is known whether it begins anew; 0: none */
 };
 BPF_HASH(threads, u32, struct thread, THREADS);
 

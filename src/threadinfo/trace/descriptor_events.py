@@ -87,6 +87,8 @@ class EventChunk(NamedTuple):
     """What was known before of numbers that are closed or duplicated here, by slot of the table and number."""
     sources: Mapping[int, int]
     """The event of a duplicate to the event of this batch that opened what it duplicates."""
+    late: Mapping[int, str | None]
+    """What was closed by a close that returned after the number was opened again, by its event."""
 
     def nbytes(self) -> int:
         """About how much memory it takes."""
@@ -113,6 +115,7 @@ class EventChunk(NamedTuple):
 
 
 _HOW: tuple[How, ...] = ("close", "replaced", "exec", "exit")
+_PAID = len(_HOW)  # a late close that stands before what opened its number again
 _COLUMNS = ("at_ns", "kind", "event", "fd", "call", "tid", "pid", "how", "lifetime_ns", "opened_by", "type")
 
 
@@ -136,7 +139,8 @@ class ChunkMaker:
     def __init__(self, calls: Mapping[int, Call], ledger: KernelLedger) -> None:
         self._calls, self._ledger = calls, ledger
         self._texts: dict[int, dict[int, str | None]] = {}
-        self._close = next(number for number, call in calls.items() if call.action == Action.CLOSE)
+        self._owed: dict[tuple[int, int], list[tuple[str | None, int, int]]] = {}
+        # Text, type and lifetime of what is closed by calls that have not returned.
         self._is_duplicate = np.zeros(max(calls) + 8, bool)
         self._is_duplicate[[number for number, call in calls.items() if call.event == "duplicate"]] = True
 
@@ -153,11 +157,12 @@ class ChunkMaker:
         lifetimes = np.where(closes & (events["lifetime_ns"] > 0), events["lifetime_ns"], -1)
         told = OPENED | CLOSED | LATE | FAILED | CLOSE_ON_EXEC | SOCKET_USE
         unseen = (flags & told == 0) & ~is_process  # closes what nobody was seen to open
-        how = np.where(call == EXEC, 2, np.where(opens & (flags & OWED == 0), 1, 0))
+        late, owed = (flags & LATE) != 0, (flags & OWED) != 0  # what is owed is told when it is seen
+        how = np.where(call == EXEC, 2, np.where(opens, 1, 0))
         used = events["type"].copy()
         used[(flags & SOCKET_USE) != 0] = _SOCKET
         parts = [
-            self._part(events, closes | unseen, _CLOSING, how, lifetimes, events["ended_type"]),
+            self._part(events, (closes & ~owed) | unseen | late, _CLOSING, how, lifetimes, events["ended_type"]),
             self._part(events, opens, _OPENING, how, lifetimes, events["type"]),
             self._part(events, (flags & FAILED) != 0, _FAILURE, how, lifetimes, used),
             self._part(events, (flags & CLOSE_ON_EXEC) != 0, _CLOEXEC_CHANGE, how, lifetimes, used),
@@ -169,8 +174,8 @@ class ChunkMaker:
         # Of one event: what it closes is closed before anything is opened.
         order = np.lexsort((columns[1], columns[2], columns[0]))
         rows = dict(zip(_COLUMNS, (column[order] for column in columns), strict=True))
-        chunk = EventChunk(batch, **rows, earlier={}, sources={})
-        return self._remember(self._put_right(chunk))
+        chunk = EventChunk(batch, **rows, earlier={}, sources={}, late={})
+        return self._remember(self._put_in_order(chunk))
 
     def _part(
         self,
@@ -222,30 +227,43 @@ class ChunkMaker:
                 state.type,
             ]
 
-    def _put_right(self, chunk: EventChunk) -> EventChunk:
-        """Closes that were seen after the number was opened again, or before it was opened: by whom, and where."""
-        flags = chunk.batch.events["flags"][chunk.event]
-        late = np.flatnonzero((chunk.kind == _CLOSING) & (flags & OWED != 0))
+    def _put_in_order(self, chunk: EventChunk) -> EventChunk:
+        """Calls that returned in another order than the kernel did them, as far as both are in this batch.
+
+        A close that is late goes before what opened the number again; an opening that is late, before its close.
+        """
+        events = chunk.batch.events
+        flags = events["flags"][chunk.event]
+        late = np.flatnonzero((chunk.kind == _CLOSING) & (flags & LATE != 0))
         early = np.flatnonzero((chunk.kind == _OPENING) & (flags & EARLY != 0))
         if not late.size and not early.size:
             return chunk
-        events = chunk.batch.events
-        call, tid = chunk.call.copy(), chunk.tid.copy()
-        for row in late.tolist():
-            own = events[chunk.event[row]]
-            same = (events["table"] == own["table"]) & (events["fd"] == own["fd"]) & (events["flags"] & LATE != 0)
-            after = np.flatnonzero(same & (events["at_ns"] >= own["at_ns"]))
-            call[row] = events["call"][after[0]] if after.size else self._close
-            tid[row] = events["tid"][after[0]] if after.size else 0
-        chunk = chunk._replace(call=call, tid=tid)
-        keep, order = np.ones(len(tid), bool), np.arange(len(tid), dtype=float)
-        for row in early.tolist():
-            same = (chunk.kind[:row] == _CLOSING) & (chunk.fd[:row] == chunk.fd[row]) & (flags[:row] & CLOSED == 0)
-            before = np.flatnonzero(same & keep[:row])
-            if before.size:
-                order[before[-1]] = row + 0.5
-                chunk.at_ns[before[-1]] = chunk.at_ns[row]
-        return chunk.take(np.argsort(order, kind="stable")[keep])  # type: ignore[arg-type]
+        tables = events["table"][chunk.event]
+        place = np.arange(len(flags), dtype=float)
+        columns = {name: getattr(chunk, name).copy() for name in ("at_ns", "type", "lifetime_ns", "how")}
+        is_owed = (chunk.kind == _OPENING) & (flags & OWED != 0)
+        is_unseen = (chunk.kind == _CLOSING) & (flags & (CLOSED | LATE) == 0)
+        for rows, free in ((late, is_owed), (early, is_unseen)):
+            for row in rows.tolist():
+                same = free[:row] & (chunk.fd[:row] == chunk.fd[row]) & (tables[:row] == tables[row])
+                # A thread does one thing after the other: what it has done before this stays before it.
+                own = np.flatnonzero(chunk.tid[:row] == chunk.tid[row])
+                same[: own[-1] + 1 if own.size else 0] = False
+                found = np.flatnonzero(same)
+                if not found.size:
+                    continue
+                other = int(found[0] if rows is late else found[-1])
+                free[other] = False
+                place[row] = place[other] - 0.5
+                columns["at_ns"][row] = chunk.at_ns[other]
+                if rows is late:
+                    opening = events[chunk.event[other]]
+                    columns["type"][row] = opening["ended_type"]
+                    columns["lifetime_ns"][row] = opening["lifetime_ns"] or -1
+                    columns["how"][row] = _PAID
+        order = np.argsort(place, kind="stable")
+        chunk = chunk._replace(**columns)
+        return chunk._replace(**{name: getattr(chunk, name)[order] for name in _COLUMNS})
 
     def _remember(self, chunk: EventChunk) -> EventChunk:
         """Joins what is closed or duplicated with what was opened: in this batch, or before."""
@@ -281,8 +299,42 @@ class ChunkMaker:
         for key in {*known[dense[len(births) :][~is_here]].tolist()} if asked.size else ():
             earlier[key >> 32, key & 0xFFFFFFFF] = self._texts.get(key >> 32, {}).get(key & 0xFFFFFFFF)
         chunk = chunk._replace(opened_by=opened_by, earlier=earlier, sources=sources)
-        self._update(chunk, tables, np.flatnonzero(opening | closing))
-        return chunk
+        late, is_behind = self._settle_late(chunk, tables)
+        self._update(chunk, tables, np.flatnonzero((opening | closing) & ~is_behind))
+        return chunk._replace(late=late)
+
+    def _settle_late(
+        self, chunk: EventChunk, tables: NDArray[np.int64]
+    ) -> tuple[dict[int, str | None], NDArray[np.bool_]]:
+        """What is closed by the late closes that an earlier batch's opening owes, by event; and their rows."""
+        flags = chunk.batch.events["flags"][chunk.event]
+        is_behind, paid = np.zeros(len(flags), bool), set()
+        late: dict[int, str | None] = {}
+        for row in np.flatnonzero(flags & (LATE | OWED) != 0).tolist():
+            key = int(tables[row]), int(chunk.fd[row])
+            if chunk.kind[row] == _CLOSING:
+                owed = self._owed.get(key)
+                if chunk.how[row] == _PAID:
+                    paid.add(key)
+                elif owed:
+                    late[int(chunk.event[row])], chunk.type[row], chunk.lifetime_ns[row] = owed.pop(0)
+                    is_behind[row] = True
+            elif key in paid:
+                paid.discard(key)
+            else:
+                earlier = np.flatnonzero(
+                    (chunk.kind[:row] == _OPENING) & (chunk.fd[:row] == key[1]) & (tables[:row] == key[0])
+                )
+                text = (
+                    text_of(self._calls, chunk, int(chunk.event[earlier[-1]]))
+                    if earlier.size
+                    else self._texts.get(key[0], {}).get(key[1])
+                )
+                opening = chunk.batch.events[chunk.event[row]]
+                ended = text, int(opening["ended_type"]), int(opening["lifetime_ns"]) or -1
+                self._owed.setdefault(key, []).append(ended)
+        chunk.how[chunk.how == _PAID] = 0
+        return late, is_behind
 
     def _update(self, chunk: EventChunk, tables: NDArray[np.int64], rows: NDArray[np.intp]) -> None:
         """As many steps as numbers that changed, not as there were events."""
@@ -383,7 +435,9 @@ class EventMaker:
         )
 
     def _closing(self, chunk: EventChunk, row: _Row, names: Mapping[int, str]) -> DescriptorEvent:
-        if row.opened_by >= 0:
+        if row.event in chunk.late:
+            path = chunk.late[row.event]
+        elif row.opened_by >= 0:
             path = text_of(self._calls, chunk, row.opened_by)
         else:
             path = chunk.earlier.get((int(chunk.batch.events["table"][row.event]), row.fd))
