@@ -167,6 +167,8 @@ int on_sched_process_exec(struct bpf_raw_tracepoint_args *ctx) {
     struct process *p = process_slots.lookup(&slot);
     if (p && p->tgid == tgid && p->table != a.table) /* it had another table, or shared one */
         p->table = a.table;
+    if (mark_of(tgid) == TARGET)
+        note_leader(task, tgid);
     a.call = CODE_EXEC;
     begin_event(&e, &a, EXEC, 0);
     e.argument = before;

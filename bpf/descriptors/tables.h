@@ -29,8 +29,11 @@ struct process {
     u64 is_bound; /* whether `table` is known to be the one of some task->files */
     u32 tgid;
     u32 table; /* slot of its first table, which user space may have filled */
+    u64 leader; /* its first thread's task_struct; 0: nothing was seen of it */
 };
-BPF_HASH(processes, u32, u32, PROCESSES); /* by tgid: its slot; a sharer's is that of the process it shares with */
+#define MOST_SHARERS 1024
+/* By tgid: its slot; a sharer's is that of the process it shares with. */
+BPF_HASH(processes, u32, u32, PROCESSES + MOST_SHARERS);
 BPF_F_TABLE("array", u32, struct process, process_slots, PROCESSES, MAPPED);
 
 struct table {
@@ -91,6 +94,8 @@ struct thread {
     u32 table;
     u32 process;
     u32 slot;
+    u32 is_sharer; /* of a process that is told of only as long as it uses a traced one's table */
+    u32 unused;
     s32 restarts; /* a call that a signal interrupted, and its error, until it is known whether it begins anew; 0: none */
 };
 BPF_HASH(threads, u32, struct thread, THREADS);
@@ -258,6 +263,22 @@ static __always_inline u32 bind_table(void *task, u64 files, u32 tgid) {
     return mark == TARGET ? add_table(files, slot) : NO_SLOT;
 }
 
+static __always_inline void note_leader(void *task, u32 tgid) {
+    u32 *slot = processes.lookup(&tgid), place = slot ? *slot : NO_SLOT;
+    struct process *p = process_slots.lookup(&place);
+
+    if (p)
+        p->leader = read_u64(task, TASK_LEADER);
+}
+
+/* Whether the process of a slot has left a table to others, by what its first thread uses. */
+static __always_inline bool has_left(u32 process, u64 files) {
+    struct process *p = process_slots.lookup(&process);
+    u64 now = p && p->leader ? read_u64((void *)p->leader, TASK_FILES) : 0;
+
+    return now && now != files;
+}
+
 static __always_inline u32 add_thread_slot(u32 tid, u32 process) {
     struct control *c = get_control();
     struct thread_slot *fresh;
@@ -292,6 +313,9 @@ static __always_inline struct thread *enter_table(void *task, u32 tid, u32 tgid,
     if (!table)
         return NULL;
     t.process = table->process;
+    t.is_sharer = mark_of(tgid) == SHARER;
+    if (!t.is_sharer)
+        note_leader(task, tgid);
     if (before && before->process == t.process) {
         t.slot = before->slot;
     } else {
@@ -319,7 +343,7 @@ static __always_inline bool find_actor(struct actor *a, void *task, u32 tid, u32
     a->files = read_u64(task, TASK_FILES);
     if (!t || t->files != a->files)
         t = enter_table(task, tid, tgid, a->files, !!t);
-    if (!t)
+    if (!t || (t->is_sharer && has_left(t->process, a->files)))
         return false;
     if (t->restarts) /* it has begun anew, and returned */
         t->restarts = 0;

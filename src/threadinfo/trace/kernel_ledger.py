@@ -41,7 +41,7 @@ _CONTROL = np.dtype(
         ("next_path", "<u8"),
     ]
 )
-_PROCESS = np.dtype([("is_bound", "<u8"), ("tgid", "<u4"), ("table", "<u4")])
+_PROCESS = np.dtype([("is_bound", "<u8"), ("tgid", "<u4"), ("table", "<u4"), ("leader", "<u8")])
 _TABLE = np.dtype(
     [
         ("files", "<u8"),
@@ -275,7 +275,7 @@ class KernelLedger:
             table = int(control["next_table"])
             control["next_table"] += 1
             self._tables[table]["process"] = slot
-        self._processes[slot] = (0, pid, table)
+        self._processes[slot] = (0, pid, table, 0)
         self.share_process(pid, slot)
         return slot, table
 
