@@ -630,7 +630,7 @@ def _render(report: Report, output_format: str, *, verbose: bool) -> str:
     if any(process.trace for process in report.processes):
         import shutil  # noqa: PLC0415
 
-        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else width
+        width = shutil.get_terminal_size().columns if sys.stdout and sys.stdout.isatty() else width
     return render_text(report, verbose=verbose, width=width)
 
 
