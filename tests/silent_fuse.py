@@ -1,8 +1,8 @@
 """A FUSE server that can fall silent: `python -m tests.silent_fuse DIRECTORY`, as root; the raw protocol of fuse(4).
 
-It serves one directory with the file "file", whose attributes are never cached, says "ready", and answers until the line
-"silent" comes on its standard input. After that it takes every request and answers none. At any other line, or the end
-of its input, it unmounts what it mounted.
+It serves one directory with the file "file", whose attributes are never cached, says "ready", and answers until the
+line "silent" comes on its standard input. After that it takes every request and answers none. At any other line, or the
+end of its input, it unmounts what it mounted.
 """
 
 from __future__ import annotations

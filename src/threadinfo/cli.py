@@ -47,7 +47,8 @@ _FAILURE_OF_OURS = 125
 _KERNEL_NAME_BYTES = 15
 _LONGEST_TRACE_SECONDS = 86_400
 _WATCHED = ("descriptors", "sockets", "scheduling")
-_LARGEST_REPORT_BYTES = 1 << 30
+_LARGEST_REPORT_BYTES = 256 << 20
+_CHUNK_BYTES = 1 << 20
 _LARGEST_PORTS_FILE = 1 << 20
 _FORMAT_SECONDS = 0.015  # of every tick of a stream
 
@@ -109,7 +110,9 @@ def _read_ports_file(_ctx: click.Context, _option: click.Parameter, path: str | 
         return {}
     try:
         with open(path, encoding="utf-8") as file:
-            text = file.read(_LARGEST_PORTS_FILE)
+            text = file.read(_LARGEST_PORTS_FILE + 1)
+        if len(text) > _LARGEST_PORTS_FILE:
+            raise click.BadParameter(f"{path} is longer than {_LARGEST_PORTS_FILE >> 20} MiB")
     except (OSError, UnicodeDecodeError) as problem:
         raise click.BadParameter(f"cannot read {path}: {problem}") from None
     ports: dict[int, str] = {}
@@ -565,15 +568,7 @@ def show_command(file: str, output_format: str, output: str | None, verbose: boo
     from threadinfo.render.json import parse_json  # noqa: PLC0415
 
     _refuse_page_on_terminal(output_format, output, sys.stdout)
-    try:
-        if file == "-" and sys.stdin is None:
-            raise BadInputError("standard input is closed")
-        with open(0 if file == "-" else file, "rb", closefd=file != "-") as saved:
-            data = saved.read(_LARGEST_REPORT_BYTES + 1)
-    except OSError as problem:
-        raise BadInputError(f"cannot read {file}: {problem.strerror}") from None
-    if len(data) > _LARGEST_REPORT_BYTES:
-        raise BadInputError(f"{file} is larger than any report ({_LARGEST_REPORT_BYTES >> 20} MiB)")
+    data = _read_saved(file)
     report = parse_json(data, file)
     with _output(output) as write:
         try:
@@ -581,6 +576,27 @@ def show_command(file: str, output_format: str, output: str | None, verbose: boo
         except (ArithmeticError, LookupError, TypeError, ValueError) as problem:
             raise BadInputError(f"{file} holds values that no report has: {problem!r}") from None
         write(text)
+
+
+def _read_saved(file: str) -> bytes:
+    """A saved report; what cannot be one is refused as soon as that is seen."""
+    if file == "-" and sys.stdin is None:
+        raise BadInputError("standard input is closed")
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        with open(0 if file == "-" else file, "rb", buffering=0, closefd=file != "-") as saved:
+            while chunk := saved.read(_CHUNK_BYTES):
+                chunks.append(chunk)
+                size += len(chunk)
+                if size > _LARGEST_REPORT_BYTES:
+                    raise BadInputError(f"{file} is larger than any report ({_LARGEST_REPORT_BYTES >> 20} MiB)")
+                begins = b"".join(chunks).lstrip()[:1] if size <= _CHUNK_BYTES else b"{"
+                if b"\0" in chunk or begins not in {b"", b"{"}:
+                    break  # the parser says where
+    except OSError as problem:
+        raise BadInputError(f"cannot read {file}: {problem.strerror}") from None
+    return b"".join(chunks)
 
 
 def _open_root(path: str) -> ProcDirectory:

@@ -221,7 +221,9 @@ def _collect_from(
             gaps.gaps.extend(found.gaps)
     if descriptors and calls and listing is not None:
         if gaps.read("who serves each descriptor", lambda: serving.is_native(alive)):
-            descriptors = serving.attach_servers(alive, descriptors, listing.threads, calls)
+            served, threads = descriptors, listing.threads
+            attach = lambda: serving.attach_servers(alive, served, threads, calls)  # noqa: E731
+            descriptors = gaps.read("who serves each descriptor", attach) or descriptors
         else:
             gaps.gaps.append(
                 Gap("who serves each descriptor", "system call numbers of this kind of process are not known", None)

@@ -14,12 +14,11 @@ import struct
 from typing import NamedTuple
 
 _STATX = struct.Struct("=16xI8xH2xQQQ80xII")  # nlink, mode, ino, size, blocks, dev_major, dev_minor; statx(2)
-_STATX_BYTES = 256
+_Buffer = ctypes.c_char * 256
 _BASIC_STATS = 0x7FF
 _DONT_SYNC = 0x4000  # AT_STATX_DONT_SYNC
 _REFUSED = frozenset({errno.ENOSYS, errno.EPERM})  # before Linux 4.11, or by a container's old filter
 _PROC_SUPER_MAGIC = 0x9FA0  # statfs(2)
-_STATFS_BYTES = 256
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -44,8 +43,8 @@ if _statx is not None:
 def read_status(name: str, directory: int) -> FileStatus:
     """Of what `name` leads to; raises OSError. Only a link of /proc itself, to an open file, asks no server."""
     if _statx is not None:
-        buffer = ctypes.create_string_buffer(_STATX_BYTES)
-        if not _statx(directory, os.fsencode(name), _DONT_SYNC, _BASIC_STATS, buffer):
+        buffer = _Buffer()
+        if not _statx(directory, name.encode("utf-8", "surrogateescape"), _DONT_SYNC, _BASIC_STATS, buffer):
             return FileStatus._make(_STATX.unpack_from(buffer))
         problem = ctypes.get_errno()
         if problem not in _REFUSED:
@@ -69,7 +68,7 @@ def may_need_server(status: FileStatus) -> bool:
 
 def is_procfs(directory: int) -> bool:
     """Whether an open directory is the kernel's /proc, and no copy or forgery of it."""
-    buffer = ctypes.create_string_buffer(_STATFS_BYTES)
+    buffer = _Buffer()  # of more than enough
     if _LIBC.fstatfs(directory, buffer):
         return False
     return ctypes.c_long.from_buffer(buffer).value == _PROC_SUPER_MAGIC

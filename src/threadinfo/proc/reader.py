@@ -128,7 +128,7 @@ class ProcDirectory:
             fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW, dir_fd=self._fd)
             try:
                 if not self._is_kernels:
-                    self._check_regular(name, fd)
+                    self._check_regular(name, fd, most)
                 data = os.read(fd, _CHUNK_BYTES)
                 if len(data) == 0 or not (chunk := os.read(fd, _CHUNK_BYTES)):
                     return data
@@ -146,10 +146,13 @@ class ProcDirectory:
         except OSError as problem:
             raise _error(f"{self.path}/{name}", problem) from None
 
-    def _check_regular(self, name: str, fd: int) -> None:
+    def _check_regular(self, name: str, fd: int, most_bytes: int | None = None) -> None:
         """All files of /proc/PID are; a FIFO or device in a copy of it could hold us up."""
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
             raise ProcMalformedError(f"{self.path}/{name}", "not a regular file, as all of /proc are")
+        if most_bytes is not None and status.st_size > most_bytes:
+            raise ProcMalformedError(f"{self.path}/{name}", f"longer than {most_bytes >> 20} MiB")
 
     def read_text(self, name: str) -> str:
         """The whole file as text (see `decode`)."""
