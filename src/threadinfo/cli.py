@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import io
 import math
 import os
 import signal
@@ -31,6 +32,7 @@ from threadinfo.errors import (
 from threadinfo.model import Confidence, Report
 from threadinfo.output import OutputFile, write_standard_output
 from threadinfo.proc.reader import ProcDirectory, ProcError
+from threadinfo.render.escape import Printable, printable
 from threadinfo.target import find_processes
 
 if TYPE_CHECKING:
@@ -289,9 +291,7 @@ def _awaited_name(targets: tuple[str, ...]) -> str:
 
 
 def _say_waiting(name: str) -> Callable[[], None]:
-    from threadinfo.render.escape import format_text  # noqa: PLC0415
-
-    return lambda: click.echo(f"waiting for {format_text(name)} to start", err=True)
+    return lambda: _say(f"waiting for {name} to start")
 
 
 def _collect_awaited(
@@ -365,7 +365,7 @@ def trace_command(
     from threadinfo.trace.session import check_privilege  # noqa: PLC0415
 
     if sys.stdout is None:
-        write_standard_output("")  # says that it is closed, before any work
+        write_standard_output(printable([]))  # says that it is closed, before any work
     root = _open_root("/proc")
     name = _awaited_name(targets) if wait else ""
     pids, missing = ([], []) if wait else _find_all(root, targets)
@@ -407,7 +407,7 @@ def _print_stream(stream: EventStream, duration: float | None, output_format: st
     as_json = output_format == "json"
     render_event = lines.render_event_json if as_json else lines.render_event_text
 
-    def format_chunk(chunk: Chunk) -> Iterator[str]:
+    def format_chunk(chunk: Chunk) -> Iterator[Printable]:
         return map(render_event, stream.events(chunk))
 
     with LineOutput(sys.stdout.fileno(), format_chunk) as output:
@@ -627,7 +627,7 @@ def _find_all(root: ProcDirectory, targets: tuple[str, ...]) -> tuple[list[int],
     return pids, missing
 
 
-def _render(report: Report, output_format: str, *, verbose: bool) -> str:
+def _render(report: Report, output_format: str, *, verbose: bool) -> Printable:
     if verbose or output_format != "text" or any(process.trace for process in report.processes):
         from threadinfo.findings import with_findings  # noqa: PLC0415
 
@@ -657,7 +657,7 @@ def _refuse_page_on_terminal(output_format: str, output: str | None, stream: Tex
 
 
 @contextmanager
-def _output(path: str | None) -> Iterator[Callable[[str], None]]:
+def _output(path: str | None) -> Iterator[Callable[[Printable], None]]:
     """Yields what takes the result. A file is opened first: that it cannot be written is said before any work."""
     if path is None or path == "-":
         yield write_standard_output
@@ -669,17 +669,18 @@ def _output(path: str | None) -> Iterator[Callable[[str], None]]:
 def _say_losses(confidence: Confidence) -> None:
     if confidence.lost_count:
         words = "records were lost: counts are too low, and the ledger may be wrong"
-        click.echo(f"{confidence.lost_count} {words}", err=True)
+        _say(f"{confidence.lost_count} {words}")
     if confidence.omitted_line_count:
-        click.echo(f"{confidence.omitted_line_count} lines were left out: the reader was slow", err=True)
+        _say(f"{confidence.omitted_line_count} lines were left out: the reader was slow")
 
 
 def _print_error(problem: ThreadinfoError) -> None:
-    from threadinfo.render.escape import format_text  # noqa: PLC0415
+    _say(problem.message, *([f"  {problem.remedy}"] if problem.remedy else []))
 
-    click.echo(format_text(problem.message), err=True)
-    if problem.remedy:
-        click.echo(f"  {format_text(problem.remedy)}", err=True)
+
+def _say(*lines: str) -> None:
+    """To standard error."""
+    click.echo(printable(lines), err=True, nl=False)
 
 
 def main() -> NoReturn:
@@ -708,7 +709,9 @@ def main() -> NoReturn:
             _print_error(OutputError(f"cannot write to standard output: {problem.strerror}"))
         sys.exit(ExitCode.UNAVAILABLE)
     except click.ClickException as problem:
-        problem.show()
+        words = io.StringIO()
+        problem.show(words)
+        _say(*words.getvalue().removesuffix("\n").split("\n"))
         sys.exit(problem.exit_code)
     finally:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is left that a late Ctrl-C could interrupt in order

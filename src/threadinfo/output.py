@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from types import TracebackType
 
 from threadinfo.errors import OutputError
+from threadinfo.render.escape import Printable
 
 _OWN_DESCRIPTOR = re.compile(r"/dev/(stdin|stdout|stderr)|/(?:dev|proc/(?:self|thread-self))/fd/(\d{1,9})", re.ASCII)
 _STANDARD = {"stdin": 0, "stdout": 1, "stderr": 2}
@@ -137,7 +138,7 @@ class OutputFile:
                     os.close(fd)
         self._fd = self._directory = -1
 
-    def commit(self, text: str) -> None:
+    def commit(self, text: Printable) -> None:
         """Writes everything, then gives the file its name; raises OutputError and leaves the old file otherwise."""
         data = text.encode("utf-8", "backslashreplace")
         try:
@@ -272,7 +273,7 @@ def _no_signals() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def write_standard_output(text: str) -> None:
+def write_standard_output(text: Printable) -> None:
     """Writes the result; a character that the terminal's encoding lacks is escaped, a reader that left is no error."""
     if sys.stdout is None:
         raise OutputError("standard output is closed", "write to a file with -o, or leave it open")
