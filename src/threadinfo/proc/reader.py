@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 import struct
 from collections.abc import Callable, Iterable, Iterator
@@ -32,6 +33,7 @@ _CHUNK_BYTES = 1 << 16
 _LARGEST_RECORD_BYTES = 16 << 20  # a command line of 6 MiB can be made
 _LARGEST_TABLE_BYTES = 1 << 30
 _TABLES = ("net/", "maps", "smaps", "mountinfo")  # a line for each socket, mapping or mount
+_LONG_NUMBER = re.compile(rb"[0-9a-fA-F]{1000}")
 _STATUS = struct.Struct("=B7Q")
 _PLACE = struct.Struct("=QQ")
 
@@ -123,6 +125,12 @@ class ProcDirectory:
 
     def read(self, name: str) -> bytes:
         """The whole file."""
+        data = self._read(name)
+        if not self._is_kernels and not name.endswith("cmdline") and _LONG_NUMBER.search(data):
+            raise ProcMalformedError(f"{self.path}/{name}", "holds a number of a thousand digits")
+        return data
+
+    def _read(self, name: str) -> bytes:
         most = _LARGEST_TABLE_BYTES if name.startswith(_TABLES) else _LARGEST_RECORD_BYTES
         try:
             fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW, dir_fd=self._fd)
