@@ -19,6 +19,7 @@ from threadinfo.proc.reader import (
     ProcMalformedError,
     decode,
 )
+from threadinfo.proc.socket_tables import parse_address
 
 
 @given(st.binary())
@@ -105,3 +106,9 @@ def test_a_number_that_no_kernel_writes_is_malformed(make_proc: MakeProc, number
         with pytest.raises(ProcMalformedError, match=r"7/maps: holds a number"):
             proc.read("7/maps")
         assert proc.read("7/cmdline") == number.encode()
+
+
+def test_an_address_that_no_kernel_writes_is_malformed(make_proc: MakeProc) -> None:
+    with ProcDirectory(str(make_proc({"7/net/tcp": "0: -100000000:0000"}))) as proc:
+        with pytest.raises(ProcMalformedError, match=r"7/net/tcp: not as proc\(5\) describes it"):
+            proc.parse("7/net/tcp", lambda text: parse_address(text.split()[1]))

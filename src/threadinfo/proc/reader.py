@@ -173,6 +173,8 @@ class ProcDirectory:
             return parse_text(text)
         except MalformedLineError as problem:
             raise ProcMalformedError(f"{self.path}/{name}", f"not as proc(5) describes it: {problem}") from None
+        except OverflowError as problem:  # a negative address, a port beyond all bounds: of a forgery
+            raise ProcMalformedError(f"{self.path}/{name}", f"not as proc(5) describes it: {problem}") from None
 
     def numbers(self, name: str = ".") -> list[int]:
         """The entries of a directory that are numbers (processes, threads, descriptors), ascending."""
