@@ -109,6 +109,6 @@ def test_a_number_that_no_kernel_writes_is_malformed(make_proc: MakeProc, number
 
 
 def test_an_address_that_no_kernel_writes_is_malformed(make_proc: MakeProc) -> None:
-    with ProcDirectory(str(make_proc({"7/net/tcp": "0: -100000000:0000"}))) as proc:
-        with pytest.raises(ProcMalformedError, match=r"7/net/tcp: not as proc\(5\) describes it"):
-            proc.parse("7/net/tcp", lambda text: parse_address(text.split()[1]))
+    root = str(make_proc({"7/net/tcp": "0: -100000000:0000"}))
+    with ProcDirectory(root) as proc, pytest.raises(ProcMalformedError, match=r"7/net/tcp: not as proc\(5\)"):
+        proc.parse("7/net/tcp", lambda text: parse_address(text.split()[1]))
