@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests import miniature
 from tests.conftest import ROOT, MakeProc, Run, run_threadinfo
 
 
@@ -103,7 +106,6 @@ def test_a_signal_leaves_no_temporary_file(tmp_path: Path, number: signal.Signal
     tool = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     assert tool.stdout is not None
     assert tool.stdout.readline() == "ready\n"
-    assert len(list(tmp_path.iterdir())) == 2
     tool.send_signal(number)
     _, errors = tool.communicate(timeout=20)
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
@@ -118,6 +120,58 @@ def test_a_malformed_stat_names_the_file(threadinfo: Run, make_proc: MakeProc, c
     assert result.returncode == 3
     assert "7/stat" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def limit_memory() -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (600 << 20, 600 << 20))
+
+
+@pytest.mark.parametrize("file", ["/dev/zero", "/dev/urandom"])
+def test_show_of_an_endless_file_is_refused_at_its_beginning(threadinfo: Run, file: str) -> None:
+    result = threadinfo("show", file, preexec_fn=limit_memory, timeout=60)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"{file} is not JSON")
+
+
+def test_show_of_an_endless_object_is_refused_at_a_limit() -> None:
+    with subprocess.Popen(["sh", "-c", "printf '{'; yes ' '"], stdout=subprocess.PIPE) as endless:
+        result = run_threadinfo("show", "-", stdin=endless.stdout)
+        endless.kill()
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "larger than any report" in result.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes devices")
+@pytest.mark.parametrize("kind", ["fifo", "device", "link", "sparse"])
+@pytest.mark.parametrize("name", ["stat", "status", "limits", "cmdline", "mem", "ns/net", "net/tcp", "task/7/syscall"])
+def test_a_forged_proc_is_read_in_bounded_time_and_memory(
+    threadinfo: Run, make_proc: MakeProc, tmp_path: Path, kind: str, name: str
+) -> None:
+    """A FIFO that nobody writes to, an endless device, a link to that, a file of a terabyte without contents."""
+    files = miniature.process(7) | {
+        "7/mem": "",
+        "7/fd/3": "->socket:[17]",
+        "7/fdinfo/3": "pos:\t0\nflags:\t02\n",
+        "7/task/7/syscall": "7 0x7ffe0000 0x1 0x0 0x0 0x0 0x0 0x7ffe0000 0x7f00\n",
+    }
+    files.pop(f"7/{name}", None)
+    proc = make_proc(files)
+    place = proc / "7" / name
+    place.parent.mkdir(exist_ok=True)
+    if kind == "fifo":
+        os.mkfifo(place)
+    elif kind == "device":
+        os.mknod(place, 0o600 | stat.S_IFCHR, os.makedev(1, 5))  # zero
+    elif kind == "link":
+        place.symlink_to("/dev/zero")
+    else:
+        with place.open("wb") as file:
+            file.truncate(1 << 40)
+    result = threadinfo("7", "-v", "--proc", proc, preexec_fn=limit_memory, timeout=60)
+    assert "Traceback" not in result.stderr
+    assert result.returncode == (3 if name in {"stat", "status"} else 0)
+    if kind != "sparse" or name not in {"mem", "ns/net"}:  # of those nothing is read to its end
+        assert f"{proc}/7/{name}: " in result.stderr + result.stdout
 
 
 def test_an_absurd_thread_group_is_not_followed(threadinfo: Run, make_proc: MakeProc) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import io
 import math
 import os
 import signal
@@ -33,6 +34,7 @@ from threadinfo.errors import (
 from threadinfo.model import Confidence, Report
 from threadinfo.output import OutputFile, write_standard_output
 from threadinfo.proc.reader import ProcDirectory, ProcError
+from threadinfo.render.escape import Printable, printable
 from threadinfo.target import find_processes
 
 if TYPE_CHECKING:
@@ -49,7 +51,8 @@ _FAILURE_OF_OURS = 125
 _KERNEL_NAME_BYTES = 15
 _LONGEST_TRACE_SECONDS = 86_400
 _WATCHED = ("descriptors", "sockets", "scheduling")
-_LARGEST_REPORT_BYTES = 1 << 30
+_LARGEST_REPORT_BYTES = 256 << 20
+_CHUNK_BYTES = 1 << 20
 _LARGEST_PORTS_FILE = 1 << 20
 _FORMAT_SECONDS = 0.015  # of every tick of a stream
 
@@ -111,7 +114,9 @@ def _read_ports_file(_ctx: click.Context, _option: click.Parameter, path: str | 
         return {}
     try:
         with open(path, encoding="utf-8") as file:
-            text = file.read(_LARGEST_PORTS_FILE)
+            text = file.read(_LARGEST_PORTS_FILE + 1)
+        if len(text) > _LARGEST_PORTS_FILE:
+            raise click.BadParameter(f"{path} is longer than {_LARGEST_PORTS_FILE >> 20} MiB")
     except (OSError, UnicodeDecodeError) as problem:
         raise click.BadParameter(f"cannot read {path}: {problem}") from None
     ports: dict[int, str] = {}
@@ -288,9 +293,7 @@ def _awaited_name(targets: tuple[str, ...]) -> str:
 
 
 def _say_waiting(name: str) -> Callable[[], None]:
-    from threadinfo.render.escape import format_text  # noqa: PLC0415
-
-    return lambda: click.echo(f"waiting for {format_text(name)} to start", err=True)
+    return lambda: _say(f"waiting for {name} to start")
 
 
 def _collect_awaited(
@@ -364,7 +367,7 @@ def trace_command(
     from threadinfo.trace.session import check_privilege  # noqa: PLC0415
 
     if sys.stdout is None:
-        write_standard_output("")  # says that it is closed, before any work
+        write_standard_output(printable([]))  # says that it is closed, before any work
     root = _open_root("/proc")
     name = _awaited_name(targets) if wait else ""
     pids, missing = ([], []) if wait else _find_all(root, targets)
@@ -404,7 +407,7 @@ def _print_stream(stream: EventStream, duration: float | None, output_format: st
     as_json = output_format == "json"
     render_event = lines.render_event_json if as_json else lines.render_event_text
 
-    def format_chunk(chunk: Chunk) -> Iterator[str]:
+    def format_chunk(chunk: Chunk) -> Iterator[Printable]:
         with contained("lines"):
             yield from map(render_event, stream.events(chunk))
 
@@ -567,21 +570,34 @@ def show_command(file: str, output_format: str, output: str | None, verbose: boo
     from threadinfo.render.json import parse_json  # noqa: PLC0415
 
     _refuse_page_on_terminal(output_format, output, sys.stdout)
-    try:
-        if file == "-" and sys.stdin is None:
-            raise BadInputError("standard input is closed")
-        with open(0 if file == "-" else file, "rb", closefd=file != "-") as saved:
-            data = saved.read(_LARGEST_REPORT_BYTES + 1)
-    except OSError as problem:
-        raise BadInputError(f"cannot read {file}: {problem.strerror}") from None
-    if len(data) > _LARGEST_REPORT_BYTES:
-        raise BadInputError(f"{file} is larger than any report ({_LARGEST_REPORT_BYTES >> 20} MiB)")
+    data = _read_saved(file)
     report = parse_json(data, file)
     with _output(output) as write:
         text = _render(report, output_format, verbose=verbose)
         if faults:  # the file is anybody's, and may say what no report of ours does
             raise BadInputError(f"{file} holds values that no report has: {faults.pop(0).error!r}")
         write(text)
+
+
+def _read_saved(file: str) -> bytes:
+    """A saved report; what cannot be one is refused as soon as that is seen."""
+    if file == "-" and sys.stdin is None:
+        raise BadInputError("standard input is closed")
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        with open(0 if file == "-" else file, "rb", buffering=0, closefd=file != "-") as saved:
+            while chunk := saved.read(_CHUNK_BYTES):
+                chunks.append(chunk)
+                size += len(chunk)
+                if size > _LARGEST_REPORT_BYTES:
+                    raise BadInputError(f"{file} is larger than any report ({_LARGEST_REPORT_BYTES >> 20} MiB)")
+                begins = b"".join(chunks).lstrip()[:1] if size <= _CHUNK_BYTES else b"{"
+                if b"\0" in chunk or begins not in {b"", b"{"}:
+                    break  # the parser says where
+    except OSError as problem:
+        raise BadInputError(f"cannot read {file}: {problem.strerror}") from None
+    return b"".join(chunks)
 
 
 def _open_root(path: str) -> ProcDirectory:
@@ -612,7 +628,7 @@ def _find_all(root: ProcDirectory, targets: tuple[str, ...]) -> tuple[list[int],
     return pids, missing
 
 
-def _render(report: Report, output_format: str, *, verbose: bool) -> str:
+def _render(report: Report, output_format: str, *, verbose: bool) -> Printable:
     """The report as it was asked for; where a fault of ours is in that, as JSON, or at last as text."""
     if verbose or output_format != "text" or any(process.trace for process in report.processes):
         from threadinfo.findings import with_findings  # noqa: PLC0415
@@ -624,7 +640,7 @@ def _render(report: Report, output_format: str, *, verbose: bool) -> str:
     raise NotAvailableError("the report could not be written in any format", f"{DEBUG}=1 says why")
 
 
-def _render_as(report: Report, output_format: str, *, verbose: bool) -> str:
+def _render_as(report: Report, output_format: str, *, verbose: bool) -> Printable:
     if output_format == "html":
         from threadinfo.render.html import render_html  # noqa: PLC0415
 
@@ -639,7 +655,7 @@ def _render_as(report: Report, output_format: str, *, verbose: bool) -> str:
     if any(process.trace for process in report.processes):
         import shutil  # noqa: PLC0415
 
-        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else width
+        width = shutil.get_terminal_size().columns if sys.stdout and sys.stdout.isatty() else width
     return render_text(report, verbose=verbose, width=width)
 
 
@@ -650,7 +666,7 @@ def _refuse_page_on_terminal(output_format: str, output: str | None, stream: Tex
 
 
 @contextmanager
-def _output(path: str | None) -> Iterator[Callable[[str], None]]:
+def _output(path: str | None) -> Iterator[Callable[[Printable], None]]:
     """Yields what takes the result. A file is opened first: that it cannot be written is said before any work."""
     if path is None or path == "-":
         yield write_standard_output
@@ -662,17 +678,18 @@ def _output(path: str | None) -> Iterator[Callable[[str], None]]:
 def _say_losses(confidence: Confidence) -> None:
     if confidence.lost_count:
         words = "records were lost: counts are too low, and the ledger may be wrong"
-        click.echo(f"{confidence.lost_count} {words}", err=True)
+        _say(f"{confidence.lost_count} {words}")
     if confidence.omitted_line_count:
-        click.echo(f"{confidence.omitted_line_count} lines were left out: the reader was slow", err=True)
+        _say(f"{confidence.omitted_line_count} lines were left out: the reader was slow")
 
 
 def _print_error(problem: ThreadinfoError) -> None:
-    from threadinfo.render.escape import format_text  # noqa: PLC0415
+    _say(problem.message, *([f"  {problem.remedy}"] if problem.remedy else []))
 
-    click.echo(format_text(problem.message), err=True)
-    if problem.remedy:
-        click.echo(f"  {format_text(problem.remedy)}", err=True)
+
+def _say(*lines: str) -> None:
+    """To standard error."""
+    click.echo(printable(lines), err=True, nl=False)
 
 
 def main() -> NoReturn:
@@ -707,7 +724,9 @@ def main() -> NoReturn:
             _print_error(OutputError(f"cannot write to standard output: {problem.strerror}"))
         sys.exit(ExitCode.UNAVAILABLE)
     except click.ClickException as problem:
-        problem.show()
+        words = io.StringIO()
+        problem.show(words)
+        _say(*words.getvalue().removesuffix("\n").split("\n"))
         sys.exit(problem.exit_code)
     finally:
         if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:

@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import IO, Generic, Protocol, TypeVar
 
 from threadinfo.errors import OutputError
+from threadinfo.render.escape import Printable
 
 _MOST_MEMORY = 64 << 20
 _MOST_LINES_BEHIND = 20_000
@@ -45,7 +46,7 @@ T = TypeVar("T", bound=Lines)
 class LineOutput(Generic[T]):
     """Formats chunks and writes them to a descriptor. A context manager: it ends its thread."""
 
-    def __init__(self, fd: int, format_chunk: Callable[[T], Iterator[str]]) -> None:
+    def __init__(self, fd: int, format_chunk: Callable[[T], Iterator[Printable]]) -> None:
         self._fd, self._format = fd, format_chunk
         self.is_file = stat.S_ISREG(os.fstat(fd).st_mode)
         self.omitted_count = 0
@@ -53,7 +54,7 @@ class LineOutput(Generic[T]):
         self._lines_waiting = 0
         self._bytes_waiting = 0
         self._spool = _Spool[T]()
-        self._lines: Iterator[str] = iter(())
+        self._lines: Iterator[Printable] = iter(())
         self._pieces: queue.Queue[bytes | None] = queue.Queue(_PIECES_BEHIND)
         self._problem: OSError | None = None
         self._has_reader = True
@@ -113,7 +114,7 @@ class LineOutput(Generic[T]):
                 self.omitted_count += piece.count(b"\n") + self._lines_waiting
                 return
 
-    def write_last(self, text: str) -> None:
+    def write_last(self, text: Printable) -> None:
         """The end of the stream, after everything that has been put."""
         self._put_patiently(_encode(text))
 

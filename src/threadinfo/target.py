@@ -6,7 +6,7 @@ import os
 
 from threadinfo.errors import BadInputError, NotAvailableError, ProcessNotFoundError
 from threadinfo.proc.process import COMM_CHARACTERS, full_name
-from threadinfo.proc.reader import ProcDeniedError, ProcDirectory, ProcError, decode
+from threadinfo.proc.reader import ProcDeniedError, ProcDirectory, ProcError, ProcGoneError, decode
 
 _REMEDY = 'run as root: sudo "$(command -v threadinfo)" ...'
 _LARGEST_PID = 1 << 22  # proc_sys_kernel(5), pid_max
@@ -35,8 +35,10 @@ def _find_pid(root: ProcDirectory, target: str) -> int:
                 return owner if 0 < owner <= _LARGEST_PID else pid
     except ProcDeniedError as problem:
         raise NotAvailableError(f"cannot read {problem}", _REMEDY) from None
-    except (ProcError, ValueError, IndexError):
+    except (ProcGoneError, ValueError, IndexError):
         raise _not_found(target) from None
+    except ProcError as problem:
+        raise NotAvailableError(f"cannot read {problem}") from None
     return pid
 
 

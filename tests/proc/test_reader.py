@@ -16,8 +16,10 @@ from threadinfo.proc.reader import (
     ProcError,
     ProcessMemory,
     ProcGoneError,
+    ProcMalformedError,
     decode,
 )
+from threadinfo.proc.socket_tables import parse_address
 
 
 @given(st.binary())
@@ -95,3 +97,18 @@ def test_links_problem_is_given_and_the_rest_goes_on(make_proc: MakeProc) -> Non
         (first, problem), (second, target) = proc.links("7/fd")
         assert (first, second, target) == (3, 4, "/x")
         assert isinstance(problem, ProcError)
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "f" * 5000])
+def test_a_number_that_no_kernel_writes_is_malformed(make_proc: MakeProc, number: str) -> None:
+    """Python makes an integer of as many hexadecimal digits as there are, and then cannot print it."""
+    with ProcDirectory(str(make_proc({"7/maps": f"0-{number} r-xp", "7/cmdline": number}))) as proc:
+        with pytest.raises(ProcMalformedError, match=r"7/maps: holds a number"):
+            proc.read("7/maps")
+        assert proc.read("7/cmdline") == number.encode()
+
+
+def test_an_address_that_no_kernel_writes_is_malformed(make_proc: MakeProc) -> None:
+    root = str(make_proc({"7/net/tcp": "0: -100000000:0000"}))
+    with ProcDirectory(root) as proc, pytest.raises(ProcMalformedError, match=r"7/net/tcp: not as proc\(5\)"):
+        proc.parse("7/net/tcp", lambda text: parse_address(text.split()[1]))

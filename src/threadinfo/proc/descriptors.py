@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -13,8 +12,9 @@ import msgspec
 
 from threadinfo.model import Descriptor, Details, Gap
 from threadinfo.proc import describe, fdinfo
+from threadinfo.proc.file_status import FileStatus
 from threadinfo.proc.process import read_stat
-from threadinfo.proc.reader import ProcDeniedError, ProcDirectory, ProcError, ProcGoneError
+from threadinfo.proc.reader import ProcDeniedError, ProcDirectory, ProcError, ProcGoneError, ProcSilentError
 from threadinfo.proc.sockets import FoundSocket, Ports, read_sockets
 
 _DELETED = " (deleted)"
@@ -60,10 +60,11 @@ def read_descriptors(
             sockets[_bracketed(target)].append(fd)
     found, gaps = read_sockets(process, pid, sockets, ports, may_borrow=may_borrow)
     mqueue = _MessageQueues(process)
+    doubts: list[ProcError] = []
     descriptors = []
     for fd, target in targets:
         try:
-            descriptors.append(_read_descriptor(process, fd, target, found, mqueue, with_details=with_details))
+            descriptors.append(_read_descriptor(process, fd, target, found, mqueue, doubts, with_details=with_details))
         except ProcError as problem:
             problems.append(problem)
     if with_details:
@@ -71,6 +72,11 @@ def read_descriptors(
         _name_bpf_objects(descriptors)
         _name_watches(process, descriptors)
     gaps.extend(_gaps(problems))
+    if doubts:
+        remedy = None
+        if any(isinstance(doubt, ProcSilentError) for doubt in doubts):
+            remedy = "see whether the server of that file system runs"
+        gaps.append(Gap("descriptors", f"{len(doubts)} known by name alone, for example {doubts[0]}", remedy))
     return DescriptorListing(tuple(descriptors), tuple(gaps))
 
 
@@ -101,6 +107,7 @@ def _read_descriptor(
     target: str,
     sockets: Mapping[int, FoundSocket],
     mqueue: _MessageQueues,
+    doubts: list[ProcError],
     *,
     with_details: bool,
 ) -> Descriptor:
@@ -110,7 +117,7 @@ def _read_descriptor(
         sock, extra = sockets[inode]
         kind = _Kind("socket", describe.describe_socket(sock, extra, inode), inode, extra)
     elif target[:1] == "/":
-        kind = _classify_path(process, fd, target, mqueue)
+        kind = _classify_path(process, fd, target, mqueue, doubts)
     else:
         kind = _ANON_KINDS.get(target) or _classify_special(target)
     details = kind.details
@@ -150,10 +157,18 @@ def _classify_special(target: str) -> _Kind:
     return _Kind("other", target, inode)
 
 
-def _classify_path(process: ProcDirectory, fd: int, target: str, mqueue: _MessageQueues) -> _Kind:
+def _classify_path(
+    process: ProcDirectory, fd: int, target: str, mqueue: _MessageQueues, doubts: list[ProcError]
+) -> _Kind:
     """A target that looks like a path. What it is, is asked of the open file itself: the path may lie."""
-    status = process.stat(f"fd/{fd}")
-    mode, inode = status.st_mode, status.st_ino
+    try:
+        status = process.stat(f"fd/{fd}")
+    except (ProcGoneError, ProcDeniedError):
+        raise
+    except ProcError as problem:  # its file system does not answer, or knows it no more
+        doubts.append(problem)
+        return _Kind("other", target)
+    mode, inode = status.mode, status.inode
     if stat.S_ISCHR(mode):
         if target.startswith("/dev/pts/"):
             return _Kind("terminal", "terminal", inode)
@@ -161,26 +176,26 @@ def _classify_path(process: ProcDirectory, fd: int, target: str, mqueue: _Messag
     if stat.S_ISBLK(mode):
         return _Kind("device", target, inode)
     if stat.S_ISDIR(mode):
-        return _Kind("directory", f"directory: {target}", inode, {} if status.st_nlink else {"deleted": True})
+        return _Kind("directory", f"directory: {target}", inode, {} if status.link_count else {"deleted": True})
     if stat.S_ISFIFO(mode):
         return _Kind("fifo", f"FIFO: {target}", inode)
     if stat.S_ISLNK(mode):
         return _Kind("symlink", f"symbolic link: {target}", inode)
     if stat.S_ISSOCK(mode):  # opened with O_PATH: the name of a socket, not a socket
         return _Kind("file", f"socket file: {target}", inode)
-    details: Details = {"size_bytes": status.st_size}
+    details: Details = {"size_bytes": status.size_bytes}
     if target.endswith(_DELETED) and target.startswith("/memfd:"):
         name = target.removeprefix("/memfd:").removesuffix(_DELETED)
         return _Kind("memfd", f"anonymous memory: {name}", inode, details | {"name": name})
     if target == f"/secretmem{_DELETED}":
         return _Kind("memfd_secret", "secret memory", inode, details)
-    name = target.removesuffix(_DELETED) if status.st_nlink == 0 else target
-    if status.st_size == _MQUEUE_FILE_BYTES and name.count("/") == 1 and mqueue.holds(status.st_dev):
-        if status.st_nlink:
+    name = target.removesuffix(_DELETED) if status.link_count == 0 else target
+    if status.size_bytes == _MQUEUE_FILE_BYTES and name.count("/") == 1 and mqueue.holds(status):
+        if status.link_count:
             return _Kind("mqueue", f"message queue: {name}", inode, {"name": name})
         return _Kind("mqueue", f"message queue: {name} (removed)", inode, {"name": name, "deleted": True})
-    if target.endswith(_DELETED) and (status.st_nlink == 0 or not _is_still_there(process, target, inode)):
-        return _deleted(target.removesuffix(_DELETED), inode, details, status.st_blocks * 512, status.st_nlink)
+    if target.endswith(_DELETED) and (status.link_count == 0 or not _is_still_there(process, target, inode, doubts)):
+        return _deleted(target.removesuffix(_DELETED), inode, details, status.block_count * 512, status.link_count)
     return _Kind("file", f"file: {target}", inode, details)
 
 
@@ -194,10 +209,13 @@ def _deleted(path: str, inode: int, details: Details, held_bytes: int, link_coun
     return _Kind("file", f"deleted file: {path} ({held_bytes} bytes held)", inode, details)
 
 
-def _is_still_there(process: ProcDirectory, path: str, inode: int) -> bool:
+def _is_still_there(process: ProcDirectory, path: str, inode: int, doubts: list[ProcError]) -> bool:
     """Whether the path, taken literally, leads to this file: then its name really ends in " (deleted)"."""
     try:
-        return process.stat(f"root{path}").st_ino == inode
+        return process.stat_patiently(f"root{path}").inode == inode
+    except ProcSilentError as problem:
+        doubts.append(problem)
+        return True
     except ProcError:
         return False
 
@@ -209,8 +227,8 @@ class _MessageQueues:
         self._process = process
         self._devices: dict[str, str] | None = None
 
-    def holds(self, device: int) -> bool:
-        """True for a device that mountinfo calls mqueue, or that is mounted nowhere (as /dev/mqueue often is)."""
+    def holds(self, status: FileStatus) -> bool:
+        """True on a device that mountinfo calls mqueue, or that is mounted nowhere (as /dev/mqueue often is)."""
         if self._devices is None:
             self._devices = {}
             try:
@@ -219,7 +237,7 @@ class _MessageQueues:
                     self._devices[fields[2]] = fields[fields.index("-") + 1]
             except (ProcError, ValueError, IndexError):
                 return False
-        return self._devices.get(f"{os.major(device)}:{os.minor(device)}", "mqueue") == "mqueue"
+        return self._devices.get(f"{status.device_major}:{status.device_minor}", "mqueue") == "mqueue"
 
 
 def _read_details(process: ProcDirectory, fd: int, kind: str) -> Details:

@@ -37,7 +37,7 @@ def call_in_network_namespace(process: ProcDirectory, action: Callable[[], T]) -
     try:
         namespace_fd = process.file_descriptor("ns/net")
     except ProcError as problem:
-        raise PermissionError(problem.cause) from None
+        raise PermissionError(str(problem)) from None
     try:
         return call_in_namespace(namespace_fd, action)
     finally:

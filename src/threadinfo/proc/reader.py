@@ -4,22 +4,38 @@ A process is held by an open descriptor of its /proc directory: once the process
 "gone", even when the kernel gives its number to another process. So all that is read through one `ProcDirectory` is of
 one process.
 
-Three things can go wrong with an entry, and they are three errors: it is gone, it is denied, it is malformed.
+Three things can go wrong with an entry, and they are three errors: it is gone, it is denied, it is malformed. What an
+entry leads to may belong to a file system whose server does not answer: that is the fourth.
+
+Another root than the kernel's own (`--proc` with a copy, or a forgery) is read with more care: no link but that of a
+file of a process is followed, and only regular files are read.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+from threadinfo.proc.file_status import FileStatus, is_procfs, may_need_server, read_status
+
+if TYPE_CHECKING:
+    from threadinfo.proc.deputy import Deputy
 
 _GONE = frozenset({errno.ENOENT, errno.ESRCH, errno.ENOTDIR, errno.ENXIO})
 _DENIED = frozenset({errno.EACCES, errno.EPERM})
 _CHUNK_BYTES = 1 << 16
+_LARGEST_RECORD_BYTES = 16 << 20  # a command line of 6 MiB can be made
+_LARGEST_TABLE_BYTES = 1 << 30
+_TABLES = ("net/", "maps", "smaps", "mountinfo")  # a line for each socket, mapping or mount
+_LONG_NUMBER = re.compile(rb"[0-9a-fA-F]{1000}")
+_STATUS = struct.Struct("=B7Q")
+_PLACE = struct.Struct("=QQ")
 
 T = TypeVar("T")
 
@@ -43,6 +59,10 @@ class ProcDeniedError(ProcError):
 
 class ProcMalformedError(ProcError):
     """The entry's text is not what proc(5) says."""
+
+
+class ProcSilentError(ProcError):
+    """What the entry leads to is on a file system that does not answer."""
 
 
 class MalformedLineError(ValueError):
@@ -77,10 +97,13 @@ class ProcDirectory:
     def __init__(self, path: str, parent: ProcDirectory | None = None) -> None:
         self.path: str = path if parent is None else f"{parent.path}/{path}"
         base: int | None = None if parent is None else parent._fd
+        follow = 0 if parent is None else os.O_NOFOLLOW
         try:
-            self._fd: int = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=base)
+            self._fd: int = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | follow, dir_fd=base)
         except OSError as problem:
             raise _error(self.path, problem) from None
+        self._is_kernels: bool = parent._is_kernels if parent is not None else path == "/proc" or is_procfs(self._fd)
+        self._deputy: Deputy | None = None
 
     def __enter__(self) -> ProcDirectory:
         return self
@@ -92,6 +115,8 @@ class ProcDirectory:
 
     def close(self) -> None:
         """Gives the directory back; later reads raise OSError."""
+        if self._deputy is not None:
+            self._deputy.close()
         os.close(self._fd)
 
     def directory(self, name: str) -> ProcDirectory:
@@ -100,18 +125,42 @@ class ProcDirectory:
 
     def read(self, name: str) -> bytes:
         """The whole file."""
+        data = self._read(name)
+        if not self._is_kernels and not name.endswith("cmdline") and _LONG_NUMBER.search(data):
+            raise ProcMalformedError(f"{self.path}/{name}", "holds a number of a thousand digits")
+        return data
+
+    def _read(self, name: str) -> bytes:
+        most = _LARGEST_TABLE_BYTES if name.startswith(_TABLES) else _LARGEST_RECORD_BYTES
         try:
-            fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=self._fd)
+            fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW, dir_fd=self._fd)
             try:
-                data = chunk = os.read(fd, _CHUNK_BYTES)
+                if not self._is_kernels:
+                    self._check_regular(name, fd, most)
+                data = os.read(fd, _CHUNK_BYTES)
+                if len(data) == 0 or not (chunk := os.read(fd, _CHUNK_BYTES)):
+                    return data
+                chunks = [data]
+                size = len(data)
                 while chunk:  # tables come in pieces that end at a line, so a short read is not the end
+                    chunks.append(chunk)
+                    size += len(chunk)
+                    if size > most:
+                        raise ProcMalformedError(f"{self.path}/{name}", f"longer than {most >> 20} MiB, or endless")
                     chunk = os.read(fd, _CHUNK_BYTES)
-                    data += chunk
-                return data
+                return b"".join(chunks)
             finally:
                 os.close(fd)
         except OSError as problem:
             raise _error(f"{self.path}/{name}", problem) from None
+
+    def _check_regular(self, name: str, fd: int, most_bytes: int | None = None) -> None:
+        """All files of /proc/PID are; a FIFO or device in a copy of it could hold us up."""
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise ProcMalformedError(f"{self.path}/{name}", "not a regular file, as all of /proc are")
+        if most_bytes is not None and status.st_size > most_bytes:
+            raise ProcMalformedError(f"{self.path}/{name}", f"longer than {most_bytes >> 20} MiB")
 
     def read_text(self, name: str) -> str:
         """The whole file as text (see `decode`)."""
@@ -123,6 +172,8 @@ class ProcDirectory:
         try:
             return parse_text(text)
         except MalformedLineError as problem:
+            raise ProcMalformedError(f"{self.path}/{name}", f"not as proc(5) describes it: {problem}") from None
+        except OverflowError as problem:  # a negative address, a port beyond all bounds: of a forgery
             raise ProcMalformedError(f"{self.path}/{name}", f"not as proc(5) describes it: {problem}") from None
 
     def numbers(self, name: str = ".") -> list[int]:
@@ -143,12 +194,49 @@ class ProcDirectory:
         except OSError as problem:
             raise _error(f"{self.path}/{name}", problem) from None
 
-    def stat(self, name: str) -> os.stat_result:
-        """stat(2) of what a link of /proc leads to: the open file itself, without opening it."""
+    def stat(self, name: str) -> FileStatus:
+        """What a link in fd/ leads to: the open file itself, without opening it, and without asking its server."""
+        if not self._is_kernels:
+            return self.stat_patiently(name)
         try:
-            return os.stat(name, dir_fd=self._fd)
+            return read_status(name, self._fd)
         except OSError as problem:
             raise _error(f"{self.path}/{name}", problem) from None
+
+    def stat_patiently(self, name: str) -> FileStatus:
+        """The same along a path, where each step may ask a server; ProcSilentError where one does not answer."""
+        try:
+            answer, _ = self._ask(b"s", name)
+        except OSError as problem:
+            raise _error(f"{self.path}/{name}", problem) from None
+        problem_number, *fields = _STATUS.unpack(answer)
+        if problem_number:
+            raise _error(f"{self.path}/{name}", OSError(problem_number, os.strerror(problem_number)))
+        return FileStatus._make(fields)
+
+    def _ask(self, kind: bytes, name: str) -> tuple[bytes, int | None]:
+        """What `_serve` returns, called in a child; raises ProcSilentError, or OSError where there can be none."""
+        from threadinfo.proc.deputy import Deputy, DeputySilentError  # noqa: PLC0415 - few reports need it
+
+        if self._deputy is None:
+            self._deputy = Deputy(self._serve, (self._fd,))
+        try:
+            return self._deputy.ask(kind + os.fsencode(name))
+        except DeputySilentError:
+            raise ProcSilentError(f"{self.path}/{name}", "its file system does not answer") from None
+
+    def _serve(self, request: bytes) -> tuple[bytes, int | None]:
+        """What the deputy does: the status of a path, an extended attribute, or a file opened."""
+        kind, name = request[:1], os.fsdecode(request[1:])
+        try:
+            if kind == b"s":
+                return _STATUS.pack(0, *read_status(name, self._fd)), None
+            if kind == b"a":
+                name, _, attribute = name.rpartition("\0")
+                return os.getxattr(f"/proc/self/fd/{self._fd}/{name}", attribute), None
+            return b"", os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=self._fd)
+        except OSError as problem:
+            return _STATUS.pack(problem.errno or errno.EIO, *[0] * 7) if kind == b"s" else b"", None
 
     def link_mode(self, name: str) -> int:
         """The permission bits of a link in fd/: 0o400 is open for reading, 0o200 for writing (proc_pid_fd(5))."""
@@ -160,11 +248,14 @@ class ProcDirectory:
     def attribute(self, name: str, attribute: str) -> bytes | None:
         """An extended attribute of what a link leads to; None where it has none.
 
-        Linux has no call for this that takes a directory's descriptor, hence the path through our own fd/.
+        Linux has no call for this that takes a directory's descriptor, hence the path through our own fd/. By a child:
+        what was a socket when its link was read may be another file by now.
         """
+        if not self._is_kernels:  # a file of that name may be anything
+            return None
         try:
-            return os.getxattr(f"/proc/self/fd/{self._fd}/{name}", attribute)
-        except OSError:
+            return self._ask(b"a", f"{name}\0{attribute}")[0] or None
+        except (OSError, ProcSilentError):
             return None
 
     def links(self, name: str, only: Iterable[int] | None = None) -> Iterator[tuple[int, str | ProcError]]:
@@ -183,10 +274,18 @@ class ProcDirectory:
 
     def file_descriptor(self, name: str) -> int:
         """Opens a file of /proc whose descriptor is wanted itself (a namespace, a memory); the caller closes it."""
+        follow = 0 if self._is_kernels else os.O_NOFOLLOW
         try:
-            return os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._fd)
+            fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | follow, dir_fd=self._fd)
         except OSError as problem:
             raise _error(f"{self.path}/{name}", problem) from None
+        try:
+            if not self._is_kernels:
+                self._check_regular(name, fd)
+        except ProcError:
+            os.close(fd)
+            raise
+        return fd
 
     def directory_descriptor(self, name: str) -> int:
         """Opens a directory whose descriptor is wanted itself (a mount point below root/); the caller closes it."""
@@ -198,28 +297,40 @@ class ProcDirectory:
     def mapped_file(self, mapping: str) -> int | None:
         """The file that is mapped at START-END (/proc/PID/map_files), even if it was deleted; the caller closes it.
 
-        None where it cannot be opened, or is no regular file: opening a device can do something. CAP_CHECKPOINT_RESTORE
-        or CAP_SYS_ADMIN.
+        None where it cannot be opened, or is no regular file (opening a device can do something), or where its file
+        system does not answer. CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN.
         """
+        name = f"map_files/{mapping}"
         try:
-            handle = os.open(f"map_files/{mapping}", os.O_PATH | os.O_CLOEXEC, dir_fd=self._fd)
+            handle = os.open(name, os.O_PATH | os.O_CLOEXEC, dir_fd=self._fd)
         except OSError:
             return None
         try:
-            if not stat.S_ISREG(os.fstat(handle).st_mode):
+            status = read_status(f"/proc/self/fd/{handle}", self._fd)
+            if not stat.S_ISREG(status.mode):
                 return None
+            if may_need_server(status):
+                return self._ask(b"o", name)[1]
             return os.open(f"/proc/self/fd/{handle}", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
+        except (OSError, ProcSilentError):
             return None
         finally:
             os.close(handle)
 
 
 class ProcessMemory:
-    """The memory of a process (/proc/PID/mem), read where the caller may; use as a context manager."""
+    """The memory of a process (/proc/PID/mem), read where the caller may; use as a context manager.
+
+    What is read may be a file's page that has to be fetched from a server, or one that the process itself should
+    provide (userfaultfd(2)): it is read by a child that may be given up.
+    """
 
     def __init__(self, process: ProcDirectory) -> None:
+        from threadinfo.proc.deputy import Deputy, DeputySilentError  # noqa: PLC0415 - the plain text has no use for it
+
         self._fd = process.file_descriptor("mem")
+        self._deputy = Deputy(self._serve, (self._fd,))
+        self._unread = (OSError, DeputySilentError, struct.error)
 
     def __enter__(self) -> ProcessMemory:
         return self
@@ -227,12 +338,20 @@ class ProcessMemory:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._deputy.close()
         os.close(self._fd)
 
     def read(self, address: int, size: int) -> bytes | None:
-        """`size` bytes at `address`; None where they cannot be read as a whole."""
+        """`size` bytes at `address`; None where they cannot be read as a whole, or not in time."""
         try:
-            data = os.pread(self._fd, size, address)
-        except (OSError, OverflowError, struct.error):
+            data, _ = self._deputy.ask(_PLACE.pack(address, size))
+        except self._unread:
             return None
         return data if len(data) == size else None
+
+    def _serve(self, request: bytes) -> tuple[bytes, int | None]:
+        address, size = _PLACE.unpack(request)
+        try:
+            return os.pread(self._fd, size, address), None
+        except (OSError, OverflowError):
+            return b"", None

@@ -97,7 +97,7 @@ def _items(value: object) -> list[dict[str, int | str | None]]:
 
 def _is_file(process: ProcDirectory, name: str, watch: Watch) -> bool:
     status = process.stat(name)
-    return status.st_ino == watch.inode and (os.major(status.st_dev), os.minor(status.st_dev)) == watch.device
+    return status.inode == watch.inode and (status.device_major, status.device_minor) == watch.device
 
 
 def _open_by_handle(mount_fd: int, watch: Watch) -> int:

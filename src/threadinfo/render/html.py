@@ -30,7 +30,7 @@ from threadinfo.model import (
 )
 from threadinfo.render import charts
 from threadinfo.render.details import format_details
-from threadinfo.render.escape import format_text
+from threadinfo.render.escape import Printable, format_text, printable
 from threadinfo.render.text_sockets import format_socket_event, tell_stories
 from threadinfo.render.text_trace import confidence_lines
 from threadinfo.socket_story import tell_event
@@ -76,7 +76,7 @@ class _Stack(msgspec.Struct, frozen=True):
     library: str | None
 
 
-def render_html(report: Report) -> str:
+def render_html(report: Report) -> Printable:
     """The whole page, ending in a newline."""
     style, script = (_part(name) for name in ("report.css", "report.js"))
     policy = (
@@ -112,7 +112,7 @@ def render_html(report: Report) -> str:
         style=Markup(style),  # noqa: S704 - our own file
         script=Markup(script),  # noqa: S704 - our own file
     )
-    return page if page.endswith("\n") else page + "\n"
+    return printable(page.removesuffix("\n").split("\n"))
 
 
 def _part(name: str) -> str:

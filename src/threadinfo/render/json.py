@@ -8,25 +8,27 @@ import msgspec
 
 from threadinfo.errors import BadInputError
 from threadinfo.model import Confidence, DelayEvent, DescriptorEvent, Report
+from threadinfo.render.escape import Printable
 
 _TO_ESCAPE = re.compile(r"[^\x20-\x7e\n]")
 
 
-def render_json(report: Report) -> str:
+def render_json(report: Report) -> Printable:
     """The report as indented ASCII, ending in a newline: no character of the target's reaches a terminal as it is."""
-    return _to_ascii(msgspec.json.format(msgspec.json.encode(report), indent=2)) + "\n"
+    return _to_ascii(msgspec.json.format(msgspec.json.encode(report), indent=2))
 
 
-def encode_ascii(value: msgspec.Struct) -> str:
-    """One value on one line, as ASCII."""
+def encode_ascii(value: msgspec.Struct) -> Printable:
+    """One value on one line that ends in a line break, as ASCII."""
     return _to_ascii(msgspec.json.encode(value))
 
 
-def _to_ascii(encoded: bytes) -> str:
-    text = encoded.decode()
+def _to_ascii(encoded: bytes) -> Printable:
+    """JSON itself escapes what is below a space."""
+    text = encoded.decode() + "\n"
     if text.isascii() and "\x7f" not in text:
-        return text
-    return _TO_ESCAPE.sub(lambda match: _escape(match[0]), text)
+        return Printable(text)
+    return Printable(_TO_ESCAPE.sub(lambda match: _escape(match[0]), text))
 
 
 def _escape(character: str) -> str:

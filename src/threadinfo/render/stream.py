@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from threadinfo.model import Confidence, DelayEvent, DescriptorEvent
-from threadinfo.render.escape import format_text
+from threadinfo.render.escape import Printable, format_text, printable
 from threadinfo.render.json import encode_ascii
 from threadinfo.render.text_duration import format_duration
 from threadinfo.render.text_trace import confidence_lines
@@ -30,20 +30,20 @@ _VERBS = {
 _HOW = {"replaced": "replaced by", "exec": "closed by", "exit": "closed by"}
 
 
-def render_event_text(event: DescriptorEvent | DelayEvent) -> str:
+def render_event_text(event: DescriptorEvent | DelayEvent) -> Printable:
     """``14:32:01.123456 websocket 1234 open 12 file /etc/passwd (openat)``."""
     if isinstance(event, DelayEvent):
-        return _delay(event)
-    where = f"{event.time[11:26]} {format_text(event.thread_name or '?')} {event.tid}"
-    stack = "".join(f"    {format_text(frame)}\n" for frame in event.stack)
-    return f"{where} {_VERBS[event.event]} {describe_event(event)}".rstrip() + "\n" + stack
+        return printable([_delay(event)])
+    where = f"{event.time[11:26]} {event.thread_name or '?'} {event.tid}"
+    stack = [f"    {frame}" for frame in event.stack]
+    return printable([f"{where} {_VERBS[event.event]} {describe_event(event)}".rstrip(), *stack])
 
 
 def _delay(event: DelayEvent) -> str:
     """``14:32:01.123456 websocket 1234 waited 3.20ms for CPU 1, held by hog 999``."""
-    held = f", held by {format_text(event.held_by)}" if event.held_by else ""
-    where = f"{event.time[11:26]} {format_text(event.thread_name or '?')} {event.tid}"
-    return f"{where} waited {format_duration(event.wait_ns)} for CPU {event.cpu}{held}\n"
+    held = f", held by {event.held_by}" if event.held_by else ""
+    where = f"{event.time[11:26]} {event.thread_name or '?'} {event.tid}"
+    return f"{where} waited {format_duration(event.wait_ns)} for CPU {event.cpu}{held}"
 
 
 def event_verb(event: DescriptorEvent) -> str:
@@ -94,16 +94,20 @@ def _subject(event: DescriptorEvent) -> str:
     return format_text(" ".join(words))
 
 
-def render_event_json(event: DescriptorEvent | DelayEvent) -> str:
+def render_event_json(event: DescriptorEvent | DelayEvent) -> Printable:
     """One JSON object on one line."""
-    return encode_ascii(event) + "\n"
+    return encode_ascii(event)
 
 
-def render_end_text(confidence: Confidence) -> str:
+def render_end_text(confidence: Confidence) -> Printable:
     """The last lines."""
-    return "".join(f"{line}\n" for line in confidence_lines(confidence))
+    return printable(confidence_lines(confidence))
 
 
-def render_end_json(confidence: Confidence) -> str:
+class _End(msgspec.Struct, frozen=True):
+    confidence: Confidence
+
+
+def render_end_json(confidence: Confidence) -> Printable:
     """The last line: the confidence block."""
-    return msgspec.json.encode({"confidence": confidence}).decode() + "\n"
+    return encode_ascii(_End(confidence))

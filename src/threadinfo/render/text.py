@@ -11,7 +11,7 @@ from collections.abc import Callable
 from threadinfo.containment import contained
 from threadinfo.model import Descriptor, Finding, Gap, Memory, ProcessReport, Report, Thread
 from threadinfo.render.details import format_details
-from threadinfo.render.escape import format_text
+from threadinfo.render.escape import Printable, format_text, printable
 from threadinfo.render.text_trace import render_trace
 
 _NOTE = (
@@ -37,15 +37,19 @@ _COLUMN_TYPES = {"terminal": "device", "memfd_secret": "memfd"} | {kind: kind fo
 _NOT_READ = "(not read: see the end)"
 
 
-def render_text(report: Report, *, verbose: bool = False, width: int = 80) -> str:
+def render_text(report: Report, *, verbose: bool = False, width: int = 80) -> Printable:
     """The whole report, ending in a newline; `verbose` adds what the script had no words for.
 
     `width` is the terminal's: what a trace adds uses the room that there is.
     """
-    return "\n".join(_render_process(process, verbose=verbose, width=width) for process in report.processes)
+    lines: list[str] = []
+    for index, process in enumerate(report.processes):
+        lines += [""] * bool(index)
+        lines += _render_process(process, verbose=verbose, width=width)
+    return printable(lines)
 
 
-def _render_process(process: ProcessReport, *, verbose: bool, width: int) -> str:
+def _render_process(process: ProcessReport, *, verbose: bool, width: int) -> list[str]:
     gaps = list(process.gaps)
 
     def section(name: str, render: Callable[[], list[str]]) -> list[str]:
@@ -56,10 +60,10 @@ def _render_process(process: ProcessReport, *, verbose: bool, width: int) -> str
     lines = []
     trace = process.trace
     if verbose or trace is not None:
-        lines += [f"=== What Stands Out in {format_text(process.name)} (PID: {process.pid}) ==="]
+        lines += [f"=== What Stands Out in {process.name} (PID: {process.pid}) ==="]
         lines += section("what stands out", lambda: _findings(process.findings, is_traced=trace is not None))
         lines.append("")
-    lines += [f"=== Memory Footprint for {format_text(process.name)} (PID: {process.pid}) ==="]
+    lines += [f"=== Memory Footprint for {process.name} (PID: {process.pid}) ==="]
     if process.parent_pid is not None:
         lines.append(f"Made by process {process.parent_pid}, and followed from its first instruction")
     lines += section("memory", lambda: _footprint(process.memory))
@@ -74,8 +78,8 @@ def _render_process(process: ProcessReport, *, verbose: bool, width: int) -> str
         lines += render_trace(process, trace, width, section, verbose=verbose)
     if gaps:
         lines += ["", "Not in this report:"]
-        lines += [f"  {format_text(gap)}" for gap in dict.fromkeys(format_gap(gap) for gap in gaps)]
-    return "\n".join(lines) + "\n"
+        lines += [f"  {gap}" for gap in dict.fromkeys(format_gap(gap) for gap in gaps)]
+    return lines
 
 
 def _findings(findings: tuple[Finding, ...], *, is_traced: bool) -> list[str]:
@@ -89,8 +93,10 @@ def _findings(findings: tuple[Finding, ...], *, is_traced: bool) -> list[str]:
     for number, finding in enumerate(findings, 1):
         title = f"{number}. [{finding.severity}] {format_text(finding.words)}."
         lines += textwrap.wrap(title, 79, subsequent_indent="   ", break_on_hyphens=False)
-        for words in (f"Threshold: {finding.rule}.", f"Next: {format_text(finding.advice)}"):
-            lines += textwrap.wrap(words, 79, initial_indent="   ", subsequent_indent="     ", break_on_hyphens=False)
+        for words in (f"Threshold: {finding.rule}.", f"Next: {finding.advice}"):
+            lines += textwrap.wrap(
+                format_text(words), 79, initial_indent="   ", subsequent_indent="     ", break_on_hyphens=False
+            )
     return lines
 
 
@@ -142,7 +148,7 @@ def _threads(threads: tuple[Thread, ...] | None, *, verbose: bool) -> list[str]:
         line = f"{thread.tid:<7} {cpu:<6} {stack:<11} {runtime:<13} {state:<{name_column}}"
         if verbose:
             own = thread.thread_stack_bytes
-            line += format_text(thread.name) + (f" (own stack: {own // 1024} kB)" if own is not None else "")
+            line += thread.name + (f" (own stack: {own // 1024} kB)" if own is not None else "")
         lines.append(line)
     return lines
 
@@ -178,8 +184,6 @@ def _descriptors(descriptors: tuple[Descriptor, ...] | None, *, verbose: bool) -
                 kind = "stdio"
         if verbose and (extra := format_details(descriptor)):
             words += f" [{extra}]"
-        if not words.isprintable():
-            words = format_text(words)
         lines.append(f"{descriptor.fd:<6} {kind:<10} {words}")
     return lines
 

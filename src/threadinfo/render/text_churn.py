@@ -23,10 +23,8 @@ def render_churn(trace: DescriptorTrace, descriptors: tuple[Descriptor, ...] | N
         f"Still open: {trace.still_open_count}, most at once: {trace.peak_open_count}",
     ]
     if trace.unseen_birth_count:
-        lines.append(
-            f"Closed without a birth seen: {trace.unseen_birth_count} (made by an ioctl or another process,\n"
-            "  or several threads' calls on a number that were seen in another order)"
-        )
+        lines.append(f"Closed without a birth seen: {trace.unseen_birth_count} (made by an ioctl or another process,")
+        lines.append("  or several threads' calls on a number that were seen in another order)")
     lines += _counts("Opened as", trace.by_type)
     lines += _counts("Opened by", trace.by_syscall)
     lines += _counts("Closed by", trace.closed_by_syscall)
@@ -56,7 +54,7 @@ def _counts(title: str, counts: Mapping[str, int]) -> list[str]:
     """``Opened by: openat 1200, socket 7, 3 others 5``, broken at 80 columns."""
     if not counts:
         return []
-    items = [f"{name} {count}" for name, count in list(counts.items())[:_LISTED]]
+    items = [f"{format_text(name)} {count}" for name, count in list(counts.items())[:_LISTED]]
     rest = list(counts.values())[_LISTED:]
     if rest:
         items.append(f"{len(rest)} others {sum(rest)}")

@@ -127,7 +127,7 @@ def _callers(stack: Sequence[str], count: int, indent: int) -> Iterable[str]:
 
 
 def _wrap(text: str, indent: str) -> list[str]:
-    return textwrap.wrap(text, _COLUMNS, initial_indent=indent, subsequent_indent=indent + "  ")
+    return textwrap.wrap(format_text(text), _COLUMNS, initial_indent=indent, subsequent_indent=indent + "  ")
 
 
 def format_long(seconds: float) -> str:

@@ -7,7 +7,6 @@ import signal
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Protocol
 
-from rich.segment import Segment
 from rich.style import Style
 from textual import events
 from textual.app import App, ComposeResult
@@ -26,7 +25,7 @@ from threadinfo.top.columns import DescriptorLine, EventLine, ThreadLine
 from threadinfo.top.detail import descriptor_detail, event_detail, findings_lines, thread_detail
 from threadinfo.top.keys import ACTIONS, FOOTER, help_lines
 from threadinfo.top.summary import HEIGHT, summary_lines
-from threadinfo.top.table import Table, fit
+from threadinfo.top.table import Table, fit, segment
 
 _TWO_TABLES_FROM = 36  # lines of the terminal
 _FLASH_SNAPSHOTS = 2
@@ -77,7 +76,7 @@ class _Text(Widget):
         if y >= len(self._lines):
             return Strip.blank(self.size.width)
         text, style = self._lines[y]
-        return Strip([Segment(text, style)])
+        return Strip([segment(text, style)])
 
 
 class _Reader(_Text):

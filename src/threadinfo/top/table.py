@@ -49,6 +49,11 @@ def fit(text: str, width: int, *, is_right: bool = False) -> str:
     return " " * (width - length) + text if is_right else text + " " * (width - length)
 
 
+def segment(text: str, style: Style) -> Segment:
+    """What is drawn, escaped: the only way from text to the terminal."""
+    return Segment(format_text(text), style)
+
+
 class Table(Widget):
     """Title, headings, lines; the cursor stays on its line (by key) while lines come and go, or on the first."""
 
@@ -204,7 +209,7 @@ class Table(Widget):
         if y >= len(self._drawn):
             return Strip.blank(self.size.width)
         text, style = self._drawn[y]
-        return Strip([Segment(text, style)])
+        return Strip([segment(text, style)])
 
     def on_resize(self) -> None:
         """Other columns fit."""

@@ -175,7 +175,8 @@ class _Child:
         self.channel.close()
         os.close(self._memory)
         self.process.kill()
-        self.process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # it may hang in a file whose server is silent
+            self.process.wait(1)
         self._remove_directory()
 
     def _remove_directory(self) -> None:
