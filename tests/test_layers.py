@@ -96,7 +96,7 @@ def test_unwinding_child_opens_no_path(name: str) -> None:
     tree = ast.parse((SOURCE / "trace" / f"{name}.py").read_text())
     calls = [ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)]
     opened = [call for call in calls if call in {"open", "os.open", "Path", "os.memfd_create"}]
-    assert opened == (["os.open"] if name == "confinement" else [])  # the directory that becomes its root
+    assert opened == []
 
 
 def test_unwinding_child_imports_little() -> None:
