@@ -17,6 +17,7 @@ import click
 from threadinfo import __version__
 from threadinfo.collect import CollectOptions, collect_report
 from threadinfo.errors import (
+    ENDING_SIGNALS,
     MORE_FILES,
     TOO_MANY_FILES,
     BadInputError,
@@ -669,7 +670,7 @@ def _print_error(problem: ThreadinfoError) -> None:
 def main() -> NoReturn:
     """Runs the command; the only place that turns errors into messages and exit codes."""
     _fill_standard_descriptors()
-    for number in (signal.SIGTERM, signal.SIGHUP):  # what is attached or half-written is put away on these too
+    for number in ENDING_SIGNALS:  # what is attached or half-written is put away on these too
         if signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, _end)
     if sys.stderr is None:

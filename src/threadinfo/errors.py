@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from enum import IntEnum
 
 
@@ -14,6 +15,13 @@ class ExitCode(IntEnum):
     UNAVAILABLE = 3
     TARGET_ENDED = 4
     INTERRUPTED = 130
+
+
+ENDING_SIGNALS = (
+    *(signal.SIGHUP, signal.SIGQUIT, signal.SIGABRT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGTERM),
+    *(signal.SIGXCPU, signal.SIGVTALRM, signal.SIGPROF, signal.SIGPOLL, signal.SIGPWR),
+)
+"""Those that end a program unless it catches them, and tell of no fault in it (signal(7)); SIGINT is the user's."""
 
 
 class ThreadinfoError(Exception):

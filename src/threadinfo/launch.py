@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import NoReturn
 
-from threadinfo.errors import BadInputError, CommandError
+from threadinfo.errors import ENDING_SIGNALS, BadInputError, CommandError
 
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126  # as in a shell
 _PASSED_ON = (
@@ -189,7 +189,7 @@ def _become(
 ) -> NoReturn:
     """In the child: waits, and executes the command when it is released."""
     try:
-        for number in _PASSED_ON:
+        for number in {*_PASSED_ON, *ENDING_SIGNALS}:
             if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, signal.SIG_DFL)
         for number in _CHANGED_BY_PYTHON:
