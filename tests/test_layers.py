@@ -34,7 +34,8 @@ MAY_IMPORT = {
     "snapshot": {"model"},
     "collect_top": {"errors", "model", "proc", "trace", "merge", "collect", "collect_trace", "findings", "snapshot"},
     "top": {"model", "errors", "render", "snapshot"},  # it draws, and never collects
-    "launch": {"errors"},
+    "own_terminal": {"proc"},
+    "launch": {"errors", "own_terminal"},
     "watcher": {"errors", "model", "proc", "collect"},
     "collect_run": {"errors", "model", "proc", "trace", "collect", "collect_trace", "launch", "watcher"},
     "line_output": {"errors"},

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
     from threadinfo.collect_stream import Chunk, EventStream
+    from threadinfo.launch import Account
 
 DEFAULT_PORTS = {5000: "web server", 5001: "websocket server", 5002: "websocket server", 5353: "mDNS"}
 FORMATS = ("text", "json")
@@ -427,7 +428,9 @@ def _print_stream(stream: EventStream, duration: float | None, output_format: st
 
 @cli.command("run", context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})
 @click.argument("command", nargs=-1, required=True, metavar="-- COMMAND...")
-@click.option("--user", metavar="NAME", help="Start it as this user.")
+@click.option("--user", metavar="NAME", help="Start it as this user, with an environment and a terminal of its own.")
+@click.option("--preserve-env", is_flag=True, help="With --user: pass our environment on.")
+@click.option("--no-new-privs", is_flag=True, help="Nothing that it executes may give it more rights (set-user-ID).")
 @click.option(
     "--only", metavar="WHAT", callback=_read_only, help="descriptors, sockets, scheduling, with commas; default all."
 )
@@ -442,6 +445,8 @@ def _print_stream(stream: EventStream, duration: float | None, output_format: st
 def run_command(
     command: tuple[str, ...],
     user: str | None,
+    preserve_env: bool,
+    no_new_privs: bool,
     only: frozenset[str],
     follow: bool,
     debuginfod: tuple[str, ...],
@@ -460,7 +465,12 @@ def run_command(
         options = CollectOptions(
             with_details=verbose or output_format != "text", may_borrow=True, ports=roles, debuginfod=debuginfod
         )
-        status = _run(command, user, options, only, output_format, output, follow=follow, verbose=verbose)
+        from threadinfo.launch import Account  # noqa: PLC0415
+
+        account = Account(user, preserve_env, no_new_privs)
+        if preserve_env and user is None:
+            raise BadInputError("--preserve-env is of another user's command", "add --user NAME")
+        status = _run(command, account, options, only, output_format, output, follow=follow, verbose=verbose)
     except BadInputError:
         raise
     except CommandError as problem:
@@ -474,7 +484,7 @@ def run_command(
 
 def _run(
     arguments: tuple[str, ...],
-    user: str | None,
+    account: Account,
     options: CollectOptions,
     only: frozenset[str],
     output_format: str,
@@ -486,7 +496,7 @@ def _run(
     from threadinfo.launch import Command  # noqa: PLC0415
 
     _refuse_page_on_terminal(output_format, output, sys.stderr)
-    with _output(output or "/dev/stderr") as write, Command(arguments, user) as command:
+    with _output(output or "/dev/stderr") as write, Command(arguments, account) as command:
         from threadinfo.collect_run import collect_run  # noqa: PLC0415
         from threadinfo.trace.session import check_privilege  # noqa: PLC0415
 
