@@ -19,7 +19,6 @@ from threadinfo.collect import CollectOptions, collect_report
 from threadinfo.errors import (
     ENDING_SIGNALS,
     MORE_FILES,
-    TOO_MANY_FILES,
     BadInputError,
     CommandError,
     ExitCode,
@@ -28,6 +27,8 @@ from threadinfo.errors import (
     ProcessNotFoundError,
     TargetEndedError,
     ThreadinfoError,
+    came_from,
+    explain,
 )
 from threadinfo.model import Confidence, Report
 from threadinfo.output import OutputFile, write_standard_output
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
     from threadinfo.collect_stream import Chunk, EventStream
     from threadinfo.launch import Account
+    from threadinfo.model import Check
 
 DEFAULT_PORTS = {5000: "web server", 5001: "websocket server", 5002: "websocket server", 5353: "mDNS"}
 FORMATS = ("text", "json")
@@ -51,6 +53,8 @@ _LONGEST_TRACE_SECONDS = 86_400
 _WATCHED = ("descriptors", "sockets", "scheduling")
 _LARGEST_REPORT_BYTES = 1 << 30
 _LARGEST_PORTS_FILE = 1 << 20
+_REHEARSAL_SECONDS = 0.01
+_SHORTEST_PROGRESS_SECONDS = 0.1  # that is worth a bar
 _FORMAT_SECONDS = 0.015  # of every tick of a stream
 
 
@@ -250,13 +254,14 @@ def _collect_traced(
     *,
     follow: bool,
 ) -> Report:
-    from threadinfo.collect_trace import collect_traced_report  # noqa: PLC0415
-    from threadinfo.trace.session import check_privilege  # noqa: PLC0415
+    from threadinfo.trace.preflight import check_privilege  # noqa: PLC0415
 
     check_privilege()
+    from threadinfo.collect_trace import collect_traced_report  # noqa: PLC0415
+
     if root.path != "/proc":
         raise BadInputError("--trace watches this machine's processes, and --proc names others", "leave out --proc")
-    if not sys.stderr.isatty():
+    if not sys.stderr.isatty() or seconds < _SHORTEST_PROGRESS_SECONDS:
         silent = lambda _seconds, _events: None  # noqa: E731
         return collect_traced_report(root, pids, options, seconds, only, silent, with_children=follow)
     progress: ProgressBar[int] = click.progressbar(
@@ -296,10 +301,11 @@ def _say_waiting(name: str) -> Callable[[], None]:
 def _collect_awaited(
     root: ProcDirectory, name: str, seconds: float, options: CollectOptions, only: frozenset[str], *, follow: bool
 ) -> Report:
-    from threadinfo.collect_run import collect_awaited  # noqa: PLC0415
-    from threadinfo.trace.session import check_privilege  # noqa: PLC0415
+    from threadinfo.trace.preflight import check_privilege  # noqa: PLC0415
 
     check_privilege()
+    from threadinfo.collect_run import collect_awaited  # noqa: PLC0415
+
     if root.path != "/proc":
         raise BadInputError("--wait watches this machine's processes, and --proc names others", "leave out --proc")
     gc.enable()  # it may take a while
@@ -360,8 +366,7 @@ def trace_command(
     output_format: str,
 ) -> None:
     """As root: print what happens to descriptors, and waits for a CPU, as they happen."""
-    from threadinfo.collect_stream import StreamOptions, open_stream  # noqa: PLC0415
-    from threadinfo.trace.session import check_privilege  # noqa: PLC0415
+    from threadinfo.trace.preflight import check_privilege  # noqa: PLC0415
 
     if sys.stdout is None:
         write_standard_output("")  # says that it is closed, before any work
@@ -369,6 +374,8 @@ def trace_command(
     name = _awaited_name(targets) if wait else ""
     pids, missing = ([], []) if wait else _find_all(root, targets)
     check_privilege()
+    from threadinfo.collect_stream import StreamOptions, open_stream  # noqa: PLC0415
+
     has_filter = bool(kinds or threads or path or failures)
     options = StreamOptions(
         threshold_ns=threshold if "scheduling" in only and not has_filter else None,
@@ -476,8 +483,14 @@ def run_command(
     except CommandError as problem:
         _print_error(problem)
         status = problem.status
-    except (ThreadinfoError, ProcError, OSError) as problem:
-        _print_error(problem if isinstance(problem, ThreadinfoError) else NotAvailableError(str(problem)))
+    except ThreadinfoError as problem:
+        _print_error(problem)
+        status = _FAILURE_OF_OURS
+    except ProcError as problem:
+        _print_error(NotAvailableError(f"cannot read {problem}"))
+        status = _FAILURE_OF_OURS
+    except (OSError, MemoryError, ImportError) as problem:
+        _print_error(explain(problem))
         status = _FAILURE_OF_OURS
     sys.exit(status)
 
@@ -497,10 +510,11 @@ def _run(
 
     _refuse_page_on_terminal(output_format, output, sys.stderr)
     with _output(output or "/dev/stderr") as write, Command(arguments, account) as command:
-        from threadinfo.collect_run import collect_run  # noqa: PLC0415
-        from threadinfo.trace.session import check_privilege  # noqa: PLC0415
+        from threadinfo.trace.preflight import check_privilege  # noqa: PLC0415
 
         check_privilege()
+        from threadinfo.collect_run import collect_run  # noqa: PLC0415
+
         try:
             report, status = collect_run(_open_root("/proc"), command, options, only, with_children=follow)
         except TargetEndedError:
@@ -557,13 +571,38 @@ def top_command(target: str, interval: float, trace: bool, ports: dict[int, str]
 @click.option("--format", "output_format", type=click.Choice(FORMATS), default="text", show_default=True)
 def doctor_command(output_format: str) -> None:
     """What this host allows, what is missing, and what would mend it; exit status 3 where tracing cannot work."""
+    from threadinfo.proc.rights import count_closed  # noqa: PLC0415
     from threadinfo.render.doctor import render_doctor_json, render_doctor_text  # noqa: PLC0415
     from threadinfo.trace.doctor import examine  # noqa: PLC0415
 
-    checks = examine()
+    try:
+        root = _open_root("/proc")
+        others = count_closed(root)
+    except NotAvailableError:
+        root, others = None, None
+    checks = examine(others)
+    if root is not None and not any(check.is_required and check.state == "missing" for check in checks):
+        checks += (_rehearse(root),)
     write_standard_output((render_doctor_json if output_format == "json" else render_doctor_text)(checks))
-    if any(check.state == "missing" and "no tracing" in check.effect for check in checks):
+    if any(check.state == "missing" and check.is_required for check in checks):
         sys.exit(ExitCode.UNAVAILABLE)
+
+
+def _rehearse(root: ProcDirectory) -> Check:
+    """A trace of this process itself: what no single check told."""
+    from threadinfo.model import Check  # noqa: PLC0415
+
+    name, effect = "rehearsal", "no tracing"
+    options = CollectOptions(with_details=False, may_borrow=True, ports={})
+    try:
+        report = _collect_traced(root, [os.getpid()], options, _REHEARSAL_SECONDS, frozenset(_WATCHED), follow=False)
+    except ThreadinfoError as problem:
+        return Check(name, "missing", problem.message, effect, problem.remedy, is_required=True)
+    except (OSError, MemoryError, ImportError) as problem:
+        explained = explain(problem)
+        return Check(name, "missing", explained.message, effect, explained.remedy, is_required=True)
+    seen = sum(process.trace.confidence.seen_count for process in report.processes if process.trace)
+    return Check(name, "ok", f"this process was traced: {seen} events", effect, None, is_required=True)
 
 
 @cli.command("show")
@@ -696,11 +735,11 @@ def main() -> NoReturn:
         sys.exit(ExitCode.UNAVAILABLE)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(ExitCode.INTERRUPTED)
-    except OSError as problem:  # --help to a full disk
-        if problem.errno == errno.EMFILE:
-            _print_error(NotAvailableError(TOO_MANY_FILES, MORE_FILES))
-        else:
-            _print_error(OutputError(f"cannot write to standard output: {problem.strerror}"))
+    except (OSError, MemoryError, ImportError) as problem:
+        explained: ThreadinfoError = explain(problem)
+        if isinstance(problem, OSError) and problem.filename is None and came_from(problem) == "cli":
+            explained = OutputError(f"cannot write to standard output: {problem.strerror}")  # --help to a full disk
+        _print_error(explained)
         sys.exit(ExitCode.UNAVAILABLE)
     except click.ClickException as problem:
         problem.show()

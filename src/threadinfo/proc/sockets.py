@@ -21,6 +21,7 @@ from threadinfo import netlink_names
 from threadinfo.model import Details, Gap, Socket
 from threadinfo.proc import socket_tables
 from threadinfo.proc.reader import ProcDeniedError, ProcDirectory, ProcError, ProcGoneError
+from threadinfo.proc.rights import more_rights
 from threadinfo.proc.socket_tables import SocketEntry
 
 if TYPE_CHECKING:  # these two cost the import of ctypes, and most reports do without
@@ -119,7 +120,7 @@ def _read_tables(process: ProcDirectory, inodes: Collection[int]) -> tuple[dict[
         except ProcGoneError:  # this kernel lacks the protocol
             continue
         except ProcDeniedError as problem:
-            gaps.append(Gap("sockets", str(problem), "run as root"))
+            gaps.append(Gap("sockets", str(problem), more_rights()))
             break
         except ProcError as problem:
             gaps.append(Gap("sockets", str(problem), None))
@@ -149,7 +150,7 @@ def _ask_sock_diag(
         return call_in_network_namespace(process, lambda: ask(with_unix=with_unix, with_tcp=with_tcp))
     except OSError as problem:
         lost = "peers of Unix sockets, backlogs, idle bound sockets"
-        gaps.append(Gap("sockets", f"{lost}: sock_diag: {problem}", "run as root"))
+        gaps.append(Gap("sockets", f"{lost}: sock_diag: {problem}", more_rights("CAP_SYS_ADMIN")))
         return None
 
 
@@ -250,7 +251,7 @@ def _explain_unknown(
         lender.__exit__(None, None, None)
     if refusal:
         gaps.append(
-            Gap("sockets", f"state and address of sockets that no table knows: pidfd_getfd: {refusal}", "run as root")
+            Gap("sockets", f"state and address of sockets that no table knows: pidfd_getfd: {refusal}", more_rights())
         )
     return results
 

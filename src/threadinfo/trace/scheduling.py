@@ -6,7 +6,6 @@ The statistics are read through the arrays' own memory: no system call an item, 
 from __future__ import annotations
 
 import ctypes
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
@@ -483,8 +482,3 @@ class SchedulingTracer:
         """From /proc at the beginning: what a thread was doing that had not been switched yet."""
         letter = self._first_states.get(thread.tid, "S")
         return {"D": _UNINTERRUPTIBLE, "R": RUNNING}.get(letter, _SLEEPING)
-
-
-def possible_on_this_process() -> bool:
-    """Whether thread ids in our /proc are those that the kernel's tracepoints have: not inside a PID namespace."""
-    return os.readlink("/proc/self/ns/pid") == "pid:[4026531836]"  # include/linux/proc_ns.h, PROC_PID_INIT_INO

@@ -34,8 +34,8 @@ from threadinfo.trace.descriptors import (
     ReadPids,
 )
 from threadinfo.trace.following import Child
-from threadinfo.trace.machine import CAPABILITIES_NEEDED, GRANT_CAPABILITIES, may_trace
-from threadinfo.trace.scheduling import ReadThreads, SchedulingTracer, ThreadActivity, possible_on_this_process
+from threadinfo.trace.preflight import SYS_BPF, check_privilege
+from threadinfo.trace.scheduling import ReadThreads, SchedulingTracer, ThreadActivity
 from threadinfo.trace.tables import ReadLink
 
 EndedBy = Literal["duration", "interrupt", "target"]
@@ -50,7 +50,6 @@ _BEGINNERS_TICKS = ((0.2, 0.001), (1.0, 0.01), (math.inf, _REPORT_TICK_SECONDS))
 _AWAITED_MILLISECONDS = 1
 _NAMES_SECONDS = 1.0
 _STATISTICS_SECONDS = 0.05
-_SYS_BPF = {"x86_64": 321, "aarch64": 280}
 _BPF_ENABLE_STATS = 32
 
 
@@ -152,22 +151,6 @@ class Interrupt:
         signal.signal(signal.SIGINT, self._previous)
         os.close(self.fd)
         os.close(self._write_fd)
-
-
-def check_privilege() -> None:
-    """Raises NotAvailableError, with the remedy, where tracing cannot work; before anything is compiled."""
-    if not may_trace():
-        if os.geteuid() == 0:
-            raise NotAvailableError(f"tracing needs {CAPABILITIES_NEEDED}, which this root lacks", GRANT_CAPABILITIES)
-        raise NotAvailableError(
-            "tracing needs root",
-            f'sudo "$(command -v threadinfo)" ... (or {CAPABILITIES_NEEDED}); see threadinfo doctor',
-        )
-    if not possible_on_this_process():
-        raise NotAvailableError(
-            "tracing needs the host's PID namespace: here the kernel's thread numbers are not those of /proc",
-            "run it on the host, or in a container with the host's PID namespace",
-        )
 
 
 def trace_processes(
@@ -460,7 +443,7 @@ def _measure_programs(tracers: Sequence[SchedulingTracer | DescriptorRecorder]) 
 
 def _enable_statistics() -> int | None:
     """bpf(BPF_ENABLE_STATS): on until the descriptor is closed; None where not permitted (CAP_SYS_ADMIN)."""
-    number = _SYS_BPF.get(platform.machine())
+    number = SYS_BPF.get(platform.machine())
     if number is None:
         return None
     attributes = ctypes.create_string_buffer(struct.pack("=I", 0), 128)

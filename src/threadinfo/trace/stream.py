@@ -21,6 +21,7 @@ from threadinfo.trace.descriptors import (
     ReadLinks,
     ReadPids,
 )
+from threadinfo.trace.preflight import check_privilege
 from threadinfo.trace.scheduling import Delay, ReadThreads, SchedulingTracer
 from threadinfo.trace.session import (
     NOTHING_SEEN,
@@ -29,7 +30,6 @@ from threadinfo.trace.session import (
     Follow,
     Interrupt,
     Target,
-    check_privilege,
     hold_if_alive,
     join_counts,
     ticks,

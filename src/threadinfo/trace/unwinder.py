@@ -46,6 +46,7 @@ _SECONDS_PER_STACK = 2.0
 """The longest that one stack may take, its files' first reading included."""
 _SECONDS_PER_BATCH, _SECONDS_PER_SAMPLE = 10.0, 0.02
 _SECONDS_TO_START = 5.0
+_SECONDS_TO_END = 5.0
 _MAX_RESTARTS = 5  # a batch
 _SUSPICIONS = 2  # until a file is not given to the child any more
 _MAX_SPACES = 16
@@ -188,11 +189,11 @@ class _Child:
                 return f"the unwinder crashed ({signal.Signals(-code).name})"
         return f"the unwinder ended (status {code})"
 
-    def _wait(self, seconds: float | None) -> int | None:
+    def _wait(self, seconds: float) -> int | None:
         """Its exit code, negative for a signal; None where it has none after so many seconds."""
         poller = select.poll()
         poller.register(self._pidfd, select.POLLIN)
-        if self._code is None and poller.poll(None if seconds is None else 1000 * seconds):
+        if self._code is None and poller.poll(1000 * seconds):
             try:
                 self._code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
             except ChildProcessError:  # SIGCHLD is ignored: the kernel has waited for it
@@ -227,9 +228,9 @@ class _Child:
     def close(self) -> None:
         self.channel.close()
         os.close(self._memory)
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # without CAP_KILL: it is another user's by now
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-        self._wait(None)
+        self._wait(_SECONDS_TO_END)
         os.close(self._pidfd)
 
 

@@ -15,8 +15,9 @@ from threadinfo.model import DescriptorEvent
 from threadinfo.trace.descriptor_events import EventMaker, Moments
 from threadinfo.trace.descriptors import CodeAccess, DescriptorTracer, ReadLinks, ReadPids
 from threadinfo.trace.intervals import SchedulingIntervals, ThreadInterval
+from threadinfo.trace.preflight import check_privilege
 from threadinfo.trace.scheduling import ReadThreads, SchedulingTracer
-from threadinfo.trace.session import TraceResult, check_privilege, join_counts
+from threadinfo.trace.session import TraceResult, join_counts
 from threadinfo.trace.stream import make_chunks
 from threadinfo.trace.tables import Known, ReadLink
 from threadinfo.trace.unwinder import Stack
