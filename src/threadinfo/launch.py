@@ -39,9 +39,11 @@ _SHELL = "/bin/sh"
 _SAFE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _KEPT_FOR_OTHERS = frozenset({"TERM", "COLORTERM", "LANG", "LANGUAGE"})  # and LC_*: sudoers(5), env_check
 _PR_SET_NO_NEW_PRIVS = 38  # linux/prctl.h
-_PAGE = struct.Struct("=ii")
-"""What the child shares with us: the errno of an exec that failed, and how far it came."""
+_PAGE, _WISH = struct.Struct("=ii"), struct.Struct("=i")
+"""What the child shares with us: the errno of an exec that failed, and how far it came; then what we want of it, for
+where it is another user's and we may not signal it (CAP_KILL)."""
 _SETS_UP, _WAITS, _BEGINS = range(3)
+_IS_TO_WAIT, _IS_TO_BEGIN, _IS_TO_END = range(3)
 
 
 class Account(NamedTuple):
@@ -114,6 +116,7 @@ class Command:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if not self._is_released and self._status is None:
+            self._wish(_IS_TO_END)
             self._send(signal.SIGKILL)
             self._wait()
         self._let_go()
@@ -131,10 +134,14 @@ class Command:
         self._is_released = True
         if self._terminal is not None:
             self._terminal.begin()
+        self._wish(_IS_TO_BEGIN)
         self._send(_RELEASE)
 
+    def _wish(self, what: int) -> None:
+        _WISH.pack_into(self._page, _PAGE.size, what)
+
     def _send(self, number: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             signal.pidfd_send_signal(self._pidfd, number)
 
     def _wait(self) -> int:
@@ -274,7 +281,10 @@ def _become(
         _PAGE.pack_into(page, 0, 0, _WAITS)
         _close(even_inheritable=user is not None)
         while signal.sigtimedwait([_RELEASE], _LOOK_FOR_PARENT_SECONDS) is None:
-            if os.getppid() != parent:  # it was killed: nobody would ever let this one begin
+            (wish,) = _WISH.unpack_from(page, _PAGE.size)
+            if wish == _IS_TO_BEGIN:
+                break
+            if wish == _IS_TO_END or os.getppid() != parent:  # it was killed: nobody would ever let this one begin
                 os._exit(125)
         _PAGE.pack_into(page, 0, 0, _BEGINS)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)

@@ -14,7 +14,7 @@ _POSSIBLE_CPUS, _PID_MAX = "/sys/devices/system/cpu/possible", "kernel/pid_max"
 def cpu_count() -> int:
     """All CPUs that the kernel may ever bring up: their numbers index our arrays. Raises NotAvailableError."""
     try:
-        with open(_POSSIBLE_CPUS, encoding="ascii") as file:
+        with open(_POSSIBLE_CPUS, encoding="utf-8") as file:
             return int(file.read().strip().replace("-", ",").split(",")[-1]) + 1
     except OSError as problem:
         raise NotAvailableError(
@@ -25,7 +25,7 @@ def cpu_count() -> int:
 def pid_limit() -> int:
     """The ids of processes and threads are below this: proc_sys_kernel(5), pid_max. Raises NotAvailableError."""
     try:
-        with open(f"/proc/sys/{_PID_MAX}", encoding="ascii") as file:
+        with open(f"/proc/sys/{_PID_MAX}", encoding="utf-8") as file:
             return int(file.read())
     except OSError as problem:
         raise NotAvailableError(
