@@ -58,6 +58,10 @@ _SHORTEST_PROGRESS_SECONDS = 0.1  # that is worth a bar
 _FORMAT_SECONDS = 0.015  # of every tick of a stream
 
 
+_owns_process = False
+"""Whether the process is this command's, and not a test's that calls parts of it."""
+
+
 class _DefaultGroup(click.Group):
     """A group in which `threadinfo TARGET...` means `threadinfo report TARGET...`."""
 
@@ -245,6 +249,21 @@ def report_command(
         sys.exit(max(problem.exit_code for problem in missing))
 
 
+def _prepare_trace() -> None:
+    """Raises NotAvailableError where tracing cannot work, before anything large is loaded."""
+    from threadinfo.trace.preflight import check_privilege  # noqa: PLC0415
+
+    check_privilege()
+    _own_privileges()
+
+
+def _own_privileges() -> None:
+    """A tracer in a process that is ours alone gives up what it does not need."""
+    from threadinfo.trace import privileges  # noqa: PLC0415
+
+    privileges.is_own_process = _owns_process
+
+
 def _collect_traced(
     root: ProcDirectory,
     pids: list[int],
@@ -254,9 +273,7 @@ def _collect_traced(
     *,
     follow: bool,
 ) -> Report:
-    from threadinfo.trace.preflight import check_privilege  # noqa: PLC0415
-
-    check_privilege()
+    _prepare_trace()
     from threadinfo.collect_trace import collect_traced_report  # noqa: PLC0415
 
     if root.path != "/proc":
@@ -301,9 +318,7 @@ def _say_waiting(name: str) -> Callable[[], None]:
 def _collect_awaited(
     root: ProcDirectory, name: str, seconds: float, options: CollectOptions, only: frozenset[str], *, follow: bool
 ) -> Report:
-    from threadinfo.trace.preflight import check_privilege  # noqa: PLC0415
-
-    check_privilege()
+    _prepare_trace()
     from threadinfo.collect_run import collect_awaited  # noqa: PLC0415
 
     if root.path != "/proc":
@@ -366,14 +381,12 @@ def trace_command(
     output_format: str,
 ) -> None:
     """As root: print what happens to descriptors, and waits for a CPU, as they happen."""
-    from threadinfo.trace.preflight import check_privilege  # noqa: PLC0415
-
     if sys.stdout is None:
         write_standard_output("")  # says that it is closed, before any work
     root = _open_root("/proc")
     name = _awaited_name(targets) if wait else ""
     pids, missing = ([], []) if wait else _find_all(root, targets)
-    check_privilege()
+    _prepare_trace()
     from threadinfo.collect_stream import StreamOptions, open_stream  # noqa: PLC0415
 
     has_filter = bool(kinds or threads or path or failures)
@@ -510,9 +523,7 @@ def _run(
 
     _refuse_page_on_terminal(output_format, output, sys.stderr)
     with _output(output or "/dev/stderr") as write, Command(arguments, account) as command:
-        from threadinfo.trace.preflight import check_privilege  # noqa: PLC0415
-
-        check_privilege()
+        _prepare_trace()
         from threadinfo.collect_run import collect_run  # noqa: PLC0415
 
         try:
@@ -547,6 +558,7 @@ def top_command(target: str, interval: float, trace: bool, ports: dict[int, str]
     from threadinfo.top.terminal import TerminalDriver, check_terminal, kept_terminal  # noqa: PLC0415
 
     check_terminal()
+    _own_privileges()
     root = _open_root("/proc")
     pids = find_processes(root, target)
     options = CollectOptions(with_details=True, may_borrow=True, ports=DEFAULT_PORTS | ports_file | ports)
@@ -718,6 +730,8 @@ def _print_error(problem: ThreadinfoError) -> None:
 
 def main() -> NoReturn:
     """Runs the command; the only place that turns errors into messages and exit codes."""
+    global _owns_process  # noqa: PLW0603 - it is a fact of the whole process
+    _owns_process = True
     _fill_standard_descriptors()
     for number in ENDING_SIGNALS:  # what is attached or half-written is put away on these too
         if signal.getsignal(number) == signal.SIG_DFL:

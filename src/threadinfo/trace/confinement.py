@@ -28,11 +28,11 @@ _CAPABILITY_COUNT = 64
 
 # linux/seccomp.h, linux/bpf_common.h, linux/audit.h
 _SECCOMP_MODE_FILTER = 2
-_SECCOMP_ALLOW, _SECCOMP_ERRNO, _SECCOMP_KILL = 0x7FFF0000, 0x00050000, 0x80000000
-_LOAD, _JUMP_IF_EQUAL, _JUMP_IF_ANY_BIT, _RETURN = 0x20, 0x15, 0x45, 0x06
-_NUMBER_AT, _MACHINE_AT, _ARGUMENT_2_AT, _ARGUMENT_3_AT = 0, 4, 24, 32  # struct seccomp_data; the low half of arguments
-_AUDIT_X86_64 = 0xC000003E
 _EPERM = 1
+ALLOW, REFUSE, _SECCOMP_KILL = 0x7FFF0000, 0x00050000 | _EPERM, 0x80000000
+LOAD, JUMP_IF_EQUAL, JUMP_IF_ANY_BIT, RETURN = 0x20, 0x15, 0x45, 0x06
+NUMBER_AT, MACHINE_AT, ARGUMENT_1_AT, _ARGUMENT_2_AT, _ARGUMENT_3_AT = 0, 4, 16, 24, 32  # struct seccomp_data
+_AUDIT_X86_64 = 0xC000003E
 _PROT_EXEC = 4
 
 # arch/x86/entry/syscalls/syscall_64.tbl. What stays allowed opens nothing, makes nothing and tells nobody: reading and
@@ -76,40 +76,40 @@ _LIMITS = (
 """CPU time is bounded from outside, where it is renewed."""
 
 
-def _instruction(code: int, operand: int, if_true: int = 0, if_false: int = 0) -> bytes:
+def instruction(code: int, operand: int, if_true: int = 0, if_false: int = 0) -> bytes:
     """struct sock_filter."""
     return struct.pack("=HBBI", code, if_true, if_false, operand)
 
 
 def _filter() -> bytes:
     """The program that judges each system call: struct sock_filter after sock_filter (seccomp(2))."""
-    allow, refuse = _instruction(_RETURN, _SECCOMP_ALLOW), _instruction(_RETURN, _SECCOMP_ERRNO | _EPERM)
+    allow, refuse = instruction(RETURN, ALLOW), instruction(RETURN, REFUSE)
     program = [
-        _instruction(_LOAD, _MACHINE_AT),
-        _instruction(_JUMP_IF_EQUAL, _AUDIT_X86_64, 1, 0),
-        _instruction(_RETURN, _SECCOMP_KILL),
-        _instruction(_LOAD, _NUMBER_AT),
+        instruction(LOAD, MACHINE_AT),
+        instruction(JUMP_IF_EQUAL, _AUDIT_X86_64, 1, 0),
+        instruction(RETURN, _SECCOMP_KILL),
+        instruction(LOAD, NUMBER_AT),
     ]
     for number in _ALLOWED.values():
-        program += [_instruction(_JUMP_IF_EQUAL, number, 0, 1), allow]
+        program += [instruction(JUMP_IF_EQUAL, number, 0, 1), allow]
     for number in (_MMAP, _MPROTECT):
         program += [
-            _instruction(_JUMP_IF_EQUAL, number, 0, 4),
-            _instruction(_LOAD, _ARGUMENT_3_AT),
-            _instruction(_JUMP_IF_ANY_BIT, _PROT_EXEC, 1, 0),
+            instruction(JUMP_IF_EQUAL, number, 0, 4),
+            instruction(LOAD, _ARGUMENT_3_AT),
+            instruction(JUMP_IF_ANY_BIT, _PROT_EXEC, 1, 0),
             allow,
             refuse,
         ]
     program += [
-        _instruction(_JUMP_IF_EQUAL, _FCNTL, 0, 5),
-        _instruction(_LOAD, _ARGUMENT_2_AT),
-        _instruction(_JUMP_IF_EQUAL, _F_GETFD, 1, 0),
-        _instruction(_JUMP_IF_EQUAL, _F_GETFL, 0, 1),
+        instruction(JUMP_IF_EQUAL, _FCNTL, 0, 5),
+        instruction(LOAD, _ARGUMENT_2_AT),
+        instruction(JUMP_IF_EQUAL, _F_GETFD, 1, 0),
+        instruction(JUMP_IF_EQUAL, _F_GETFL, 0, 1),
         allow,
         refuse,
-        _instruction(_JUMP_IF_EQUAL, _NEWFSTATAT, 0, 3),
-        _instruction(_LOAD, _ARGUMENT_3_AT + 8),
-        _instruction(_JUMP_IF_ANY_BIT, _AT_EMPTY_PATH, 0, 1),
+        instruction(JUMP_IF_EQUAL, _NEWFSTATAT, 0, 3),
+        instruction(LOAD, _ARGUMENT_3_AT + 8),
+        instruction(JUMP_IF_ANY_BIT, _AT_EMPTY_PATH, 0, 1),
         allow,
         refuse,
     ]

@@ -35,6 +35,7 @@ from threadinfo.trace.descriptors import (
 )
 from threadinfo.trace.following import Child
 from threadinfo.trace.preflight import SYS_BPF, check_privilege
+from threadinfo.trace.privileges import give_up, given_up_by_others
 from threadinfo.trace.scheduling import ReadThreads, SchedulingTracer, ThreadActivity
 from threadinfo.trace.tables import ReadLink
 
@@ -184,6 +185,7 @@ def trace_processes(
     """
     check_privilege()
     follow_limit = follow.limit if follow else 0
+    code = code and code._replace(read_maps=given_up_by_others(code.read_maps))
     with contextlib.ExitStack() as stack:
         targets = [stack.enter_context(Target(pid)) for pid in pids]
         scheduling = None
@@ -205,6 +207,7 @@ def trace_processes(
                 )
             )
             descriptors.read()
+        give_up(may_use_network=bool(code and code.debuginfod))
         names: dict[int, tuple[int | None, str]] = {}
         started_ns = time.monotonic_ns()
         if scheduling:
