@@ -18,6 +18,7 @@ import pytest
 from tests.conftest import WORKLOADS, Start, run_threadinfo
 from tests.terminal import Terminal
 from tests.trace.conftest import bpf  # noqa: F401 - a fixture
+from threadinfo.errors import ENDING_SIGNALS
 from threadinfo.model import (
     Descriptor,
     DescriptorEvent,
@@ -488,7 +489,7 @@ def test_resize_from_80_to_250_columns_and_back(
 
 
 @needs_tmux
-@pytest.mark.parametrize("way", ["Ctrl-C", "SIGTERM", "SIGHUP", "SIGINT", "exception"])
+@pytest.mark.parametrize("way", [*("Ctrl-C", "SIGINT", "exception"), *(number.name for number in ENDING_SIGNALS)])
 def test_terminal_is_put_back(
     lively: subprocess.Popen[str], terminal: Callable[..., Terminal], tmp_path: Path, way: str
 ) -> None:
@@ -514,7 +515,7 @@ def test_terminal_is_put_back(
         else:
             for child in Path(f"/proc/{window.pane_pid()}/task/{window.pane_pid()}/children").read_text().split():
                 os.kill(int(child), getattr(signal, way))
-        status = {"Ctrl-C": 130, "SIGTERM": 143, "SIGHUP": 129, "SIGINT": 130}[way]
+        status = 130 if way == "Ctrl-C" else 128 + getattr(signal, way)
     window.wait_for(f"status={status}")
     window.type(f"stty -a > {tmp_path}/after; echo written\n")
     window.wait_for("\nwritten")

@@ -20,8 +20,8 @@ from threadinfo import __version__
 from threadinfo.collect import CollectOptions, collect_report
 from threadinfo.containment import DEBUG, REMEDY, contained, faults
 from threadinfo.errors import (
+    ENDING_SIGNALS,
     MORE_FILES,
-    TOO_MANY_FILES,
     BadInputError,
     CommandError,
     ExitCode,
@@ -30,6 +30,8 @@ from threadinfo.errors import (
     ProcessNotFoundError,
     TargetEndedError,
     ThreadinfoError,
+    came_from,
+    explain,
 )
 from threadinfo.model import Confidence, Report
 from threadinfo.output import OutputFile, write_standard_output
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
     from threadinfo.collect_stream import Chunk, EventStream
+    from threadinfo.launch import Account
+    from threadinfo.model import Check
 
 DEFAULT_PORTS = {5000: "web server", 5001: "websocket server", 5002: "websocket server", 5353: "mDNS"}
 FORMATS = ("text", "json")
@@ -54,7 +58,13 @@ _WATCHED = ("descriptors", "sockets", "scheduling")
 _LARGEST_REPORT_BYTES = 256 << 20
 _CHUNK_BYTES = 1 << 20
 _LARGEST_PORTS_FILE = 1 << 20
+_REHEARSAL_SECONDS = 0.01
+_SHORTEST_PROGRESS_SECONDS = 0.1  # that is worth a bar
 _FORMAT_SECONDS = 0.015  # of every tick of a stream
+
+
+_owns_process = False
+"""Whether the process is this command's, and not a test's that calls parts of it."""
 
 
 class _DefaultGroup(click.Group):
@@ -246,6 +256,21 @@ def report_command(
         sys.exit(max(problem.exit_code for problem in missing))
 
 
+def _prepare_trace() -> None:
+    """Raises NotAvailableError where tracing cannot work, before anything large is loaded."""
+    from threadinfo.trace.preflight import check_privilege  # noqa: PLC0415
+
+    check_privilege()
+    _own_privileges()
+
+
+def _own_privileges() -> None:
+    """A tracer in a process that is ours alone gives up what it does not need."""
+    from threadinfo.trace import privileges  # noqa: PLC0415
+
+    privileges.is_own_process = _owns_process
+
+
 def _collect_traced(
     root: ProcDirectory,
     pids: list[int],
@@ -255,13 +280,12 @@ def _collect_traced(
     *,
     follow: bool,
 ) -> Report:
+    _prepare_trace()
     from threadinfo.collect_trace import collect_traced_report  # noqa: PLC0415
-    from threadinfo.trace.session import check_privilege  # noqa: PLC0415
 
-    check_privilege()
     if root.path != "/proc":
         raise BadInputError("--trace watches this machine's processes, and --proc names others", "leave out --proc")
-    if not sys.stderr.isatty():
+    if not sys.stderr.isatty() or seconds < _SHORTEST_PROGRESS_SECONDS:
         silent = lambda _seconds, _events: None  # noqa: E731
         return collect_traced_report(root, pids, options, seconds, only, silent, with_children=follow)
     progress: ProgressBar[int] = click.progressbar(
@@ -299,10 +323,9 @@ def _say_waiting(name: str) -> Callable[[], None]:
 def _collect_awaited(
     root: ProcDirectory, name: str, seconds: float, options: CollectOptions, only: frozenset[str], *, follow: bool
 ) -> Report:
+    _prepare_trace()
     from threadinfo.collect_run import collect_awaited  # noqa: PLC0415
-    from threadinfo.trace.session import check_privilege  # noqa: PLC0415
 
-    check_privilege()
     if root.path != "/proc":
         raise BadInputError("--wait watches this machine's processes, and --proc names others", "leave out --proc")
     gc.enable()  # it may take a while
@@ -363,15 +386,14 @@ def trace_command(
     output_format: str,
 ) -> None:
     """As root: print what happens to descriptors, and waits for a CPU, as they happen."""
-    from threadinfo.collect_stream import StreamOptions, open_stream  # noqa: PLC0415
-    from threadinfo.trace.session import check_privilege  # noqa: PLC0415
-
     if sys.stdout is None:
         write_standard_output(printable([]))  # says that it is closed, before any work
     root = _open_root("/proc")
     name = _awaited_name(targets) if wait else ""
     pids, missing = ([], []) if wait else _find_all(root, targets)
-    check_privilege()
+    _prepare_trace()
+    from threadinfo.collect_stream import StreamOptions, open_stream  # noqa: PLC0415
+
     has_filter = bool(kinds or threads or path or failures)
     options = StreamOptions(
         threshold_ns=threshold if "scheduling" in only and not has_filter else None,
@@ -430,7 +452,9 @@ def _print_stream(stream: EventStream, duration: float | None, output_format: st
 
 @cli.command("run", context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})
 @click.argument("command", nargs=-1, required=True, metavar="-- COMMAND...")
-@click.option("--user", metavar="NAME", help="Start it as this user.")
+@click.option("--user", metavar="NAME", help="Start it as this user, with an environment and a terminal of its own.")
+@click.option("--preserve-env", is_flag=True, help="With --user: pass our environment on.")
+@click.option("--no-new-privs", is_flag=True, help="Nothing that it executes may give it more rights (set-user-ID).")
 @click.option(
     "--only", metavar="WHAT", callback=_read_only, help="descriptors, sockets, scheduling, with commas; default all."
 )
@@ -445,6 +469,8 @@ def _print_stream(stream: EventStream, duration: float | None, output_format: st
 def run_command(
     command: tuple[str, ...],
     user: str | None,
+    preserve_env: bool,
+    no_new_privs: bool,
     only: frozenset[str],
     follow: bool,
     debuginfod: tuple[str, ...],
@@ -463,14 +489,25 @@ def run_command(
         options = CollectOptions(
             with_details=verbose or output_format != "text", may_borrow=True, ports=roles, debuginfod=debuginfod
         )
-        status = _run(command, user, options, only, output_format, output, follow=follow, verbose=verbose)
+        from threadinfo.launch import Account  # noqa: PLC0415
+
+        account = Account(user, preserve_env, no_new_privs)
+        if preserve_env and user is None:
+            raise BadInputError("--preserve-env is of another user's command", "add --user NAME")
+        status = _run(command, account, options, only, output_format, output, follow=follow, verbose=verbose)
     except BadInputError:
         raise
     except CommandError as problem:
         _print_error(problem)
         status = problem.status
-    except (ThreadinfoError, ProcError, OSError) as problem:
-        _print_error(problem if isinstance(problem, ThreadinfoError) else NotAvailableError(str(problem)))
+    except ThreadinfoError as problem:
+        _print_error(problem)
+        status = _FAILURE_OF_OURS
+    except ProcError as problem:
+        _print_error(NotAvailableError(f"cannot read {problem}"))
+        status = _FAILURE_OF_OURS
+    except (OSError, MemoryError, ImportError) as problem:
+        _print_error(explain(problem))
         status = _FAILURE_OF_OURS
     _say_faults()
     sys.exit(status)  # the command's, whatever section its report lacks
@@ -478,7 +515,7 @@ def run_command(
 
 def _run(
     arguments: tuple[str, ...],
-    user: str | None,
+    account: Account,
     options: CollectOptions,
     only: frozenset[str],
     output_format: str,
@@ -490,11 +527,10 @@ def _run(
     from threadinfo.launch import Command  # noqa: PLC0415
 
     _refuse_page_on_terminal(output_format, output, sys.stderr)
-    with _output(output or "/dev/stderr") as write, Command(arguments, user) as command:
+    with _output(output or "/dev/stderr") as write, Command(arguments, account) as command:
+        _prepare_trace()
         from threadinfo.collect_run import collect_run  # noqa: PLC0415
-        from threadinfo.trace.session import check_privilege  # noqa: PLC0415
 
-        check_privilege()
         try:
             report, status = collect_run(_open_root("/proc"), command, options, only, with_children=follow)
         except TargetEndedError:
@@ -527,6 +563,7 @@ def top_command(target: str, interval: float, trace: bool, ports: dict[int, str]
     from threadinfo.top.terminal import TerminalDriver, check_terminal, kept_terminal  # noqa: PLC0415
 
     check_terminal()
+    _own_privileges()
     root = _open_root("/proc")
     pids = find_processes(root, target)
     options = CollectOptions(with_details=True, may_borrow=True, ports=DEFAULT_PORTS | ports_file | ports)
@@ -551,13 +588,38 @@ def top_command(target: str, interval: float, trace: bool, ports: dict[int, str]
 @click.option("--format", "output_format", type=click.Choice(FORMATS), default="text", show_default=True)
 def doctor_command(output_format: str) -> None:
     """What this host allows, what is missing, and what would mend it; exit status 3 where tracing cannot work."""
+    from threadinfo.proc.rights import count_closed  # noqa: PLC0415
     from threadinfo.render.doctor import render_doctor_json, render_doctor_text  # noqa: PLC0415
     from threadinfo.trace.doctor import examine  # noqa: PLC0415
 
-    checks = examine()
+    try:
+        root = _open_root("/proc")
+        others = count_closed(root)
+    except NotAvailableError:
+        root, others = None, None
+    checks = examine(others)
+    if root is not None and not any(check.is_required and check.state == "missing" for check in checks):
+        checks += (_rehearse(root),)
     write_standard_output((render_doctor_json if output_format == "json" else render_doctor_text)(checks))
-    if any(check.state == "missing" and "no tracing" in check.effect for check in checks):
+    if any(check.state == "missing" and check.is_required for check in checks):
         sys.exit(ExitCode.UNAVAILABLE)
+
+
+def _rehearse(root: ProcDirectory) -> Check:
+    """A trace of this process itself: what no single check told."""
+    from threadinfo.model import Check  # noqa: PLC0415
+
+    name, effect = "rehearsal", "no tracing"
+    options = CollectOptions(with_details=False, may_borrow=True, ports={})
+    try:
+        report = _collect_traced(root, [os.getpid()], options, _REHEARSAL_SECONDS, frozenset(_WATCHED), follow=False)
+    except ThreadinfoError as problem:
+        return Check(name, "missing", problem.message, effect, problem.remedy, is_required=True)
+    except (OSError, MemoryError, ImportError) as problem:
+        explained = explain(problem)
+        return Check(name, "missing", explained.message, effect, explained.remedy, is_required=True)
+    seen = sum(process.trace.confidence.seen_count for process in report.processes if process.trace)
+    return Check(name, "ok", f"this process was traced: {seen} events", effect, None, is_required=True)
 
 
 @cli.command("show")
@@ -694,8 +756,10 @@ def _say(*lines: str) -> None:
 
 def main() -> NoReturn:
     """Runs the command; the only place that turns errors into messages and exit codes."""
+    global _owns_process  # noqa: PLW0603 - it is a fact of the whole process
+    _owns_process = True
     _fill_standard_descriptors()
-    for number in (signal.SIGTERM, signal.SIGHUP):  # what is attached or half-written is put away on these too
+    for number in ENDING_SIGNALS:  # what is attached or half-written is put away on these too
         if signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, _end)
     if sys.stderr is None:
@@ -717,11 +781,11 @@ def main() -> NoReturn:
         sys.exit(ExitCode.UNAVAILABLE)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(ExitCode.INTERRUPTED)
-    except OSError as problem:  # --help to a full disk
-        if problem.errno == errno.EMFILE:
-            _print_error(NotAvailableError(TOO_MANY_FILES, MORE_FILES))
-        else:
-            _print_error(OutputError(f"cannot write to standard output: {problem.strerror}"))
+    except (OSError, MemoryError, ImportError) as problem:
+        explained: ThreadinfoError = explain(problem)
+        if isinstance(problem, OSError) and problem.filename is None and came_from(problem) == "cli":
+            explained = OutputError(f"cannot write to standard output: {problem.strerror}")  # --help to a full disk
+        _print_error(explained)
         sys.exit(ExitCode.UNAVAILABLE)
     except click.ClickException as problem:
         words = io.StringIO()

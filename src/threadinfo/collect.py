@@ -19,6 +19,7 @@ from threadinfo.proc.limits import read_limits
 from threadinfo.proc.memory import read_distribution
 from threadinfo.proc.process import Machine, Status, TaskStat
 from threadinfo.proc.reader import ProcDeniedError, ProcDirectory, ProcError, ProcGoneError
+from threadinfo.proc.rights import more_rights
 from threadinfo.proc.sockets import Ports
 from threadinfo.proc.threads import read_threads, stack_mappings
 
@@ -279,7 +280,7 @@ def _collect_from(
 def _remedy_for_denied(pid: int) -> str:
     if os.geteuid():  # sudo does not search a virtual environment, hence the whole path
         return f'run as root: sudo "$(command -v threadinfo)" {pid}'
-    return "this root lacks CAP_SYS_PTRACE: run it outside the container"
+    return more_rights()
 
 
 def _collect_memory(

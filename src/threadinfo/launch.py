@@ -8,6 +8,7 @@ back. When the tracers are attached it goes on. No descriptor of ours reaches it
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import mmap
 import os
@@ -15,11 +16,12 @@ import pwd
 import shutil
 import signal
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
-from threadinfo.errors import BadInputError, CommandError
+from threadinfo.errors import ENDING_SIGNALS, BadInputError, CommandError
+from threadinfo.own_terminal import OwnTerminal, find_terminal
 
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126  # as in a shell
 _PASSED_ON = (
@@ -27,14 +29,32 @@ _PASSED_ON = (
     *(signal.SIGWINCH, signal.SIGTSTP, signal.SIGCONT),
 )
 _ENDING = {signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP}
+_SENT_BY_PROCESS = 0  # SI_USER
 _SENT_BY_KERNEL = 0x80  # include/uapi/asm-generic/siginfo.h, SI_KERNEL: the terminal, to the whole foreground group
 _RELEASE = signal.SIGRTMIN  # not SIGCONT: a shell sends that to a job that it puts into the foreground again
 _LOOK_FOR_PARENT_SECONDS = 1.0
+_OWN_TERMINAL_REMEDY = "mount -t devpts devpts /dev/pts; or without a terminal: setsid -w threadinfo run ... </dev/null"
 _CHANGED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 _SHELL = "/bin/sh"
-_PAGE = struct.Struct("=ii")
-"""What the child shares with us: the errno of an exec that failed, and how far it came."""
+_SAFE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_KEPT_FOR_OTHERS = frozenset({"TERM", "COLORTERM", "LANG", "LANGUAGE"})  # and LC_*: sudoers(5), env_check
+_PR_SET_NO_NEW_PRIVS = 38  # linux/prctl.h
+_PAGE, _WISH = struct.Struct("=ii"), struct.Struct("=i")
+"""What the child shares with us: the errno of an exec that failed, and how far it came; then what we want of it, for
+where it is another user's and we may not signal it (CAP_KILL)."""
 _SETS_UP, _WAITS, _BEGINS = range(3)
+_IS_TO_WAIT, _IS_TO_BEGIN, _IS_TO_END = range(3)
+
+
+class Account(NamedTuple):
+    """Whose rights a command gets, and how."""
+
+    user: str | None = None
+    """None: ours."""
+    preserves_environment: bool = False
+    """Another user's command gets our environment, but for HOME, SHELL, USER and LOGNAME."""
+    no_new_privileges: bool = False
+    """Nothing that it executes gives it more rights (PR_SET_NO_NEW_PRIVS)."""
 
 
 class Command:
@@ -44,29 +64,47 @@ class Command:
     one that does not keep them would take them.
     """
 
-    def __init__(self, arguments: Sequence[str], user: str | None = None) -> None:
+    def __init__(self, arguments: Sequence[str], account: Account = Account()) -> None:  # noqa: B008 - it is frozen
         """Raises CommandError where it cannot be started at all, BadInputError for a user that there is not."""
         self.arguments = tuple(arguments)
-        account = _find_account(user)
-        if account is None:
+        user = _find_user(account.user)
+        if user is None:
             _check(arguments[0])
         self._status: int | None = None
         self._is_released = self._is_stopped = self._has_just_stopped = self._is_asked_to_stop = False
         self.is_asked_to_end = False
         """Whether a signal came when the command had ended, and its children had not."""
         self._page = mmap.mmap(-1, mmap.PAGESIZE)  # shared: tells why exec failed, and is gone once it has not
+        prctl = ctypes.CDLL(None).prctl if account.no_new_privileges else None  # found now, not after the fork
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, [_RELEASE])
         ready, ready_end = os.pipe2(os.O_CLOEXEC)
-        parent = os.getpid()
-        self.pid = os.fork()
-        if not self.pid:
-            _become(self.arguments, account, self._page, parent, mask)
+
+        def become(parent: int) -> NoReturn:
+            os.close(ready)
+            _become(self.arguments, user, account, self._page, parent, mask, prctl)
+
+        self._terminal: OwnTerminal | None = None
+        if user is not None and (terminal := find_terminal()) is not None:
+            try:
+                self._terminal = OwnTerminal(terminal, user.pw_uid, become)
+            except OSError as problem:
+                raise CommandError(f"cannot give the command {problem.strerror}", _OWN_TERMINAL_REMEDY, 125) from None
+            self.pid = self._terminal.pid
+        else:
+            parent = os.getpid()
+            self.pid = os.fork()
+            if not self.pid:
+                become(parent)
+        self._pidfd = os.pidfd_open(self.pid)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.close(ready_end)
         os.read(ready, 1)  # until it has closed all of ours, or has ended
         os.close(ready)
         if _PAGE.unpack_from(self._page)[1] == _SETS_UP:
-            self.wait()  # raises, with the reason
+            try:
+                self.wait()  # raises, with the reason
+            finally:
+                self._let_go()
 
     def __enter__(self) -> Command:
         numbers = {number for number in _PASSED_ON if signal.getsignal(number) != signal.SIG_IGN}
@@ -78,16 +116,39 @@ class Command:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if not self._is_released and self._status is None:
-            os.kill(self.pid, signal.SIGKILL)
-            os.waitpid(self.pid, 0)
+            self._wish(_IS_TO_END)
+            self._send(signal.SIGKILL)
+            self._wait()
+        self._let_go()
         while self._kept and signal.sigtimedwait(self._kept, 0):
             pass  # the command has ended: they come too late for it, and are not meant for us
         signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
 
+    def _let_go(self) -> None:
+        os.close(self._pidfd)
+        if self._terminal is not None:
+            self._terminal.close()
+
     def release(self) -> None:
         """Lets it begin."""
         self._is_released = True
-        os.kill(self.pid, _RELEASE)
+        if self._terminal is not None:
+            self._terminal.begin()
+        self._wish(_IS_TO_BEGIN)
+        self._send(_RELEASE)
+
+    def _wish(self, what: int) -> None:
+        _WISH.pack_into(self._page, _PAGE.size, what)
+
+    def _send(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            signal.pidfd_send_signal(self._pidfd, number)
+
+    def _wait(self) -> int:
+        """Its wait status."""
+        if self._terminal is None:
+            return os.waitpid(self.pid, 0)[1]
+        return self._terminal.status(waits=True) or 0
 
     def wait(self) -> int:
         """The exit status as a shell has it: 128 and the number for a signal.
@@ -95,7 +156,7 @@ class Command:
         Raises CommandError where exec failed, or where a signal came before it.
         """
         if self._status is None:
-            code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+            code = os.waitstatus_to_exitcode(self._wait())
             self._status = code if code >= 0 else 128 - code
         problem, progress = _PAGE.unpack_from(self._page)
         if problem:
@@ -108,32 +169,45 @@ class Command:
         """What was sent to us alone reaches the command, and where it stops we do, so that the shell takes over."""
         while self._kept and (sent := signal.sigtimedwait(self._kept, 0)) is not None:
             self._note_state()
+            if sent.si_pid == os.getpid() and sent.si_code == _SENT_BY_PROCESS:
+                continue  # to our whole group, below
             self._is_asked_to_stop |= sent.si_signo == signal.SIGTSTP
             if sent.si_signo in _ENDING and self._has_ended():  # what goes on are its children, and we
                 self.is_asked_to_end = True
                 continue
-            is_told = sent.si_code == _SENT_BY_KERNEL or sent.si_pid == self.pid
+            is_terminals = sent.si_code == _SENT_BY_KERNEL
+            if self._terminal is not None and (is_terminals or sent.si_signo in {signal.SIGCONT, signal.SIGWINCH}):
+                self._terminal.pass_on(sent.si_signo)
+                continue
+            is_told = is_terminals or sent.si_pid == self.pid
             if not is_told and (sent.si_signo != signal.SIGCONT or self._is_stopped):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(self.pid, sent.si_signo)
+                self._send(sent.si_signo)
         self._note_state()
         if self._has_just_stopped:
             self._has_just_stopped = False
             if self._is_asked_to_stop or _is_in_foreground():
                 self._is_asked_to_stop = False
+                if self._terminal is not None:  # ours stopped nobody of our job
+                    os.killpg(0, signal.SIGTSTP)
                 os.kill(os.getpid(), signal.SIGSTOP)
 
     def _has_ended(self) -> bool:
+        if self._terminal is not None:
+            return self._terminal.status() is not None
         return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
     def _note_state(self) -> None:
         """Learns whether the command is stopped."""
+        if self._terminal is not None:
+            self._terminal.status()
+            self._has_just_stopped, self._terminal.has_stopped = self._terminal.has_stopped, False
+            return
         with contextlib.suppress(ChildProcessError):  # it has ended
             while (change := os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WCONTINUED | os.WNOHANG)) is not None:
                 self._has_just_stopped = self._is_stopped = change.si_code == os.CLD_STOPPED
 
 
-def _find_account(user: str | None) -> pwd.struct_passwd | None:
+def _find_user(user: str | None) -> pwd.struct_passwd | None:
     if user is None:
         return None
     try:
@@ -182,33 +256,35 @@ def _is_in_foreground() -> bool:
 
 def _become(
     arguments: tuple[str, ...],
-    account: pwd.struct_passwd | None,
+    user: pwd.struct_passwd | None,
+    account: Account,
     page: mmap.mmap,
     parent: int,
     mask: set[int | signal.Signals],
+    prctl: Callable[..., int] | None,
 ) -> NoReturn:
     """In the child: waits, and executes the command when it is released."""
     try:
-        for number in _PASSED_ON:
+        for number in {*_PASSED_ON, *ENDING_SIGNALS}:
             if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, signal.SIG_DFL)
         for number in _CHANGED_BY_PYTHON:
             signal.signal(number, signal.SIG_DFL)
         environment = _own_environment()
-        if account is not None:
-            os.initgroups(account.pw_name, account.pw_gid)
-            os.setgid(account.pw_gid)
-            os.setuid(account.pw_uid)
-            environment |= {
-                "HOME": account.pw_dir,
-                "SHELL": account.pw_shell or _SHELL,
-                "USER": account.pw_name,
-                "LOGNAME": account.pw_name,
-            }
+        if user is not None:
+            os.initgroups(user.pw_name, user.pw_gid)
+            os.setgid(user.pw_gid)
+            os.setuid(user.pw_uid)
+            environment = _environment_of(user, environment, is_kept=account.preserves_environment)
+        if prctl is not None and prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
+            raise OSError(errno.EINVAL, "PR_SET_NO_NEW_PRIVS")
         _PAGE.pack_into(page, 0, 0, _WAITS)
-        _close_what_exec_would()
+        _close(even_inheritable=user is not None)
         while signal.sigtimedwait([_RELEASE], _LOOK_FOR_PARENT_SECONDS) is None:
-            if os.getppid() != parent:  # it was killed: nobody would ever let this one begin
+            (wish,) = _WISH.unpack_from(page, _PAGE.size)
+            if wish == _IS_TO_BEGIN:
+                break
+            if wish == _IS_TO_END or os.getppid() != parent:  # it was killed: nobody would ever let this one begin
                 os._exit(125)
         _PAGE.pack_into(page, 0, 0, _BEGINS)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -232,11 +308,27 @@ def _own_environment() -> dict[str, str]:
     return environment
 
 
-def _close_what_exec_would() -> None:
-    """Or their ends would be counted as the command's."""
+def _environment_of(user: pwd.struct_passwd, ours: dict[str, str], *, is_kept: bool) -> dict[str, str]:
+    """Of another user's command; `is_kept`: with all that is in ours."""
+    if not is_kept:
+        ours = {"PATH": _SAFE_PATH} | {
+            key: value
+            for key, value in ours.items()
+            if (key in _KEPT_FOR_OTHERS or key.startswith("LC_")) and not set(value) & set("/%")
+        }
+    return ours | {
+        "HOME": user.pw_dir,
+        "SHELL": user.pw_shell or _SHELL,
+        "USER": user.pw_name,
+        "LOGNAME": user.pw_name,
+    }
+
+
+def _close(*, even_inheritable: bool) -> None:
+    """What exec would close, or its end would be counted as the command's; of another user's everything else, too."""
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
-            if int(name) > 2 and not os.get_inheritable(int(name)):
+            if int(name) > 2 and (even_inheritable or not os.get_inheritable(int(name))):
                 os.close(int(name))
 
 

@@ -653,3 +653,5 @@ class Check(msgspec.Struct, frozen=True):
     """What does not work without it."""
     remedy: str | None
     """None where nothing is to be done, or nothing can be."""
+    is_required: bool
+    """Whether there is no tracing at all without it."""

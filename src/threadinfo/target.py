@@ -7,8 +7,8 @@ import os
 from threadinfo.errors import BadInputError, NotAvailableError, ProcessNotFoundError
 from threadinfo.proc.process import COMM_CHARACTERS, full_name
 from threadinfo.proc.reader import ProcDeniedError, ProcDirectory, ProcError, ProcGoneError, decode
+from threadinfo.proc.rights import more_rights
 
-_REMEDY = 'run as root: sudo "$(command -v threadinfo)" ...'
 _LARGEST_PID = 1 << 22  # proc_sys_kernel(5), pid_max
 
 
@@ -23,6 +23,10 @@ def _not_found(target: str) -> ProcessNotFoundError:
     return ProcessNotFoundError(f"Process {decode(os.fsencode(target))} not found")
 
 
+def _remedy() -> str:
+    return 'run as root: sudo "$(command -v threadinfo)" ...' if os.geteuid() else more_rights()
+
+
 def _find_pid(root: ProcDirectory, target: str) -> int:
     """A PID; the id of another thread than the first means the process it belongs to."""
     pid = int(target) if len(target) <= len(str(_LARGEST_PID)) else 0
@@ -34,7 +38,7 @@ def _find_pid(root: ProcDirectory, target: str) -> int:
                 owner = int(line.split()[1])
                 return owner if 0 < owner <= _LARGEST_PID else pid
     except ProcDeniedError as problem:
-        raise NotAvailableError(f"cannot read {problem}", _REMEDY) from None
+        raise NotAvailableError(f"cannot read {problem}", _remedy()) from None
     except (ProcGoneError, ValueError, IndexError):
         raise _not_found(target) from None
     except ProcError as problem:
@@ -56,7 +60,7 @@ def _find_name(root: ProcDirectory, target: str) -> list[int]:
         except ProcDeniedError:  # /proc is mounted with hidepid=1
             hidden_count += 1
     if not pids and hidden_count:
-        raise NotAvailableError(f"no process {name} among those that may be read; {hidden_count} may not", _REMEDY)
+        raise NotAvailableError(f"no process {name} among those that may be read; {hidden_count} may not", _remedy())
     if not pids:
         raise _not_found(target)
     return pids

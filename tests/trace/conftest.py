@@ -94,7 +94,7 @@ def why_not() -> str | None:
     """What keeps tracing from working here; None where it works."""
     from threadinfo.trace.doctor import examine
 
-    missing = [check for check in examine() if check.state == "missing" and "no tracing" in check.effect]
+    missing = [check for check in examine() if check.state == "missing" and check.is_required]
     return f"{missing[0].name}: {missing[0].found}" if missing else None
 
 

@@ -197,3 +197,33 @@ def test_debuginfod_without_servers_is_wrong_usage(threadinfo: Run, monkeypatch:
         result = threadinfo("1", "--trace", "1", "--debuginfod")
         assert result.returncode == 2
         assert "DEBUGINFOD_URLS" in result.stderr
+
+
+MANY = 400
+
+
+def build_many(directory: Path) -> list[str]:
+    """A program and as many libraries, each with an inode and a build-id of its own."""
+    program, library, mark = build("many_libraries", directory), directory / "library.so", b"\xa5" * 20
+    flags = ["-O2", "-g", "-fomit-frame-pointer", "-fno-optimize-sibling-calls", "-fPIC", "-shared", "-DLIBRARY"]
+    source = WORKLOADS / "many_libraries.c"
+    subprocess.run(["cc", *flags, f"-Wl,--build-id=0x{mark.hex()}", "-o", library, source], check=True)
+    content = library.read_bytes()
+    assert content.count(mark) == 1
+    paths = [directory / f"library-{number}.so" for number in range(MANY)]
+    for number, path in enumerate(paths):
+        path.write_bytes(content.replace(mark, number.to_bytes(len(mark), "big")))
+    return [str(program), *map(str, paths)]
+
+
+def test_program_of_400_libraries_has_every_stack_whole(tmp_path: Path) -> None:
+    command = build_many(tmp_path)
+    arguments = ["PID", "--trace", "600", "--only", "descriptors", "--format", "json"]
+    traced = trace(command, arguments, output=tmp_path / "report.json")
+    assert traced.said == f"{MANY}\n", traced.errors
+    stacks = churn(traced)["stacks"]
+    assert (stacks["problems"], stacks["unwound_count"], stacks["complete_count"]) == ({}, MANY, MANY)
+    assert (stacks["site_count"], stacks["attributed_count"], stacks["unattributed_count"]) == (MANY, MANY, 0)
+    opened = [one for one in traced.report()["descriptors"] if one["target"] == "/dev/null" and one["origin"]]
+    ways = {tuple(frame.rsplit("(", 1)[-1] for frame in one["origin"]["stack"]) for one in opened}
+    assert (len(opened), len(ways)) == (MANY, MANY)

@@ -332,6 +332,22 @@ def test_file_that_takes_too_long_is_given_up(start: Start, tmp_path: Path) -> N
     assert seconds < 5
 
 
+def test_library_larger_than_the_memory_of_the_child_is_said_to_be_that(
+    start: Start, program: Path, tmp_path: Path
+) -> None:
+    target, large = Stopped(start(program, "sites")), tmp_path / "large.so"
+    shutil.copy(program.parent / "libstack.so", large)
+    os.truncate(large, 2 << 30)  # the rest is a hole
+    with hostile(target, large) as unwinder:
+        first = target.unwind(unwinder)
+        pid = unwinder.child_pid
+        assert target.unwind(unwinder) == first
+        assert unwinder.child_pid != pid, "a new child has room"
+    library = program.parent / "libstack.so"
+    assert first.problem == f"{library} finds no room in the memory that the unwinder may use"
+    assert functions(first)[:2] == ["syscall", "stop_here"]
+
+
 def test_name_without_end_is_cut(start: Start, tmp_path: Path, unwinder: Unwinder) -> None:
     name = "x" * 20_000
     program = build(tmp_path, f"-Dexported_recursion={name}", library_options=(f"-Dexported_recursion={name}",))
@@ -385,19 +401,22 @@ def test_library_that_is_cut_short_while_it_is_read_costs_one_stack(
 
 
 def test_error_of_the_child_itself_is_told() -> None:
-    child = module._Child()
+    starter = module._Starter()
+    child = module._Child(starter)
     child.send(wire.HEADER.pack(wire.FORGET, 99))
     with pytest.raises(module._StoppedError, match=r"^the unwinder failed \(KeyError: 99\)$"):
         child.receive(time.monotonic() + 5)
     child.close()
+    starter.close()
 
 
 def test_child_that_cannot_start_is_a_problem_of_each_stack(
-    start: Start, program: Path, unwinder: Unwinder, monkeypatch: pytest.MonkeyPatch
+    start: Start, program: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = Stopped(start(program, "wrapper"))
     monkeypatch.setattr(sys, "executable", "/nowhere/python3")
-    stacks = unwinder.unwind(target.pid, read_maps(target.pid), [target.sample()] * 10)
+    with Unwinder(open_mapping) as unwinder:
+        stacks = unwinder.unwind(target.pid, read_maps(target.pid), [target.sample()] * 10)
     assert stacks[0] == Stack((), False, "the unwinder cannot be started (No such file or directory)")
     assert [stack.frames for stack in stacks] == [()] * 10
     assert (unwinder.counters.failures, unwinder.counters.restarts) == (10, 6)
@@ -444,11 +463,11 @@ def test_child_that_talks_nonsense_is_not_believed(
 
 ATTEMPTS = """
 import ctypes, os, _socket, sys
-sys.path.append(sys.argv[3])
+sys.path.append(sys.argv[2])
 from threadinfo.trace.confinement import confine
 channel = _socket.socket(fileno=int(sys.argv[1]))
 libc = ctypes.CDLL(None, use_errno=True)
-held = confine(sys.argv[2])
+held = confine()
 def attempt(name, do):
     try:
         result = do()
@@ -464,7 +483,7 @@ attempt("kill", lambda: os.kill(os.getppid(), 0) or 1)
 attempt("setuid", lambda: os.setuid(0) or 1)
 attempt("fork", os.fork)
 attempt("exec", lambda: os.execv("/bin/true", ["true"]) or 1)
-attempt("ptrace", lambda: libc.ptrace(16, int(sys.argv[4]), None, None))
+attempt("ptrace", lambda: libc.ptrace(16, int(sys.argv[3]), None, None))
 attempt("executable", lambda: None if libc.mprotect(ctypes.c_void_p(id(held) & -4096), 4096, 7) else 1)
 attempt("unconfine", lambda: libc.prctl(4, 1, 0, 0, 0))
 channel.send(("held " + ",".join(sorted(held))).encode())
@@ -473,18 +492,22 @@ os._exit(0)
 """
 
 
+def assert_nothing_is_in(pid: int) -> None:
+    """The root directory of a process is a dead one of /proc: there are no files in that."""
+    with pytest.raises(ProcessLookupError):
+        os.listdir(f"/proc/{pid}/root/.")
+    assert os.path.realpath(f"/proc/{pid}/root") != "/"
+
+
 def attempts_of_a_confined_process(*, privileged: bool) -> tuple[dict[str, str], dict[str, str]]:
     """What a confined process could do, by name, and the fields of its status that tell, as its parent sees them."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    directory = tempfile.mkdtemp()
     user = {} if privileged else {"user": 65534, "group": 65534, "extra_groups": []}
-    if not privileged:
-        os.chown(directory, 65534, 65534)
     python = os.path.realpath(sys.executable) if privileged else "/usr/bin/python3"
     with tempfile.TemporaryDirectory() as readable:
         os.chmod(readable, 0o755)
         shutil.copytree(ROOT / "src" / "threadinfo", Path(readable) / "threadinfo")
-        command = [python, "-I", "-S", "-c", ATTEMPTS, theirs.fileno(), directory, readable, os.getpid()]
+        command = [python, "-I", "-S", "-c", ATTEMPTS, theirs.fileno(), readable, os.getpid()]
         process = subprocess.Popen(list(map(str, command)), pass_fds=[theirs.fileno()], cwd="/", **user)  # type: ignore[call-overload]
         theirs.close()
         answers = {}
@@ -496,8 +519,9 @@ def attempts_of_a_confined_process(*, privileged: bool) -> tuple[dict[str, str],
                     break
             status = dict(line.split(":\t", 1) for line in Path(f"/proc/{process.pid}/status").read_text().splitlines())
             limits = Path(f"/proc/{process.pid}/limits").read_text()
+            if "chroot" in answers["held"] and privileged:
+                assert_nothing_is_in(process.pid)
             ours.send(b"x")
-    assert os.path.exists(directory) == ("chroot" not in answers["held"]), "a root directory is removed"
     assert "Max core file size        0" in limits
     assert "Max file size             0" in limits
     return answers, status
@@ -531,7 +555,8 @@ def test_child_itself_is_confined(start: Start, program: Path, unwinder: Unwinde
     assert "\nNoNewPrivs:\t1\n" in status
     assert "\nCapBnd:\t0000000000000000\n" in status
     assert "\nUid:\t65534\t65534\t65534\t65534\n" in status
-    assert os.readlink(f"/proc/{unwinder.child_pid}/root").endswith(" (deleted)")
+    assert unwinder.child_pid is not None
+    assert_nothing_is_in(unwinder.child_pid)
     assert {"seccomp", "chroot", "user", "network"} <= unwinder.confinement
 
 

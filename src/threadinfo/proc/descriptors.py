@@ -15,6 +15,7 @@ from threadinfo.proc import describe, fdinfo
 from threadinfo.proc.file_status import FileStatus
 from threadinfo.proc.process import read_stat
 from threadinfo.proc.reader import ProcDeniedError, ProcDirectory, ProcError, ProcGoneError, ProcSilentError
+from threadinfo.proc.rights import more_rights
 from threadinfo.proc.sockets import FoundSocket, Ports, read_sockets
 
 _DELETED = " (deleted)"
@@ -88,7 +89,7 @@ def _gaps(problems: list[ProcError]) -> list[Gap]:
         gaps.append(Gap("descriptors", f"{gone} closed while they were read", None))
     denied = [problem for problem in problems if isinstance(problem, ProcDeniedError)]
     if denied:
-        gaps.append(Gap("descriptors", f"{len(denied)} not readable, for example {denied[0]}", "run as root"))
+        gaps.append(Gap("descriptors", f"{len(denied)} not readable, for example {denied[0]}", more_rights()))
     others = [problem for problem in problems if not isinstance(problem, ProcGoneError | ProcDeniedError)]
     if others:
         gaps.append(Gap("descriptors", f"{len(others)} not readable, for example {others[0]}", None))

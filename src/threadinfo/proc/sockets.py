@@ -23,6 +23,7 @@ from threadinfo import netlink_names, protocol_names
 from threadinfo.model import Details, Gap, Socket
 from threadinfo.proc import socket_tables
 from threadinfo.proc.reader import ProcDeniedError, ProcDirectory, ProcError, ProcGoneError
+from threadinfo.proc.rights import more_rights
 from threadinfo.proc.socket_tables import SocketEntry
 from threadinfo.proc.standing import other_standing, stream_standing
 from threadinfo.proc.unix_sockets import needs_asking, tell_unix
@@ -163,7 +164,7 @@ def _read_own_view(process: ProcDirectory, inodes: Collection[int]) -> tuple[_Vi
             )
         except OSError as problem:
             lost = "peers of Unix sockets, backlogs, idle bound sockets"
-            gaps.append(Gap("sockets", f"{lost}: sock_diag: {problem}", "run as root"))
+            gaps.append(Gap("sockets", f"{lost}: sock_diag: {problem}", more_rights("CAP_SYS_ADMIN")))
     return _View(entries, answers, _OWN_TABLES), gaps
 
 
@@ -196,7 +197,7 @@ def _read_tables(
         except ProcGoneError:  # this kernel lacks the protocol
             continue
         except ProcDeniedError as problem:
-            gaps.append(Gap("sockets", str(problem), "run as root"))
+            gaps.append(Gap("sockets", str(problem), more_rights()))
             break
         except ProcError as problem:
             gaps.append(Gap("sockets", str(problem), None))
@@ -221,7 +222,7 @@ def _ask_themselves(
     try:
         lender = Lender(pid)
     except OSError as problem:
-        gaps.append(Gap("sockets", f"{lost}: pidfd_open: {problem.strerror}", "run as root"))
+        gaps.append(Gap("sockets", f"{lost}: pidfd_open: {problem.strerror}", more_rights()))
         return {}
     found = {}
     abroad: dict[int, list[tuple[_Left, Borrowed]]] = {}
@@ -240,7 +241,7 @@ def _ask_themselves(
         for sockets in abroad.values():
             found.update(_tell_abroad(lender, sockets, inodes, gaps))
     if refusal:
-        gaps.append(Gap("sockets", f"{lost}: pidfd_getfd: {refusal}", "run as root"))
+        gaps.append(Gap("sockets", f"{lost}: pidfd_getfd: {refusal}", more_rights()))
     return found
 
 
@@ -275,7 +276,7 @@ def _tell_abroad(
         why = problem.strerror if isinstance(problem, OSError) else str(problem)
         cause = f"what the tables know of sockets of another network namespace: entering it: {why}"
         if not any(gap.cause == cause for gap in gaps):
-            gaps.append(Gap("sockets", cause, "run as root"))
+            gaps.append(Gap("sockets", cause, more_rights("CAP_SYS_ADMIN")))
         return {one.inode: _tell_untold(one, borrowed, inodes) for one, borrowed in sockets}
     gaps += problems
     found = {}

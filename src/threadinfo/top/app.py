@@ -17,7 +17,7 @@ from textual.screen import Screen
 from textual.strip import Strip
 from textual.widget import Widget
 
-from threadinfo.errors import ExitCode
+from threadinfo.errors import ENDING_SIGNALS, ExitCode
 from threadinfo.model import Descriptor, DescriptorEvent
 from threadinfo.snapshot import Snapshot
 from threadinfo.top import columns as shown
@@ -139,8 +139,7 @@ class TopApp(App[int], inherit_bindings=False):
     """
 
     _SIGNALS: ClassVar[dict[int, int]] = {
-        signal.SIGTERM: 128 + signal.SIGTERM,
-        signal.SIGHUP: 128 + signal.SIGHUP,
+        **{number: 128 + number for number in ENDING_SIGNALS},
         signal.SIGINT: int(ExitCode.INTERRUPTED),
     }
 

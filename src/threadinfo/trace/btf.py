@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import struct
 from types import TracebackType
 
-from threadinfo.errors import NotAvailableError
+from threadinfo.errors import NotAvailableError, is_lack_of_memory, out_of_memory
+from threadinfo.trace.machine import MOUNT_SYS
 
 BTF_PATH = "/sys/kernel/btf/vmlinux"
 _REMEDY = "a kernel with CONFIG_DEBUG_INFO_BTF has it; Debian's and Ubuntu's have since Linux 5.10"
@@ -17,20 +19,33 @@ _TYPE = struct.Struct("=III")
 _MEMBER = struct.Struct("=III")
 
 
+def _why_not_read() -> NotAvailableError:
+    cause, remedy = "libbpf refuses it", _REMEDY
+    try:
+        os.close(os.open(BTF_PATH, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError as problem:
+        cause = problem.strerror or cause
+    if not os.path.exists("/sys/kernel"):
+        remedy = MOUNT_SYS
+    return NotAvailableError(f"cannot read the kernel's types from {BTF_PATH}: {cause}", remedy)
+
+
 class KernelTypes:
     """The types of the running kernel; use as a context manager."""
 
     def __init__(self) -> None:
         try:
             self._lib = ctypes.CDLL("libbpf.so.1")
-        except OSError:
-            raise NotAvailableError("libbpf.so.1 is missing", "apt-get install libbpf1") from None
+        except OSError as problem:
+            if is_lack_of_memory(str(problem)):
+                raise out_of_memory() from None
+            raise NotAvailableError(f"cannot load libbpf: {problem}", "apt-get install --reinstall libbpf1") from None
         for name in ("btf__parse", "btf__type_by_id", "btf__name_by_offset"):
             getattr(self._lib, name).restype = ctypes.c_void_p
         self._lib.libbpf_set_print(None)  # or it writes to standard error by itself
         self._btf = self._lib.btf__parse(BTF_PATH.encode(), None)
         if not self._btf or self._btf > 1 << 63:
-            raise NotAvailableError(f"cannot read the kernel's types from {BTF_PATH}", _REMEDY)
+            raise _why_not_read()
 
     def __enter__(self) -> KernelTypes:
         return self

@@ -14,23 +14,25 @@ import signal
 import struct
 
 NOBODY = 65534
-_ADDRESS_SPACE_BYTES = 1 << 30  # libelf reads a file that it cannot map for want of room
-_OPEN_FILES = 64
+_ADDRESS_SPACE_BYTES = 1 << 30  # files of programs are mapped
+_OPEN_FILES = 256
+"""Files of programs are closed once they are mapped; those of debug symbols stay open."""
 
 # linux/prctl.h, linux/sched.h, linux/capability.h
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_CAPBSET_DROP = 1, 4, 22, 24
 _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 38, 47, 4
 _CLONE_NEWNS, _CLONE_NEWIPC, _CLONE_NEWUSER, _CLONE_NEWNET = 0x00020000, 0x08000000, 0x10000000, 0x40000000
+_CLONE_FS, _SYS_CLONE = 0x00000200, 56
 _CAPABILITY_VERSION_3 = 0x20080522
 _CAPABILITY_COUNT = 64
 
 # linux/seccomp.h, linux/bpf_common.h, linux/audit.h
 _SECCOMP_MODE_FILTER = 2
-_SECCOMP_ALLOW, _SECCOMP_ERRNO, _SECCOMP_KILL = 0x7FFF0000, 0x00050000, 0x80000000
-_LOAD, _JUMP_IF_EQUAL, _JUMP_IF_ANY_BIT, _RETURN = 0x20, 0x15, 0x45, 0x06
-_NUMBER_AT, _MACHINE_AT, _ARGUMENT_2_AT, _ARGUMENT_3_AT = 0, 4, 24, 32  # struct seccomp_data; the low half of arguments
-_AUDIT_X86_64 = 0xC000003E
 _EPERM = 1
+ALLOW, REFUSE, _SECCOMP_KILL = 0x7FFF0000, 0x00050000 | _EPERM, 0x80000000
+LOAD, JUMP_IF_EQUAL, JUMP_IF_ANY_BIT, RETURN = 0x20, 0x15, 0x45, 0x06
+NUMBER_AT, MACHINE_AT, ARGUMENT_1_AT, _ARGUMENT_2_AT, _ARGUMENT_3_AT = 0, 4, 16, 24, 32  # struct seccomp_data
+_AUDIT_X86_64 = 0xC000003E
 _PROT_EXEC = 4
 
 # arch/x86/entry/syscalls/syscall_64.tbl. What stays allowed opens nothing, makes nothing and tells nobody: reading and
@@ -63,63 +65,75 @@ _MMAP, _MPROTECT = 9, 10  # without PROT_EXEC
 _FCNTL, _F_GETFD, _F_GETFL = 72, 1, 3  # only these: F_SETOWN would send signals
 _NEWFSTATAT, _AT_EMPTY_PATH = 262, 0x1000  # glibc's fstat
 
+_LIMITS = (
+    (resource.RLIMIT_AS, _ADDRESS_SPACE_BYTES),
+    (resource.RLIMIT_CORE, 0),
+    (resource.RLIMIT_FSIZE, 0),
+    (resource.RLIMIT_NOFILE, _OPEN_FILES),
+    (resource.RLIMIT_MEMLOCK, 0),
+    (resource.RLIMIT_MSGQUEUE, 0),
+)
+"""CPU time is bounded from outside, where it is renewed."""
 
-def _instruction(code: int, operand: int, if_true: int = 0, if_false: int = 0) -> bytes:
+
+def instruction(code: int, operand: int, if_true: int = 0, if_false: int = 0) -> bytes:
     """struct sock_filter."""
     return struct.pack("=HBBI", code, if_true, if_false, operand)
 
 
 def _filter() -> bytes:
     """The program that judges each system call: struct sock_filter after sock_filter (seccomp(2))."""
-    allow, refuse = _instruction(_RETURN, _SECCOMP_ALLOW), _instruction(_RETURN, _SECCOMP_ERRNO | _EPERM)
+    allow, refuse = instruction(RETURN, ALLOW), instruction(RETURN, REFUSE)
     program = [
-        _instruction(_LOAD, _MACHINE_AT),
-        _instruction(_JUMP_IF_EQUAL, _AUDIT_X86_64, 1, 0),
-        _instruction(_RETURN, _SECCOMP_KILL),
-        _instruction(_LOAD, _NUMBER_AT),
+        instruction(LOAD, MACHINE_AT),
+        instruction(JUMP_IF_EQUAL, _AUDIT_X86_64, 1, 0),
+        instruction(RETURN, _SECCOMP_KILL),
+        instruction(LOAD, NUMBER_AT),
     ]
     for number in _ALLOWED.values():
-        program += [_instruction(_JUMP_IF_EQUAL, number, 0, 1), allow]
+        program += [instruction(JUMP_IF_EQUAL, number, 0, 1), allow]
     for number in (_MMAP, _MPROTECT):
         program += [
-            _instruction(_JUMP_IF_EQUAL, number, 0, 4),
-            _instruction(_LOAD, _ARGUMENT_3_AT),
-            _instruction(_JUMP_IF_ANY_BIT, _PROT_EXEC, 1, 0),
+            instruction(JUMP_IF_EQUAL, number, 0, 4),
+            instruction(LOAD, _ARGUMENT_3_AT),
+            instruction(JUMP_IF_ANY_BIT, _PROT_EXEC, 1, 0),
             allow,
             refuse,
         ]
     program += [
-        _instruction(_JUMP_IF_EQUAL, _FCNTL, 0, 5),
-        _instruction(_LOAD, _ARGUMENT_2_AT),
-        _instruction(_JUMP_IF_EQUAL, _F_GETFD, 1, 0),
-        _instruction(_JUMP_IF_EQUAL, _F_GETFL, 0, 1),
+        instruction(JUMP_IF_EQUAL, _FCNTL, 0, 5),
+        instruction(LOAD, _ARGUMENT_2_AT),
+        instruction(JUMP_IF_EQUAL, _F_GETFD, 1, 0),
+        instruction(JUMP_IF_EQUAL, _F_GETFL, 0, 1),
         allow,
         refuse,
-        _instruction(_JUMP_IF_EQUAL, _NEWFSTATAT, 0, 3),
-        _instruction(_LOAD, _ARGUMENT_3_AT + 8),
-        _instruction(_JUMP_IF_ANY_BIT, _AT_EMPTY_PATH, 0, 1),
+        instruction(JUMP_IF_EQUAL, _NEWFSTATAT, 0, 3),
+        instruction(LOAD, _ARGUMENT_3_AT + 8),
+        instruction(JUMP_IF_ANY_BIT, _AT_EMPTY_PATH, 0, 1),
         allow,
         refuse,
     ]
     return b"".join(program)
 
 
-def confine(empty_directory: str) -> frozenset[str]:
+def confine() -> frozenset[str]:
     """Gives up files, network, users, capabilities and most system calls, for good. Returns what the kernel granted.
 
-    `empty_directory` becomes the root directory and is removed. Everything that is needed later must have been loaded
-    before. Of "chroot", "user", "network", "capabilities", "no_new_privs", "seccomp", those that hold; all for root.
+    Everything that is needed later must have been loaded before. Of "chroot", "user", "network", "capabilities",
+    "no_new_privs", "seccomp", those that hold; all for root.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     held = set()
-    _limit()
+    for limit, most in _LIMITS:
+        _limit(limit, most)
     is_root = os.geteuid() == 0
     spaces = _CLONE_NEWNET | _CLONE_NEWIPC | _CLONE_NEWNS
     # An ordinary user has these in a user namespace of their own only, where the system allows one.
     if libc.unshare(spaces if is_root else spaces | _CLONE_NEWUSER) == 0:
         held.add("network")
-    if _enter(empty_directory):
+    if _leave_files(libc):
         held.add("chroot")
+    _limit(resource.RLIMIT_NPROC, 0)
     for capability in range(_CAPABILITY_COUNT):
         libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
     with contextlib.suppress(OSError):
@@ -143,31 +157,25 @@ def confine(empty_directory: str) -> frozenset[str]:
     return frozenset(held)
 
 
-def _limit() -> None:
-    """Bounds memory, files and processes; CPU time is bounded from outside, where it is renewed."""
-    for limit, most in (
-        (resource.RLIMIT_AS, _ADDRESS_SPACE_BYTES),
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_NPROC, 0),
-        (resource.RLIMIT_NOFILE, _OPEN_FILES),
-        (resource.RLIMIT_MEMLOCK, 0),
-        (resource.RLIMIT_MSGQUEUE, 0),
-    ):
-        _, hard = resource.getrlimit(limit)
-        bound = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(limit, (bound, bound))
+def _limit(limit: int, most: int) -> None:
+    _, hard = resource.getrlimit(limit)
+    bound = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(limit, (bound, bound))
 
 
-def _enter(empty_directory: str) -> bool:
-    """Makes a directory the root, and removes it: nothing can ever be made in it."""
-    try:
-        handle = os.open(empty_directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        os.rmdir(empty_directory)
-        os.fchdir(handle)
-        os.close(handle)
-        os.chroot(".")
-    except OSError:
-        return False
-    return True
+def _leave_files(libc: ctypes.CDLL) -> bool:
+    """Makes a directory the root in which nothing is and nothing can ever be made: that of a process that has ended.
+
+    It needs no file system that can be written to. A process that shares our root directory (CLONE_FS) makes a part of
+    its own entry in /proc the root of both, and ends; Chromium's sandbox does the same.
+    """
+    pid = libc.syscall(_SYS_CLONE, _CLONE_FS | signal.SIGCHLD, None, None, None, None)
+    if pid == 0:
+        try:
+            os.chroot("/proc/self/fdinfo")
+            os.chdir("/")
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return pid > 0 and os.waitpid(pid, 0)[1] == 0

@@ -12,7 +12,7 @@ from ctypes import c_uint64 as u64
 from ctypes import c_void_p as pointer
 from typing import Any
 
-from threadinfo.errors import NotAvailableError
+from threadinfo.errors import NotAvailableError, is_lack_of_memory, out_of_memory
 
 INSTALL_LIBDW = "apt-get install libdw1 (on Fedora: dnf install elfutils-libs)"
 
@@ -120,8 +120,10 @@ class Libraries:
         try:
             self.dw = ctypes.CDLL("libdw.so.1")
             self.elf = ctypes.CDLL("libelf.so.1")
-        except OSError:
-            raise NotAvailableError("stacks need libdw.so.1, which is missing", INSTALL_LIBDW) from None
+        except OSError as problem:
+            if is_lack_of_memory(str(problem)):
+                raise out_of_memory() from None
+            raise NotAvailableError(f"stacks need libdw: {problem}", INSTALL_LIBDW) from None
         for library, prototypes in ((self.dw, _PROTOTYPES), (self.elf, _LIBELF_PROTOTYPES)):
             for name, (result, arguments) in prototypes.items():
                 function = getattr(library, name)

@@ -14,7 +14,6 @@ import mmap
 import os
 import re
 import sys
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,9 +22,17 @@ from typing import Any
 
 import msgspec
 
-from threadinfo.errors import MORE_FILES, TOO_MANY_FILES, NotAvailableError
+from threadinfo.errors import (
+    MORE_FILES,
+    TOO_MANY_FILES,
+    NotAvailableError,
+    is_lack_of_memory,
+    more_memory,
+    out_of_memory,
+)
 
 INSTALL_BCC = "apt-get install python3-bpfcc (on Fedora: dnf install python3-bcc)"
+_OTHER_BCC = "bcc 0.26 with LLVM 14 is what it was measured with; threadinfo doctor says what is here"
 _DISTRIBUTION = (
     "/usr/lib/python3/dist-packages",
     "/usr/lib/python3*/site-packages",
@@ -82,6 +89,8 @@ def load_bcc() -> ModuleType:
             spec.loader.exec_module(module)
     except (ImportError, OSError, AttributeError, SyntaxError) as problem:
         del sys.modules["bcc"]
+        if is_lack_of_memory(str(problem)):
+            raise out_of_memory() from None
         raise NotAvailableError(f"cannot load bcc from {package}: {problem}", INSTALL_BCC) from None
     return module
 
@@ -110,6 +119,7 @@ class Programs:
         Raises NotAvailableError, with nothing left attached.
         """
         bcc = load_bcc()
+        _leave_removed_directory()
         directory = bpf_directory()
         os.environ["BCC_KERNEL_SOURCE"] = str(directory)
         flags = [f"-D{name}={value}" for name, value in defines.items()]
@@ -178,12 +188,20 @@ def read_source(path: Path) -> bytes:
     return "\n".join(lines).encode()
 
 
+def _leave_removed_directory() -> None:
+    """The compiler asks for the working directory; in one that was removed no relative path leads anywhere anyway."""
+    try:
+        os.getcwd()
+    except OSError:
+        os.chdir("/")
+
+
 @contextlib.contextmanager
 def _captured_stderr() -> Iterator[Any]:
     """Keeps what clang and the verifier write to descriptor 2; yields a function that gives it."""
     sys.stderr.flush()
     saved = os.dup(2)
-    with tempfile.TemporaryFile() as file:
+    with open(os.memfd_create("threadinfo-messages", os.MFD_CLOEXEC), "w+b") as file:
         os.dup2(file.fileno(), 2)
 
         def text() -> str:
@@ -203,17 +221,16 @@ def _explain(problem: str, said: str) -> NotAvailableError:
     lines = [line for line in said.splitlines() if line.strip()]
     if os.strerror(errno.EMFILE) in problem + said:
         return NotAvailableError(TOO_MANY_FILES, MORE_FILES)
-    if "getcwd" in said:
-        return NotAvailableError("the compiler needs a working directory, and this one was removed", "cd / first")
     last = f": {lines[-1].strip()}" if lines else ""
-    if "Operation not permitted" in problem + said:
+    if os.strerror(errno.ENOMEM) in problem + said:
+        return NotAvailableError(f"there is no memory for BPF programs and their maps ({problem}{last})", more_memory())
+    if os.strerror(errno.EPERM) in problem + said:
         return NotAvailableError(
-            f"the kernel refuses BPF programs ({problem})",
-            "run as root outside a container; threadinfo doctor says what this host allows",
+            f"the kernel refuses BPF programs ({problem}{last})", "threadinfo doctor says what this host allows"
         )
     if "raw tracepoint" in problem:
         return NotAvailableError(f"{problem}{last}", "threadinfo doctor lists the tracepoints that this kernel lacks")
     if "compile" in problem:
         errors = [line for line in lines if "error" in line][:3] or lines[:3]
-        return NotAvailableError(f"bcc could not compile our program: {'; '.join(errors) or problem}", INSTALL_BCC)
+        return NotAvailableError(f"bcc could not compile our program: {'; '.join(errors) or problem}", _OTHER_BCC)
     return NotAvailableError(f"{problem}{last}", "threadinfo doctor says what this host allows")

@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
+import os
+
 import psutil
+
+from threadinfo.errors import NotAvailableError
+
+MOUNT_SYS = "mount -t sysfs sysfs /sys"
+_MOUNT_PROC = "mount a whole /proc (this one lacks /proc/sys, as with subset=pid): mount -t proc proc /proc"
+_POSSIBLE_CPUS, _PID_MAX = "/sys/devices/system/cpu/possible", "kernel/pid_max"
 
 
 def cpu_count() -> int:
-    """All CPUs that the kernel may ever bring up: their numbers index our arrays."""
-    with open("/sys/devices/system/cpu/possible", encoding="ascii") as file:
-        return int(file.read().strip().replace("-", ",").split(",")[-1]) + 1
+    """All CPUs that the kernel may ever bring up: their numbers index our arrays. Raises NotAvailableError."""
+    try:
+        with open(_POSSIBLE_CPUS, encoding="utf-8") as file:
+            return int(file.read().strip().replace("-", ",").split(",")[-1]) + 1
+    except OSError as problem:
+        raise NotAvailableError(
+            f"cannot read which CPUs there are, {_POSSIBLE_CPUS}: {problem.strerror}", MOUNT_SYS
+        ) from None
 
 
 def pid_limit() -> int:
-    """The ids of processes and threads are below this: proc_sys_kernel(5), pid_max."""
-    with open("/proc/sys/kernel/pid_max", encoding="ascii") as file:
-        return int(file.read())
+    """The ids of processes and threads are below this: proc_sys_kernel(5), pid_max. Raises NotAvailableError."""
+    try:
+        with open(f"/proc/sys/{_PID_MAX}", encoding="utf-8") as file:
+            return int(file.read())
+    except OSError as problem:
+        raise NotAvailableError(
+            f"cannot read the largest PID, /proc/sys/{_PID_MAX}: {problem.strerror}", _MOUNT_PROC
+        ) from None
 
 
 def taken_ns() -> list[int]:
@@ -48,3 +66,13 @@ def may_trace() -> bool:
         effective = next((int(line.split()[1], 16) for line in file if line.startswith("CapEff:")), 0)
     held = {bit for bit in (_CAP_SYS_ADMIN, _CAP_PERFMON, _CAP_BPF) if effective >> bit & 1}
     return _CAP_SYS_ADMIN in held or {_CAP_PERFMON, _CAP_BPF} <= held
+
+
+def possible_on_this_process() -> bool:
+    """Whether thread ids in our /proc are those that the kernel's tracepoints have: not inside a PID namespace."""
+    return os.readlink("/proc/self/ns/pid") == "pid:[4026531836]"  # include/linux/proc_ns.h, PROC_PID_INIT_INO
+
+
+def has_hosts_rights() -> bool:
+    """Whether capabilities are the host's: not inside a user namespace."""
+    return os.readlink("/proc/self/ns/user") == "user:[4026531837]"  # PROC_USER_INIT_INO

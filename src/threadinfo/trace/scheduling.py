@@ -584,8 +584,3 @@ class SchedulingTracer:
         if needed == UNKNOWN:  # it was switched in unseen
             return (AFTER_PREEMPTION if is_new else SLEEPING), True
         return needed, True
-
-
-def possible_on_this_process() -> bool:
-    """Whether thread ids in our /proc are those that the kernel's tracepoints have: not inside a PID namespace."""
-    return os.readlink("/proc/self/ns/pid") == "pid:[4026531836]"  # include/linux/proc_ns.h, PROC_PID_INIT_INO

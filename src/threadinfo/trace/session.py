@@ -37,8 +37,9 @@ from threadinfo.trace.descriptors import (
 )
 from threadinfo.trace.following import Child
 from threadinfo.trace.kernel_accounts import ReadAccount
-from threadinfo.trace.machine import CAPABILITIES_NEEDED, GRANT_CAPABILITIES, may_trace
-from threadinfo.trace.scheduling import ReadThreads, SchedulingTracer, ThreadActivity, possible_on_this_process
+from threadinfo.trace.preflight import SYS_BPF, check_privilege
+from threadinfo.trace.privileges import give_up, given_up_by_others
+from threadinfo.trace.scheduling import ReadThreads, SchedulingTracer, ThreadActivity
 
 EndedBy = Literal["duration", "interrupt", "target"]
 ReadName = Callable[[int], tuple[int | None, str] | None]
@@ -52,7 +53,6 @@ _BEGINNERS_TICKS = ((0.2, 0.001), (1.0, 0.01), (math.inf, _REPORT_TICK_SECONDS))
 _AWAITED_MILLISECONDS = 1
 _NAMES_SECONDS = 1.0
 _STATISTICS_SECONDS = 0.05
-_SYS_BPF = {"x86_64": 321, "aarch64": 280}
 _BPF_ENABLE_STATS = 32
 
 
@@ -163,22 +163,6 @@ class Interrupt:
         os.close(self._write_fd)
 
 
-def check_privilege() -> None:
-    """Raises NotAvailableError, with the remedy, where tracing cannot work; before anything is compiled."""
-    if not may_trace():
-        if os.geteuid() == 0:
-            raise NotAvailableError(f"tracing needs {CAPABILITIES_NEEDED}, which this root lacks", GRANT_CAPABILITIES)
-        raise NotAvailableError(
-            "tracing needs root",
-            f'sudo "$(command -v threadinfo)" ... (or {CAPABILITIES_NEEDED}); see threadinfo doctor',
-        )
-    if not possible_on_this_process():
-        raise NotAvailableError(
-            "tracing needs the host's PID namespace: here the kernel's thread numbers are not those of /proc",
-            "run it on the host, or in a container with the host's PID namespace",
-        )
-
-
 def trace_processes(
     pids: Sequence[int],
     duration_seconds: float,
@@ -213,6 +197,7 @@ def trace_processes(
     check_privilege()
     follow_limit = follow.limit if follow else 0
     gaps: list[Gap] = []
+    code = code and code._replace(read_maps=given_up_by_others(code.read_maps))
     with contextlib.ExitStack() as stack:
         targets = [stack.enter_context(Target(pid)) for pid in pids]
         scheduling: SchedulingTracer | None = None
@@ -238,6 +223,7 @@ def trace_processes(
                 )
                 tracer.read()
                 descriptors = tracer
+        give_up(may_use_network=bool(code and code.debuginfod))
         names: dict[int, tuple[int | None, str]] = {}
         started_ns = time.monotonic_ns()
 
@@ -510,7 +496,7 @@ def _measure_programs(tracers: Sequence[SchedulingTracer | DescriptorRecorder]) 
 
 def _enable_statistics() -> int | None:
     """bpf(BPF_ENABLE_STATS): on until the descriptor is closed; None where not permitted (CAP_SYS_ADMIN)."""
-    number = _SYS_BPF.get(platform.machine())
+    number = SYS_BPF.get(platform.machine())
     if number is None:
         return None
     attributes = ctypes.create_string_buffer(struct.pack("=I", 0), 128)

@@ -149,6 +149,8 @@ def _problem(sample: Sample, places: list[Place], end: int, words: str) -> str |
         return None
     if not last.module:
         return "it goes through memory that is no file's, such as code made at run time"
+    if last.flags & message.HAS_NO_ROOM:
+        return f"{last.module} finds no room in the memory that the unwinder may use"
     if not last.flags & message.HAS_ELF:
         return f"{last.module} cannot be read"
     if not last.flags & message.HAS_UNWIND_TABLE:

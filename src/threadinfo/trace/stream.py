@@ -23,6 +23,8 @@ from threadinfo.trace.descriptors import (
     ReadPids,
 )
 from threadinfo.trace.kernel_accounts import ReadAccount
+from threadinfo.trace.preflight import check_privilege
+from threadinfo.trace.privileges import give_up, given_up_by_others
 from threadinfo.trace.scheduling import Delay, ReadThreads, SchedulingTracer
 from threadinfo.trace.session import (
     NOTHING_SEEN,
@@ -31,7 +33,6 @@ from threadinfo.trace.session import (
     Follow,
     Interrupt,
     Target,
-    check_privilege,
     hold_if_alive,
     join_counts,
     ticks,
@@ -75,6 +76,7 @@ class Stream:
         """
         check_privilege()
         follow_limit = follow.limit if follow else 0
+        code = code and code._replace(read_maps=given_up_by_others(code.read_maps))
         with contextlib.ExitStack() as stack:
             self._targets = [stack.enter_context(Target(pid)) for pid in pids]
             self.scheduling: SchedulingTracer | None = None
@@ -96,6 +98,7 @@ class Stream:
                         follow_limit=follow_limit,
                     )
                 )
+            give_up(may_use_network=bool(code and code.debuginfod))
             self._children = ChildWatch(pids, self.descriptors, self.scheduling, follow.on_child) if follow else None
             self._settled: list[EventChunk] = []
             self.interrupt = stack.enter_context(Interrupt())

@@ -1,16 +1,19 @@
 """The child that reads the target's ELF files, which are hostile, and unwinds: it can do nothing but that.
 
-A fresh interpreter with few modules (unwinder.py starts it). It opens no path: ELF files come as descriptors from the
-parent. What is looked up for an address (function, unwind table, line) is remembered, and told to the parent once.
+A fresh interpreter with few modules (unwinder.py starts it) makes one whenever it is asked to, and does nothing else.
+A child opens no path: ELF files come as descriptors from the parent, are mapped, and closed. What is looked up for an
+address (function, unwind table, line) is remembered, and told to the parent once.
 """
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import gc
 import mmap
 import os
 import re
+import signal
 import struct
 import sys
 from _socket import SCM_RIGHTS, SOL_SOCKET, socket  # without the classes around it: a fifth of the start
@@ -20,6 +23,7 @@ from threadinfo.trace import libdw
 from threadinfo.trace import unwind_messages as message
 from threadinfo.trace.confinement import confine
 
+_SYS_CLONE, _CLONE_PARENT = 56, 0x00008000  # arch/x86/entry/syscalls/syscall_64.tbl, linux/sched.h
 _DESCRIPTOR = struct.Struct("=i")
 _WORD = struct.Struct("=Q")
 _SIZE = ctypes.c_size_t
@@ -41,6 +45,10 @@ class _Space:
         self.places: dict[int, tuple[int, bool, int]] = {}
         """By 2 * program counter + exact: id, whether it is the return from a signal handler, index of the module
         that libdw looks into."""
+        self.mapped: list[tuple[int, int]] = []
+        """Where files are in memory, and their sizes."""
+        self.without_room: set[int] = set()
+        """Indices of the modules whose files were larger than what is left of our memory."""
         dw = child.libraries.dw
         self.dwfl = dw.dwfl_begin(ctypes.byref(child.module_callbacks))
         self.ranges = tuple(message.RANGE.iter_unpack(ranges))
@@ -48,6 +56,12 @@ class _Space:
             dw.dwfl_report_module(self.dwfl, b"%d" % index, start, end)
         dw.dwfl_report_end(self.dwfl, None, None)
         dw.dwfl_attach_state(self.dwfl, child.machine, _TID, ctypes.byref(child.thread_callbacks), None)
+
+    def close(self, child: _Child) -> None:
+        """Forgets it all."""
+        child.libraries.dw.dwfl_end(self.dwfl)
+        for address, size in self.mapped:
+            _libc.munmap(address, size)
 
 
 class _Child:
@@ -112,8 +126,22 @@ class _Child:
         values = (ctypes.c_uint64 * libdw.REGISTER_COUNT)(*[self.registers[at] for at in _DWARF_ORDER])
         return bool(self.libraries.dw.dwfl_thread_state_registers(thread, 0, libdw.REGISTER_COUNT, values))
 
-    def _find_elf(self, _module: int, _data: int, name: bytes, _base: int, _file: int, _elf: int) -> int:
-        return self._ask(message.HEADER.pack(message.NEED_ELF, int(name)))
+    def _find_elf(self, _module: int, _data: int, name: bytes, _base: int, _file: int, elf: int) -> int:
+        """Hands over the file as memory: libdw would keep a descriptor open for each, and programs map hundreds."""
+        descriptor = self._ask(message.HEADER.pack(message.NEED_ELF, int(name)))
+        if descriptor < 0:
+            return -1
+        size = os.fstat(descriptor).st_size
+        address = _libc.mmap(None, size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE, descriptor, 0)
+        problem = ctypes.get_errno()
+        os.close(descriptor)
+        if address == _MAP_FAILED:
+            if problem == errno.ENOMEM:
+                self.space.without_room.add(int(name))
+            return -1
+        self.space.mapped.append((address, size))
+        ctypes.c_void_p.from_address(elf).value = self.libraries.elf.elf_memory(address, size)
+        return -1
 
     def _find_debug_file(
         self, module: int, _data: int, name: bytes, _base: int, _file: bytes, _link: bytes, _checksum: int, _found: int
@@ -178,6 +206,8 @@ class _Child:
                     function, offset = symbol
                     offset += pc - address
                 source = self._source(module, address)
+            elif index in self.space.without_room:
+                flags = message.HAS_NO_ROOM
         self.channel.send(
             message.PLACE.pack(message.PLACE_IS, identifier, index, flags, in_file, offset, len(function), len(source))
             + function
@@ -264,7 +294,7 @@ class _Child:
             if kind == message.SPACE:
                 self.spaces[number] = _Space(self, number, data[message.HEADER.size :])
             elif kind == message.FORGET:
-                self.libraries.dw.dwfl_end(self.spaces.pop(number).dwfl)
+                self.spaces.pop(number).close(self)
             elif kind == message.BATCH:
                 _, number, first = message.BATCH_IS.unpack(data)
                 self.space = self.spaces[number]
@@ -308,18 +338,51 @@ class _Child:
         self.channel.send(message.STACK.pack(message.STACK_IS, index, end, len(self.frames)) + packed + words)
 
 
-_free = ctypes.CDLL(None).free
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = [ctypes.c_void_p, _SIZE, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+_libc.munmap.argtypes = [ctypes.c_void_p, _SIZE]
+_MAP_FAILED = ctypes.c_void_p(-1).value
+_free = _libc.free
 _free.argtypes = [ctypes.c_void_p]
 
 
-def main() -> None:
-    """Arguments: descriptors of the socket and of the common memory, and an empty directory to be removed."""
-    child = _Child(socket(fileno=int(sys.argv[1])), mmap.mmap(int(sys.argv[2]), message.SUSPECT.size))
-    held = confine(sys.argv[3])
-    gc.disable()
+def _be_child(channel: socket, memory: int) -> NoReturn:
+    """Gives up everything, says so, and serves until the parent leaves."""
+    child = _Child(channel, mmap.mmap(memory, message.SUSPECT.size))
+    os.close(memory)
+    held = confine()
     sys.unraisablehook = lambda error: child.fail(error.exc_value)  # a callback's; libdw would go on with no answer
     child.channel.send(message.READY + " ".join(sorted(held)).encode())
     try:
         child.serve()
     except Exception as problem:
         child.fail(problem)
+    finally:
+        os._exit(1)
+
+
+def main() -> None:
+    """Argument: a descriptor of a socket. Each message there asks for a child, and brings its socket and its memory.
+
+    The answer is its PID, or the negative errno. It is the asking process's own child (CLONE_PARENT): that one waits
+    for it, and it is killed when that one ends.
+    """
+    control = socket(fileno=int(sys.argv[1]))
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # or nobody could wait for a child
+    libdw.Libraries()  # loaded once for all
+    libdw.Demangler()
+    gc.disable()
+    while True:
+        data, ancillary, _, _ = control.recvmsg(1, 64)
+        if not data:
+            os._exit(0)
+        channel, memory = message.TWO_DESCRIPTORS.unpack(ancillary[0][2])
+        pid = _libc.syscall(_SYS_CLONE, _CLONE_PARENT | signal.SIGCHLD, None, None, None, None)
+        problem = ctypes.get_errno()
+        if not pid:
+            control.close()
+            _be_child(socket(fileno=channel), memory)
+        os.close(channel)
+        os.close(memory)
+        control.send(_DESCRIPTOR.pack(pid if pid > 0 else -problem))

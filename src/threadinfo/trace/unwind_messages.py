@@ -37,6 +37,9 @@ SAMPLE = struct.Struct("=I")
 SUSPECT = struct.Struct("=i")
 """Index of a module; -1: none."""
 
+TWO_DESCRIPTORS = struct.Struct("=ii")
+"""Of a request for a child: its socket, its memory."""
+
 HEADER = struct.Struct("=cI")
 """Kind, and a number."""
 RANGE = struct.Struct("=QQ")
@@ -45,8 +48,9 @@ BATCH_IS = struct.Struct("=cII")
 PLACE = struct.Struct("=cIiBQQHH")
 """Kind, id, index of the module (-1: none), flags, address in the ELF file, offset in the function, and how many bytes
 of function name and of source follow."""
-HAS_ELF, HAS_UNWIND_TABLE, IS_SIGNAL_FRAME, HAS_FUNCTION, HAS_NO_CALLER = 1, 2, 4, 8, 16
-"""HAS_NO_CALLER: the unwind table says that its return address is undefined, as where a thread starts."""
+HAS_ELF, HAS_UNWIND_TABLE, IS_SIGNAL_FRAME, HAS_FUNCTION, HAS_NO_CALLER, HAS_NO_ROOM = 1, 2, 4, 8, 16, 32
+"""HAS_NO_CALLER: the unwind table says that its return address is undefined, as where a thread starts. HAS_NO_ROOM: its
+file does not fit into the child's memory any more."""
 
 STACK = struct.Struct("=cIBH")
 """Kind, index of the sample, how it ended, number of frames; after the frames the words of libdw, for END_ERROR."""

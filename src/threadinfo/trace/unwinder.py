@@ -15,13 +15,11 @@ import os
 import platform
 import resource
 import select
-import shutil
 import signal
 import socket
 import struct
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
@@ -48,11 +46,13 @@ _SECONDS_PER_STACK = 2.0
 """The longest that one stack may take, its files' first reading included."""
 _SECONDS_PER_BATCH, _SECONDS_PER_SAMPLE = 10.0, 0.02
 _SECONDS_TO_START = 5.0
+_SECONDS_TO_END = 1.0
 _MAX_RESTARTS = 5  # a batch
 _SUSPICIONS = 2  # until a file is not given to the child any more
 _MAX_SPACES = 16
 _MAX_MODULES = 4000  # what a message holds
 _MAX_PLACES_BYTES = 64 << 20
+_MAX_DEBUG_FILES = 200  # that a child holds open (confinement.py)
 
 
 class Counters(msgspec.Struct):
@@ -72,41 +72,82 @@ class _StoppedError(Exception):
     """The child crashed, hung or talked nonsense: the reason, in words."""
 
 
+class _Starter:
+    """A fresh interpreter that starts children. What confining one takes, this process need not keep for it.
+
+    Raises OSError where it cannot be. When the thread that made it ends, its children are killed.
+    """
+
+    def __init__(self) -> None:
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        source = str(Path(__file__).resolve().parents[2])
+        program = f"import sys; sys.path.append({source!r}); from threadinfo.trace.unwind_child import main; main()"
+        options = ["-I", "-S", *(["-B"] if sys.dont_write_bytecode else [])]
+        try:
+            self._process = subprocess.Popen(  # noqa: S603 - our own interpreter
+                [sys.executable, *options, "-c", program, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd="/",
+                env={},
+                start_new_session=True,  # an interrupt from the terminal is its parent's to answer
+            )
+        except OSError:
+            self._control.close()
+            raise
+        finally:
+            theirs.close()
+
+    def start(self, channel: socket.socket, memory: int) -> int:
+        """The PID of a new child of ours, which is given both. Raises OSError, _StoppedError."""
+        descriptors = array.array("i", [channel.fileno(), memory])
+        self._control.settimeout(_SECONDS_TO_START)
+        try:
+            self._control.sendmsg([b"c"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)])
+            answer = self._control.recv(4)
+        except (ConnectionError, TimeoutError):
+            answer = b""
+        if len(answer) != 4:
+            raise _StoppedError("the unwinder did not start")
+        (pid,) = struct.unpack("=i", answer)
+        if pid < 0:
+            raise OSError(-pid, os.strerror(-pid))
+        return int(pid)
+
+    def close(self) -> None:
+        """Ends it; its children live on."""
+        self._control.close()
+        self._process.kill()
+        self._process.wait()
+
+
 class _Child:
     """A running child and what it has been told. Raises _StoppedError or OSError when it does not start."""
 
-    def __init__(self) -> None:
+    def __init__(self, starter: _Starter) -> None:
         self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.spaces: OrderedDict[object, int] = OrderedDict()
         self.next_space = 0
         self.places: dict[int, Place] = {}
         self.places_bytes = 0
+        self.debug_file_count = 0
+        self.has_no_room = False
         self.spent_seconds = 0.0
         self.held: frozenset[str] = frozenset()
         self._memory = os.memfd_create("threadinfo-suspect", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.write(self._memory, message.SUSPECT.pack(-1))
         fcntl.fcntl(self._memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
-        self._directory = tempfile.mkdtemp(prefix="threadinfo-")
-        source = str(Path(__file__).resolve().parents[2])
-        program = f"import sys; sys.path.append({source!r}); from threadinfo.trace.unwind_child import main; main()"
-        options = ["-I", "-S", *(["-B"] if sys.dont_write_bytecode else [])]
         try:
-            self.process = subprocess.Popen(  # noqa: S603 - our own interpreter
-                [sys.executable, *options, "-c", program, str(theirs.fileno()), str(self._memory), self._directory],
-                pass_fds=[theirs.fileno(), self._memory],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                env={},
-                start_new_session=True,  # an interrupt from the terminal is its parent's to answer
-            )
-        except OSError:
+            with theirs:
+                self.pid = starter.start(theirs, self._memory)
+            self._pidfd = os.pidfd_open(self.pid)
+        except BaseException:
             self.channel.close()
             os.close(self._memory)
-            self._remove_directory()
             raise
-        finally:
-            theirs.close()
+        self._code: int | None = None
         try:
             try:
                 data = self.receive(time.monotonic() + _SECONDS_TO_START)
@@ -114,14 +155,12 @@ class _Child:
                 raise _StoppedError(f"the unwinder did not start within {_SECONDS_TO_START:g} s") from None
             if data[:1] != message.READY:
                 raise _StoppedError("the unwinder did not start")
-        except _StoppedError:
+            self.held = frozenset(data[1:].decode("ascii", "replace").split())
+            if "seccomp" not in self.held:
+                raise _StoppedError("the unwinder could not be confined")
+        except BaseException:
             self.close()
             raise
-        self.held = frozenset(data[1:].decode("ascii", "replace").split())
-        self._remove_directory()
-        if "seccomp" not in self.held:
-            self.close()
-            raise _StoppedError("the unwinder could not be confined")
 
     def receive(self, deadline: float) -> bytes:
         """A message; raises TimeoutError at the deadline (CLOCK_MONOTONIC), _StoppedError when none can come."""
@@ -142,14 +181,24 @@ class _Child:
         return data
 
     def _why_it_ended(self) -> str:
-        try:
-            code = self.process.wait(1)
-        except subprocess.TimeoutExpired:
+        code = self._wait(1.0)
+        if code is None:
             return "the unwinder closed its socket"
         if code < 0:
             with contextlib.suppress(ValueError):
                 return f"the unwinder crashed ({signal.Signals(-code).name})"
         return f"the unwinder ended (status {code})"
+
+    def _wait(self, seconds: float) -> int | None:
+        """Its exit code, negative for a signal; None where it has none after so many seconds."""
+        poller = select.poll()
+        poller.register(self._pidfd, select.POLLIN)
+        if self._code is None and poller.poll(1000 * seconds):
+            try:
+                self._code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+            except ChildProcessError:  # SIGCHLD is ignored: the kernel has waited for it
+                self._code = 0
+        return self._code
 
     def send(self, data: bytes, descriptor: int | None = None) -> None:
         ancillary = []
@@ -169,30 +218,24 @@ class _Child:
         """Allows that much more CPU time: a bound for the case that this process cannot stop it any more."""
         bounds = int(self.spent_seconds + seconds) + 5, resource.RLIM_INFINITY
         with contextlib.suppress(OSError, ValueError):
-            resource.prlimit(self.process.pid, resource.RLIMIT_CPU, bounds)
+            resource.prlimit(self.pid, resource.RLIMIT_CPU, bounds)
+
+    def is_full(self) -> bool:
+        """Whether a new one, with nothing remembered, does better."""
+        is_wordy = self.places_bytes > _MAX_PLACES_BYTES // 2
+        return is_wordy or self.has_no_room or self.debug_file_count > _MAX_DEBUG_FILES // 2
 
     def close(self) -> None:
         self.channel.close()
         os.close(self._memory)
-        self.process.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):  # it may hang in a file whose server is silent
-            self.process.wait(1)
-        self._remove_directory()
-
-    def _remove_directory(self) -> None:
-        shutil.rmtree(self._directory, ignore_errors=True)  # the child removed it, if it could
-
-
-def _start_child() -> _Child:
-    """A child that is ready; raises _StoppedError where there cannot be one."""
-    try:
-        return _Child()
-    except OSError as problem:
-        raise _StoppedError(f"the unwinder cannot be started ({problem.strerror})") from None
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # without CAP_KILL: it is another user's by now
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        self._wait(_SECONDS_TO_END)
+        os.close(self._pidfd)
 
 
 class Unwinder:
-    """Unwinds samples; use as a context manager, in one thread: when that thread ends, the kernel kills the child.
+    """Unwinds samples; use as a context manager. When the thread that made it ends, the kernel kills the child.
 
     `open_mapping` is given a PID and START-END of a mapping, a name in /proc/PID/map_files. It returns a descriptor of
     the file that is mapped there, open for reading, which is closed here, or None where it cannot.
@@ -208,6 +251,12 @@ class Unwinder:
         self._open_mapping = open_mapping
         self._debug_files = debug_files or DebugFiles()
         self._child: _Child | None = None
+        self._starter: _Starter | None = None
+        self._start_problem: OSError | None = None
+        try:
+            self._starter = _Starter()
+        except OSError as problem:
+            self._start_problem = problem
         self._layouts: dict[int, tuple[bytes, CodeLayout]] = {}
         self._suspicions: Counter[bytes] = Counter()
 
@@ -222,6 +271,19 @@ class Unwinder:
     def close(self) -> None:
         """Ends the child; may be called twice."""
         self._stop()
+        if self._starter is not None:
+            self._starter.close()
+            self._starter = None
+
+    def _start_child(self) -> _Child:
+        """A child that is ready; raises _StoppedError where there cannot be one."""
+        problem = self._start_problem
+        try:
+            if self._starter is not None:
+                return _Child(self._starter)
+        except OSError as failure:
+            problem = failure
+        raise _StoppedError(f"the unwinder cannot be started ({problem.strerror if problem else 'it was closed'})")
 
     def _stop(self) -> None:
         if self._child is not None:
@@ -231,7 +293,7 @@ class Unwinder:
     @property
     def child_pid(self) -> int | None:
         """The process that unwinds; None while there is none."""
-        return self._child.process.pid if self._child else None
+        return self._child.pid if self._child else None
 
     @property
     def confinement(self) -> frozenset[str]:
@@ -245,8 +307,8 @@ class Unwinder:
         target did; what could not be unwound has no frames, and a problem. Bounded time: 10 s and 20 ms a sample.
         """
         started = time.monotonic()
-        if self._child is not None and self._child.places_bytes > _MAX_PLACES_BYTES // 2:
-            self._stop()  # a new one begins with nothing remembered
+        if self._child is not None and self._child.is_full():
+            self._stop()
         layout = self._layout(pid, maps)
         batch = _Batch(pid, layout, samples, started + _SECONDS_PER_BATCH + _SECONDS_PER_SAMPLE * len(samples))
         try:
@@ -281,7 +343,7 @@ class Unwinder:
                 return batch.fail_rest("no time was left to unwind it")
             try:
                 if self._child is None:
-                    self._child = _start_child()
+                    self._child = self._start_child()
                 self._converse(self._child, batch)
             except _StoppedError as reason:
                 suspect = self._child.suspect(batch.layout.modules) if self._child is not None else None
@@ -349,14 +411,17 @@ class Unwinder:
             child.places_bytes += len(data) + 200
             if child.places_bytes > _MAX_PLACES_BYTES:
                 raise ValueError("too much")
-            child.places[number] = parse_place(data, batch.layout)
+            child.places[number] = place = parse_place(data, batch.layout)
+            child.has_no_room |= bool(place.flags & message.HAS_NO_ROOM)
         elif kind in {message.NEED_ELF, message.NEED_DEBUG}:
             module = modules[number]
             descriptor = None
             if self._suspicions[module.identity] < (1 if kind == message.NEED_DEBUG else _SUSPICIONS):
                 if kind == message.NEED_DEBUG:
                     began = time.monotonic()
-                    descriptor = self._debug_files.open(data[message.HEADER.size :])
+                    if child.debug_file_count < _MAX_DEBUG_FILES:
+                        descriptor = self._debug_files.open(data[message.HEADER.size :])
+                        child.debug_file_count += descriptor is not None
                     batch.deadline += time.monotonic() - began  # a server's slowness is not the child's
                 elif module.path == VDSO:
                     descriptor = open_vdso()

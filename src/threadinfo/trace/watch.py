@@ -17,8 +17,10 @@ from threadinfo.trace.descriptors import CodeAccess, DescriptorTracer, ReadLinks
 from threadinfo.trace.intervals import SchedulingIntervals, ThreadInterval
 from threadinfo.trace.kernel_accounts import ReadAccount
 from threadinfo.trace.kernel_ledger import OpenDescriptor
+from threadinfo.trace.preflight import check_privilege
+from threadinfo.trace.privileges import give_up, given_up_by_others
 from threadinfo.trace.scheduling import ReadThreads, SchedulingTracer
-from threadinfo.trace.session import TraceResult, check_privilege, join_counts
+from threadinfo.trace.session import TraceResult, join_counts
 from threadinfo.trace.unwinder import Stack
 
 _KEPT_EVENTS = 1000
@@ -57,12 +59,14 @@ class Watch:
         """Attaches, which takes a second or two; raises NotAvailableError, with nothing left attached."""
         check_privilege()
         self.pid = pid
+        code = code._replace(read_maps=given_up_by_others(code.read_maps))
         self.moments = Moments(time.time_ns() - time.monotonic_ns())
         with contextlib.ExitStack() as stack:
             self.scheduling = stack.enter_context(SchedulingTracer(read_threads, read_account))
             self.descriptors = stack.enter_context(
                 DescriptorTracer([pid], read_links, read_numbers, read_pids, code=code, for_stream=True)
             )
+            give_up(may_use_network=bool(code.debuginfod))
             self.scheduling.start()
             self._intervals = SchedulingIntervals(self.scheduling)
             self._maker = EventMaker(self.descriptors.calls, self.moments)
