@@ -106,7 +106,7 @@ def bpf() -> Iterator[None]:
             pytest.fail(f"BPF must work in CI: {reason}")
         pytest.skip(reason)
     with (Path(tempfile.gettempdir()) / "threadinfo-bpf.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel's list is the machine's: tests of another checkout would be in it
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the tests of two checkouts at once would be a storm for each other
         before = loaded_programs()
         yield
         assert_nothing_left(before)
