@@ -81,7 +81,12 @@ def main() -> int:
 def _show(found: list[Difference], program: Path, *, shrinks: bool) -> None:
     """One of each kind, with its shortest sequence."""
     seen: set[tuple[str, frozenset[str]]] = set()
-    for difference in sorted(found, key=lambda one: sum(len(sequence.steps) for sequence in one.sequences)):
+
+    def urgency(one: Difference) -> tuple[bool, int]:
+        """Where there is no result at all first, then the shortest."""
+        return not any(line.startswith("it says") for line in one.lines), sum(len(each.steps) for each in one.sequences)
+
+    for difference in sorted(found, key=urgency):
         kinds = frozenset(kind_of(line) for line in difference.lines)
         if (difference.mode.name, kinds) in seen or len(seen) == _SHOWN:
             continue

@@ -290,9 +290,11 @@ def _replay(events: Iterable[Mapping[str, Any]], truth: Truth, table: int) -> It
             if not born.get(event["fd"]):
                 yield f"FD {event['fd']} dies by {event['syscall']} and was not open"
                 return
-            if born[event["fd"]].pop(0) != (event.get("lifetime_ns") is not None):
+            was_seen = event.get("lifetime_ns") is not None
+            if was_seen not in born[event["fd"]]:  # of two closes that are on their way either may return first
                 yield f"FD {event['fd']} dies by {event['syscall']} with the lifetime {event.get('lifetime_ns')}"
                 return
+            born[event["fd"]].remove(was_seen)
     for fd, times in born.items():
         if len(times) > 1:
             yield f"FD {fd} is born {len(times)} times more than it dies"
