@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from threadinfo.trace.histogram import BUCKETS, bucket_of, summarize
+from threadinfo.trace.histogram import BUCKETS, bucket_of, buckets_of, summarize
 
 
 @given(st.lists(st.integers(1, 1 << 38), min_size=1, max_size=50))
@@ -27,3 +28,8 @@ def test_octaves_are_left_out_unless_asked_for() -> None:
     buckets[bucket_of(100)] = 1
     assert summarize(1, 100, 100, buckets).octaves is None
     assert summarize(0, 0, 0, [0] * BUCKETS, with_octaves=True).octaves is None
+
+
+@given(st.lists(st.integers(0, 1 << 62), max_size=50))
+def test_buckets_of_many_are_those_of_each(times_ns: list[int]) -> None:
+    assert buckets_of(np.array(times_ns, np.int64)).tolist() == [bucket_of(ns) for ns in times_ns]

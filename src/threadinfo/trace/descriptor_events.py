@@ -286,15 +286,15 @@ class ChunkMaker:
         order = np.argsort(places)
         wanted = dense[len(births) :] * size + asked
         found = np.searchsorted(places[order], wanted) - 1
-        is_here = (found >= 0) & (places[order][np.maximum(found, 0)] // size == wanted // size) if births.size else (
-            np.zeros(len(asked), bool)
+        is_here = (
+            (found >= 0) & (places[order][np.maximum(found, 0)] // size == wanted // size)
+            if births.size
+            else (np.zeros(len(asked), bool))
         )
         opened_by = chunk.opened_by.copy()
         if births.size:
             opened_by[asked[is_here]] = chunk.event[births[order[found[is_here]]]]
-        sources = {
-            int(chunk.event[row]): int(opened_by[row]) for row in duplicates.tolist() if opened_by[row] >= 0
-        }
+        sources = {int(chunk.event[row]): int(opened_by[row]) for row in duplicates.tolist() if opened_by[row] >= 0}
         earlier = {}
         for key in {*known[dense[len(births) :][~is_here]].tolist()} if asked.size else ():
             earlier[key >> 32, key & 0xFFFFFFFF] = self._texts.get(key >> 32, {}).get(key & 0xFFFFFFFF)

@@ -293,9 +293,7 @@ class DescriptorTracer:
         disputed = set(numbers) ^ set(self.ledger.state(table).fd.tolist())
         is_open = set(numbers)
         links = self._read_links(pid) or {} if disputed - moved else {}
-        differences = [
-            self._difference(fd, links.get(fd), is_open=fd in is_open) for fd in sorted(disputed - moved)
-        ]
+        differences = [self._difference(fd, links.get(fd), is_open=fd in is_open) for fd in sorted(disputed - moved)]
         return LedgerCheck(tuple(differences), len(moved))
 
     def shares_table(self, pid: int) -> bool:
@@ -356,9 +354,7 @@ class DescriptorTracer:
             closed_by_syscall=totals.by_call(totals.closed),
             closed_by=totals.closed_by(),
             by_thread=tuple(sorted(churn, key=lambda one: (-one.opened_count - one.closed_count, one.tid))),
-            failures=tuple(
-                Failure(call, error_name(error), count) for (call, error), count in failures.most_common()
-            ),
+            failures=tuple(Failure(call, error_name(error), count) for (call, error), count in failures.most_common()),
             lifetime_ns=totals.lifetime,
             interval_seconds=interval,
             opened_per_interval=tuple(opened_each),
@@ -375,9 +371,7 @@ class DescriptorTracer:
             for fd, known in opened.items():
                 fds.setdefault(known.stack, []).append(fd)
             counts = self.recorder.counts()
-            trace = describe_sites(
-                trace, slot, ledger, self.sites, self._growth, fds, self.stopped_ns, counts.uncopied
-            )
+            trace = describe_sites(trace, slot, ledger, self.sites, self._growth, fds, self.stopped_ns, counts.uncopied)
         log = self._logs.get(pid)
         opened_ns = {fd: known.at_ns for fd, known in opened.items()}
         stacks = {fd: self.stack(known.stack) for fd, known in opened.items()}

@@ -513,4 +513,3 @@ class KernelLedger:
         sites = self.sites[which]
         total, longest = int(sites["lifetime_sum_ns"].sum()), int(sites["lifetime_max_ns"].max(initial=0))
         return summarize(int(counts.sum()), total, longest, counts.tolist())
-

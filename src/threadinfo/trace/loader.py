@@ -154,7 +154,7 @@ class Programs:
 
     def table(self, name: str) -> Any:
         """A map of the programs, as bcc's own table object."""
-        return self._bpf[name]
+        return self._bpf[name.encode()]
 
     def consume_ring_buffers(self) -> None:
         """Calls the functions that were given to `open_ring_buffer` for what has been written since."""
@@ -163,7 +163,7 @@ class Programs:
     def memory(self, name: str, element_bytes: int, count: int) -> mmap.mmap:
         """A mappable array as memory: `count` elements of `element_bytes`, which must be a multiple of 8."""
         size = -(-element_bytes * count // mmap.PAGESIZE) * mmap.PAGESIZE
-        return mmap.mmap(self._bpf[name].map_fd, size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        return mmap.mmap(self._bpf[name.encode()].map_fd, size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
 
     def statistics(self) -> ProgramStatistics:
         """The sums over all programs."""

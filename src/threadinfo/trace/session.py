@@ -339,9 +339,7 @@ def trace_processes(
                 (descriptors.recorder.following.left_out_count if descriptors else 0),
                 (scheduling.following.left_out_count if scheduling else 0),
             ),
-            sharers=frozenset(pid for pid in pids if descriptors.shares_table(pid))
-            if descriptors
-            else frozenset(),
+            sharers=frozenset(pid for pid in pids if descriptors.shares_table(pid)) if descriptors else frozenset(),
             gaps=tuple(gaps),
         )
 

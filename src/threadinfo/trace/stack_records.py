@@ -93,7 +93,6 @@ class StackReader:
         except Exception:  # bcc's own
             self.untaught_count += 1
 
-
     def add_code(self, first: int, end: int) -> None:
         """Addresses of code of a traced process: what of a stack points there tells the ways to a call apart."""
         pages = np.arange(first >> _PAGE_SHIFT, (end - 1 >> _PAGE_SHIFT) + 1, dtype=np.uint64)
