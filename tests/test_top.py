@@ -526,6 +526,32 @@ def test_terminal_is_put_back(
 
 
 @needs_tmux
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_signal_that_comes_where_python_ignores_exceptions_ends_it_all_the_same(
+    lively: subprocess.Popen[str], terminal: Callable[..., Terminal], tmp_path: Path, name: str
+) -> None:
+    window = terminal(80, 24)
+    code = (
+        "import os, signal, sys, weakref\n"
+        "import threadinfo.top.app as app\n"
+        "class Mortal: pass\n"
+        "def begin(self, *arguments, original=app.TopApp.__init__):\n"
+        "    mortal = Mortal()\n"
+        f"    watched = weakref.ref(mortal, lambda _: os.kill(os.getpid(), signal.{name}))\n"
+        "    del mortal\n"
+        "    original(self, *arguments)\n"
+        "app.TopApp.__init__ = begin\n"
+        f"sys.argv = ['threadinfo', 'top', '{lively.pid}', '--no-trace']\n"
+        "from threadinfo.cli import main; main()\n"
+    )
+    (tmp_path / "ignoring.py").write_text(code)
+    window.type(f"{sys.executable} {tmp_path}/ignoring.py; echo status=$?\n")
+    screen = window.wait_for(f"status={128 + getattr(signal, name)}")
+    assert "ignored" not in screen
+    assert not window.is_alternate()
+
+
+@needs_tmux
 def test_no_color_means_no_colour(lively: subprocess.Popen[str], terminal: Callable[..., Terminal]) -> None:
     window = terminal(120, 40, NO_COLOR="1")
     window.run("top", lively.pid, "--interval", "0.3", "--no-trace")

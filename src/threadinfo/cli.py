@@ -60,6 +60,7 @@ _CHUNK_BYTES = 1 << 20
 _LARGEST_PORTS_FILE = 1 << 20
 _REHEARSAL_SECONDS = 0.01
 _SHORTEST_PROGRESS_SECONDS = 0.1  # that is worth a bar
+_AGAIN_SECONDS = 0.02  # until a signal that was lost is sent again
 _FORMAT_SECONDS = 0.015  # of every tick of a stream
 
 
@@ -762,6 +763,7 @@ def main() -> NoReturn:
     for number in ENDING_SIGNALS:  # what is attached or half-written is put away on these too
         if signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, _end)
+    sys.unraisablehook = _send_again
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - until the end
     try:
@@ -828,6 +830,22 @@ def _fill_standard_descriptors() -> None:
 
 def _end(number: int, _frame: object) -> NoReturn:
     sys.exit(128 + number)
+
+
+def _send_again(ignored: sys.UnraisableHookArgs) -> None:
+    """A signal that comes while Python calls back (the import of a module ends with one) would end nothing."""
+    problem = ignored.exc_value
+    number: int | None = None
+    if isinstance(problem, KeyboardInterrupt):
+        number = signal.SIGINT
+    elif isinstance(problem, SystemExit) and isinstance(problem.code, int) and problem.code > 128:
+        number = problem.code - 128
+    if number is None:
+        sys.__unraisablehook__(ignored)
+    else:
+        import threading  # noqa: PLC0415
+
+        threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), number)).start()
 
 
 def _flush_or_drop() -> None:
