@@ -132,9 +132,8 @@ class _Program:
 
     def end(self) -> None:
         if self.process is not None:
-            with contextlib.suppress(ProcessLookupError):
+            if self.process.poll() is None:  # otherwise the group's number may be another's by now
                 os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.kill()
             for pipe in (self.process.stdin, self.process.stdout):
                 if pipe is not None:
                     pipe.close()
