@@ -224,6 +224,11 @@ enum payload {
     PAYLOAD_NAME, /* a path that is in the scratch already */
 };
 
+/* The registers that hold a call's number and arguments, fetched at once: calling a helper costs more than the bytes. */
+struct registers {
+    u8 bytes[REGISTERS_BYTES];
+} __attribute__((aligned(8)));
+
 /* Handed from one part of a program to the next (tail calls). */
 struct work {
     struct actor actor;
@@ -242,6 +247,7 @@ struct work {
     u32 last;
     u32 is_exec;  /* or close_range */
     u32 is_first; /* message */
+    struct registers registers;
 };
 BPF_PERCPU_ARRAY(works, struct work, 1);
 BPF_PROG_ARRAY(parts, 4);

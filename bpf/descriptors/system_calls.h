@@ -1,10 +1,5 @@
 /* System calls when they return: what each did to which number. */
 
-/* The registers that hold a call's number and arguments, fetched at once: calling a helper costs more than the bytes. */
-struct registers {
-    u8 bytes[REGISTERS_BYTES];
-} __attribute__((aligned(8)));
-
 #define REGISTER(r, type, offset) (*(type *)&(r)->bytes[(offset) - REGISTERS_FROM])
 #define ARGUMENT_0 REGISTER(r, u64, REGISTER_0)
 #define ARGUMENT_1 REGISTER(r, u64, REGISTER_1)
@@ -225,18 +220,21 @@ int on_sys_exit(struct bpf_raw_tracepoint_args *ctx) {
     u64 id = bpf_get_current_pid_tgid(), *action_of, action;
     s64 result = ctx->args[1];
     struct work *w = get_work();
-    struct registers r;
+    struct registers *r;
     u32 number, index, tid = id;
     void *task;
 
     if (!mark_of(id >> 32)) /* a bystander pays for no more than this */
         return 0;
-    if (bpf_probe_read_kernel(&r, sizeof r, (void *)ctx->args[0] + REGISTERS_FROM))
+    if (!w)
         return 0;
-    number = REGISTER(&r, u32, REGISTER_CALL);
+    r = &w->registers;
+    if (bpf_probe_read_kernel(r, sizeof *r, (void *)ctx->args[0] + REGISTERS_FROM))
+        return 0;
+    number = REGISTER(r, u32, REGISTER_CALL);
     index = number & (CALLS - 1);
     action_of = actions.lookup(&index);
-    if (!action_of || !*action_of || !is_on() || !w)
+    if (!action_of || !*action_of || !is_on())
         return 0;
     action = *action_of & ACTION_MASK;
     task = (void *)bpf_get_current_task();
@@ -258,13 +256,13 @@ int on_sys_exit(struct bpf_raw_tracepoint_args *ctx) {
     }
     begin_event(&w->event, &w->actor, number, result);
     if (action == ACTION_CLOSE && result != -9 /* EBADF: any other error frees the number too */) {
-        close_number(&w->actor, &w->event, REGISTER(&r, u32, REGISTER_0));
+        close_number(&w->actor, &w->event, REGISTER(r, u32, REGISTER_0));
         if (is_wanted(&w->event))
             emit(&w->event);
         return 0;
     }
     w->action = *action_of;
-    decode(w, &r, action, result);
+    decode(w, r, action, result);
     if (w->effect != EFFECT_NONE)
         parts.call(ctx, PART_APPLY);
     return 0;
