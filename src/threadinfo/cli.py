@@ -740,7 +740,7 @@ def _output(path: str | None) -> Iterator[Callable[[Printable], None]]:
 
 def _say_losses(confidence: Confidence) -> None:
     if confidence.lost_count:
-        words = "records were lost: counts are too low, and the ledger may be wrong"
+        words = "records were lost: lines are missing; counts and the ledger are whole"
         _say(f"{confidence.lost_count} {words}")
     if confidence.omitted_line_count:
         _say(f"{confidence.omitted_line_count} lines were left out: the reader was slow")
@@ -803,8 +803,6 @@ def main() -> NoReturn:
 
 def _say_faults() -> bool:
     """Says once, in one line, what is missing for a fault of ours; whether there was any."""
-    from threadinfo.render.escape import format_text  # noqa: PLC0415
-
     if not faults:
         return False
     told, faults[:] = faults[:], []
@@ -813,9 +811,9 @@ def _say_faults() -> bool:
 
         for fault in told:
             lines = "".join(traceback.format_exception(type(fault.error), fault.error, fault.error.__traceback__))
-            click.echo("\n".join(map(format_text, lines.splitlines())), err=True)
+            _say(*lines.splitlines())
     words = "; ".join(f"{fault.section}, {fault.words()}" for fault in told)
-    click.echo(format_text(f"missing for a fault of threadinfo itself: {words}; {REMEDY}"), err=True)
+    _say(f"missing for a fault of threadinfo itself: {words}; {REMEDY}")
     return True
 
 

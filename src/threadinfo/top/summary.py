@@ -95,7 +95,7 @@ def _outstanding(snapshot: Snapshot, width: int) -> StyledText:
         return format_text(snapshot.message), _WARNING
     lost = snapshot.process.trace.confidence.lost_count if snapshot.process.trace else 0
     if lost:
-        return f"{lost} records were lost: counts are too low", _WARNING
+        return f"{lost} records were lost: events are missing", _WARNING
     if snapshot.process.trace and snapshot.process.trace.confidence.scheduling_matches_kernel is False:
         return "times of some threads disagree with the kernel's own: not to be relied on", _WARNING
     if findings := snapshot.process.findings:

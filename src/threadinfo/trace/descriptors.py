@@ -232,9 +232,12 @@ class DescriptorTracer:
 
     def _log(self, chunk: EventChunk, offset_ns: int) -> None:
         for pid in np.unique(chunk.pid).tolist():
-            if pid not in self._logs:
-                self._logs[pid] = SocketLog(EventMaker(self.calls, Moments(offset_ns)))
-            self._logs[pid].add(chunk.take(chunk.pid == pid))
+            self._log_of(pid, offset_ns).add(chunk.take(chunk.pid == pid))
+
+    def _log_of(self, pid: int, offset_ns: int) -> SocketLog:
+        if pid not in self._logs:
+            self._logs[pid] = SocketLog(EventMaker(self.calls, Moments(offset_ns)))
+        return self._logs[pid]
 
     def _note_processes(self, batch: Batch) -> None:
         """Forks, execs and exits: who was born and who is no more, and what threads are called."""
@@ -372,13 +375,13 @@ class DescriptorTracer:
                 fds.setdefault(known.stack, []).append(fd)
             counts = self.recorder.counts()
             trace = describe_sites(trace, slot, ledger, self.sites, self._growth, fds, self.stopped_ns, counts.uncopied)
-        log = self._logs.get(pid)
+        log = None if self._log_sockets_at is None else self._log_of(pid, self._log_sockets_at)
         opened_ns = {fd: known.at_ns for fd, known in opened.items()}
         stacks = {fd: self.stack(known.stack) for fd, known in opened.items()}
         sockets = None
-        if self._log_sockets_at is not None:
-            omitted = self.recorder.counts().omitted + (log.omitted_count if log else 0)
-            sockets = SocketTrace(events=tuple(log.events(self.sites)) if log else (), omitted_count=omitted)
+        if log is not None:
+            omitted = self.recorder.counts().omitted + log.omitted_count
+            sockets = SocketTrace(events=tuple(log.events(self.sites)), omitted_count=omitted)
         return DescriptorActivity(
             trace,
             opened,
