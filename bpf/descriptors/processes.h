@@ -50,6 +50,21 @@ static __always_inline void end_thread(u32 tid, u32 slot) {
     threads.delete(&tid);
 }
 
+/* What the first numbers of a table are, for one that begins as its copy. */
+static __always_inline void copy_types(u32 from, u32 to) {
+    struct page *before = page_slots.lookup(&from), *page = page_slots.lookup(&to);
+
+    if (!before || !page)
+        return;
+    for (u32 i = 0; i < PAGE_NUMBERS; i++) {
+        u32 index = from * PAGE_NUMBERS + i;
+        struct number *n = numbers.lookup(&index);
+
+        if (n)
+            page->types[i] = n->life & LIFE_IS_KNOWN ? n->type : before->types[i];
+    }
+}
+
 static __always_inline void copy_name(struct event *e, struct scratch *s, void *task) {
     bpf_probe_read_kernel(s->data, COMM_BYTES, task + TASK_COMM);
     e->length = COMM_BYTES;
@@ -88,6 +103,7 @@ int on_sched_process_fork(struct bpf_raw_tracepoint_args *ctx) {
                 table = add_table(files, slot);
                 if (p)
                     p->table = table;
+                copy_types(a.table, table);
             }
         }
     } else if (e.flags & SHARES && child_tgid != (u32)(id >> 32)) {
@@ -200,6 +216,8 @@ int on_sched_process_exit(struct bpf_raw_tracepoint_args *ctx) {
 
     if (!is_on() || !s || !mark_of(tgid))
         return 0;
+    if (mark_of(tgid) == TARGET) /* it may be the first that is seen of it */
+        find_actor(&a, task, tid, tgid);
     known = tables.lookup(&files);
     process = processes.lookup(&tgid);
     if (!process)
