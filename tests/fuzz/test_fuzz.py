@@ -25,7 +25,7 @@ CASES = [
     # Not "shared" in these: tables that processes share and part from are told wrong in one of eight (`make fuzz`).
     *[(mode, profile) for mode in ("report", "stream") for profile in ("simple", "signals", "threads", "slow")],
     *[("run", "simple"), ("run", "threads"), ("wait", "simple"), ("wait-stream", "simple")],
-    # Nor the reports of followed processes: their most open at once, and types of what they inherit, are told wrong at times.
+    # Nor reports of followed processes: their most open at once, and what they inherit, are told wrong at times.
     ("stream-follow", "follow"),
 ]
 
