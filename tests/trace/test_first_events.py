@@ -217,8 +217,8 @@ def test_whatever_comes_first_is_in_the_stream(given: Surroundings, tmp_path: Pa
             assert Counter(event["event"] for event in mine)["exec"] == (name == "exec"), name
         for name in (*ENDS, "killed"):
             mine = [event for event in events if event["pid"] == processes[name].pid]
-            closed = sorted(event["fd"] for event in mine if event.get("how") == "exit")  # 0 to 2, and four that we chose
-            assert (closed[:3], len(set(closed)), len(closed)) == ([0, 1, 2], 7, 7), name
+            closed = sorted(event["fd"] for event in mine if event.get("how") == "exit")
+            assert (closed[:3], len(set(closed)), len(closed)) == ([0, 1, 2], 7, 7), name  # and four of ours
             assert [event["tid"] for event in mine if event["event"] == "exit"] == [processes[name].pid], name
 
 
