@@ -225,7 +225,7 @@ class _Between:
             pass
         finally:
             self._put_back()
-            if not self._has_begun:
+            if not self._has_begun and not self._is_over:  # it is reaped then, and its number another's
                 with contextlib.suppress(OSError):
                     os.kill(self._command, signal.SIGKILL)
             os._exit(0)

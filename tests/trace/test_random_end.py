@@ -135,6 +135,7 @@ def test_nothing_is_left_when_tool_or_target_ends_at_a_random_moment(
             if (what, way) == ("top", "target"):  # the last state stays until somebody has seen it
                 os.write(terminal.fd, b"q")
             assert time.monotonic() < deadline, f"{what} after {way}: {terminal.said!r}"
+        assert tool.returncode != -signal.SIGSEGV
         assert_gone(sorted(ours))
         deadline = time.monotonic() + 10
         while left := {program for program in programs if is_loaded(program)}:
