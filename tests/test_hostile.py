@@ -130,7 +130,8 @@ def limit_memory() -> None:
 def test_show_of_an_endless_file_is_refused_at_its_beginning(threadinfo: Run, file: str) -> None:
     result = threadinfo("show", file, preexec_fn=limit_memory, timeout=60)
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr.startswith(f"{file} is not JSON")
+    # random bytes may begin with a digit, which is JSON
+    assert result.stderr.startswith((f"{file} is not JSON", f"{file} is not a threadinfo.report/1"))
 
 
 def test_show_of_an_endless_object_is_refused_at_a_limit() -> None:

@@ -92,7 +92,9 @@ ENVIRONMENTS = {
 
 
 def start(prefix: list[str], *arguments: str) -> subprocess.Popen[str]:
-    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
+    """Without coverage, which needs memory and files of its own there."""
+    measured = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
+    environment = measured | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
     command = [*prefix, *TOOL, *arguments]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment

@@ -53,13 +53,18 @@ def examine(others: Others | None = None) -> tuple[Check, ...]:
     privilege, namespace = _privilege(), _pid_namespace()
     may = privilege.state == "ok"
     checks = [privilege, namespace, *([] if others is None else [_others(others)]), _kernel(), _machine(), _lockdown()]
-    checks.append(_try("memory", "room for a trace", preflight.try_memory))
+    memory = _try("memory", "room for a trace", preflight.try_memory)
+    checks.append(memory)
     checks.append(_try("open files", f"{preflight.NEEDED_FILES} more may be opened", preflight.try_files))
     checks.append(_try("CPUs and PIDs", lambda: f"{cpu_count()} CPUs, PIDs below {pid_limit()}"))
     if may:  # or it would say again what privilege said
         checks.append(_try("BPF", "a program was loaded, attached and detached", preflight.try_bpf))
-    checks += [_try("BTF", _read_types), _try("tracepoints", _read_tracepoints), _bcc()]
-    checks.append(_try("LLVM through libbcc", "libbcc was loaded", loader.load_bcc))
+    checks.append(_try("BTF", _read_types))
+    if memory.state == "ok":
+        checks.append(_try("tracepoints", _read_tracepoints))
+    else:  # OpenBLAS ends the process that has no room for it
+        checks.append(_check("tracepoints", None, "not tried: that takes more memory", _NO_TRACING, None))
+    checks += [_bcc(), _try("LLVM through libbcc", "libbcc was loaded", loader.load_bcc)]
     checks.append(_try("libdw", "loaded", Libraries, effect="no user stacks", is_required=False))
     checks += [_temporary_files(), _memory_lock(), _tracefs()]
     return tuple(checks)
