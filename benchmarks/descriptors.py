@@ -123,5 +123,4 @@ def main() -> None:
         print(f"{name:42} not measured: {reason}")
 
 
-
 main()

@@ -137,9 +137,9 @@ class _Child:
         self.spent_seconds = 0.0
         self.held: frozenset[str] = frozenset()
         self._memory = os.memfd_create("threadinfo-suspect", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.write(self._memory, message.SUSPECT.pack(-1))
-        fcntl.fcntl(self._memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
         try:
+            os.write(self._memory, message.SUSPECT.pack(-1))
+            fcntl.fcntl(self._memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
             with theirs:
                 self.pid = starter.start(theirs, self._memory)
             self._pidfd = os.pidfd_open(self.pid)
@@ -317,7 +317,7 @@ class Unwinder:
             self._stop()
             raise
         finally:
-            os.close(batch.descriptor)
+            batch.close()
         stacks = batch.stacks()
         self.counters.stacks += len(stacks)
         self.counters.complete += sum(stack.is_complete for stack in stacks)
@@ -447,7 +447,7 @@ class _Batch:
         self.next_index = 0
         """Into `sent`: the first one that has no answer yet."""
         self._stacks: list[Stack | None] = [None] * len(samples)
-        self.descriptor = os.memfd_create("threadinfo-samples", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        self.descriptor: int | None = None
         parts = []
         for index, sample in enumerate(samples):
             if (problem := why_not(sample)) is not None:
@@ -455,10 +455,20 @@ class _Batch:
                 continue
             self.sent.append(index)
             parts += [message.SAMPLE.pack(len(sample.stack)), sample.registers, sample.stack]
-        with open(self.descriptor, "wb", closefd=False) as file:
-            file.writelines(parts)
-        # The next child gets it too, whatever the one before it was made to do.
-        fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+        try:
+            self.descriptor = os.memfd_create("threadinfo-samples", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+            with open(self.descriptor, "wb", closefd=False) as file:
+                file.writelines(parts)
+            # The next child gets it too, whatever the one before it was made to do.
+            seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
+            fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, seals)
+        except OSError as problem:  # RLIMIT_FSIZE counts for files in memory too
+            self.fail_rest(f"its samples cannot be handed to the unwinder ({problem.strerror})")
+
+    def close(self) -> None:
+        """Gives the samples back."""
+        if self.descriptor is not None:
+            os.close(self.descriptor)
 
     def fail_next(self, problem: str) -> None:
         """The sample that the child did not survive has no stack."""
