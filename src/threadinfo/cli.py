@@ -229,6 +229,8 @@ def report_command(
     """
     _refuse_page_on_terminal(output_format, output, sys.stdout)
     gc.disable()  # a report is built once and then the process ends: nothing would be freed
+    if verbose and (wait or trace_seconds is not None):
+        _say_what_is_logged()
     with _output(output) as write:
         if follow and trace_seconds is None and not wait:
             raise BadInputError("--follow is of a trace", "add --trace SECONDS")
@@ -487,6 +489,8 @@ def run_command(
     """
     try:
         roles = DEFAULT_PORTS | ports
+        if verbose:
+            _say_what_is_logged()
         options = CollectOptions(
             with_details=verbose or output_format != "text", may_borrow=True, ports=roles, debuginfod=debuginfod
         )
@@ -753,6 +757,19 @@ def _print_error(problem: ThreadinfoError) -> None:
 def _say(*lines: str) -> None:
     """To standard error."""
     click.echo(printable(lines), err=True, nl=False)
+
+
+def _say_what_is_logged() -> None:
+    """To standard error, for who asked for words: what went another way than usual, and lost nothing."""
+    import logging  # noqa: PLC0415 - takes time, and most reports need none
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            _say(self.format(record))
+
+    logger = logging.getLogger("threadinfo")
+    logger.addHandler(Handler())
+    logger.setLevel(logging.INFO)
 
 
 def main() -> NoReturn:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,8 +12,17 @@ import numpy as np
 import pytest
 
 from threadinfo.trace import kernel_ledger as ledger
-from threadinfo.trace.descriptor_records import EVENT, WORDS_BUFFER_BYTES, DescriptorRecorder, Target
+from threadinfo.trace.compiler import load_bcc
+from threadinfo.trace.descriptor_records import (
+    EVENT,
+    WORDS_BUFFER_BYTES,
+    DescriptorRecorder,
+    Target,
+    kernel_facts,
+    size_defines,
+)
 from threadinfo.trace.growth import Rates
+from threadinfo.trace.loader import bpf_directory, read_source
 
 pytestmark = pytest.mark.usefixtures("bpf")
 
@@ -41,9 +51,15 @@ def recorder() -> Iterator[DescriptorRecorder]:
         yield one
 
 
-def test_both_sides_have_the_same_layout(recorder: DescriptorRecorder) -> None:
+def test_both_sides_have_the_same_layout() -> None:
+    bcc = load_bcc()
+    sizes = ledger.choose_sizes(1, 0, 2, 0, with_stacks=True)
+    defines = kernel_facts(platform.machine())[0] | size_defines(sizes, WORDS_BUFFER_BYTES, 2)
+    flags = [f"-D{name}={value}" for name, value in defines.items()]
+    os.environ["BCC_KERNEL_SOURCE"] = str(bpf_directory())
+    module = bcc.BPF(text=read_source(bpf_directory() / "descriptors.bpf.c"), cflags=flags)
     for name, dtype in MIRRORS.items():
-        leaf = recorder._programs.table(name).Leaf
+        leaf = module[name.encode()].Leaf
         fields: Mapping[str, Any] = dtype.fields or {}
         assert {field: getattr(leaf, field).offset for field, _ in leaf._fields_} == {
             field: int(place[1]) for field, place in fields.items()

@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import Run
 from threadinfo.errors import NotAvailableError
-from threadinfo.trace import loader
+from threadinfo.trace import compiler, loader
 from threadinfo.trace.btf import KernelTypes
 from threadinfo.trace.doctor import examine
 
@@ -20,27 +20,27 @@ def test_load_bcc_refuses_the_unrelated_package_by_name(tmp_path: Path, monkeypa
     package = tmp_path / "bcc"
     package.mkdir()
     (package / "__init__.py").write_text("raise SystemExit('a wrong bcc was run')")
-    monkeypatch.setattr(loader, "_DISTRIBUTION", (str(tmp_path),))
+    monkeypatch.setattr(compiler, "_DISTRIBUTION", (str(tmp_path),))
     monkeypatch.delitem(sys.modules, "bcc", raising=False)
     with pytest.raises(NotAvailableError, match="is not the BPF Compiler Collection") as caught:
-        loader.load_bcc()
+        compiler.load_bcc()
     assert "python3-bpfcc" in (caught.value.remedy or "")
 
 
 def test_load_bcc_that_is_missing_names_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loader, "_DISTRIBUTION", (str(tmp_path),))
+    monkeypatch.setattr(compiler, "_DISTRIBUTION", (str(tmp_path),))
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     monkeypatch.delitem(sys.modules, "bcc", raising=False)
     with pytest.raises(NotAvailableError, match="not installed"):
-        loader.load_bcc()
+        compiler.load_bcc()
 
 
 def test_find_bcc_searches_versioned_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "python3.12" / "site-packages" / "bcc"
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
-    monkeypatch.setattr(loader, "_DISTRIBUTION", (f"{tmp_path}/python3*/site-packages",))
-    assert loader.find_bcc() == package
+    monkeypatch.setattr(compiler, "_DISTRIBUTION", (f"{tmp_path}/python3*/site-packages",))
+    assert compiler.find_bcc() == package
 
 
 def test_bpf_directory_has_the_sources() -> None:
@@ -72,7 +72,7 @@ def test_programs_that_the_verifier_refuses_say_so(
     bpf: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     source = "int on_event(struct bpf_raw_tracepoint_args *ctx) { return *(volatile int *)8; }\n"
-    with pytest.raises(NotAvailableError, match="Failed to load BPF program"):
+    with pytest.raises(NotAvailableError, match="the kernel refuses our program"):
         programs(tmp_path, monkeypatch, source)
     assert capfd.readouterr().err == ""
 

@@ -55,6 +55,7 @@ READ_ONLY = (
     "mount --bind $directory $directory; mount -o remount,ro,bind $directory; done",
     "cd /",
 )
+NOTHING_COMPILED = "mount -t tmpfs none /var/cache"
 NO_DIRECTORY = ["sh", "-ec", 'd=$(mktemp -d); cd "$d"; rmdir "$d"; exec "$@"', "sh"]
 ENVIRONMENTS = {
     "nothing is restricted": Environment([]),
@@ -84,9 +85,13 @@ ENVIRONMENTS = {
     "24 open files": Environment(limited("--nofile=24"), "open so many files", "ulimit -n"),
     "no locked memory": Environment(limited("--memlock=0")),
     "no file may grow": Environment(limited("--fsize=0")),
-    "no bcc": Environment(mounted("mount -t tmpfs none /usr/lib/python3/dist-packages/bcc"), "bcc", "python3-bpfcc"),
-    "broken libbcc": Environment(mounted(hidden(f"{LIBRARIES}/libbcc.so.0")), "libbcc", "python3-bpfcc"),
-    "broken libbpf": Environment(mounted(hidden(f"{LIBRARIES}/libbpf.so.1")), "libbpf", "libbpf1"),
+    "no bcc": Environment(
+        mounted(NOTHING_COMPILED, "mount -t tmpfs none /usr/lib/python3/dist-packages/bcc"), "bcc", "python3-bpfcc"
+    ),
+    "broken libbcc": Environment(
+        mounted(NOTHING_COMPILED, hidden(f"{LIBRARIES}/libbcc.so.0")), "libbcc", "python3-bpfcc"
+    ),
+    "broken libbpf": Environment(mounted(NOTHING_COMPILED, hidden(f"{LIBRARIES}/libbpf.so.1")), "libbpf", "libbpf1"),
     "broken libdw": Environment(mounted(hidden(f"{LIBRARIES}/libdw.so.1")), noted="libdw"),
 }
 

@@ -21,7 +21,7 @@ from threadinfo.trace.btf import KernelTypes
 from threadinfo.trace.calls import COMPAT_FIELD, MACHINES, PATH, actions_of
 from threadinfo.trace.descriptor_types import DEFINES, type_code
 from threadinfo.trace.following import FOLLOWING_BYTES, Following
-from threadinfo.trace.kernel_ledger import KernelLedger, choose_sizes
+from threadinfo.trace.kernel_ledger import KernelLedger, Sizes, choose_sizes
 from threadinfo.trace.loader import Programs, ProgramStatistics
 from threadinfo.trace.machine import cpu_count, pid_limit
 from threadinfo.trace.ring import Records, RingReader
@@ -210,6 +210,14 @@ class Target(NamedTuple):
     """An earlier target whose table it uses."""
 
 
+def size_defines(sizes: Sizes, buffer_bytes: Mapping[str, int], cpus: int) -> dict[str, int | str]:
+    """The defines of the program that say how large its maps are."""
+    rings = {f"{name.upper()}_PAGES": size for name, size in buffer_bytes.items()}
+    rings |= {f"{name.upper()}_STACK_PAGES": size for name, size in STACK_BUFFER_BYTES.items()}
+    pages = {name: size // mmap.PAGESIZE for name, size in rings.items()}
+    return {**sizes.defines(), **DEFINES, **pages, "CPU_COUNT": cpus, "PID_LIMIT": pid_limit()}
+
+
 class DescriptorRecorder:
     """Watches the descriptor tables of some processes. A context manager: it detaches at its end."""
 
@@ -235,10 +243,7 @@ class DescriptorRecorder:
         self._cpu_count = cpu_count()
         open_count = max((len(target.links) for target in targets), default=0)
         sizes = choose_sizes(len(targets), follow_limit, self._cpu_count, open_count, with_stacks=with_stacks)
-        defines |= sizes.defines() | DEFINES
-        defines |= {f"{name.upper()}_PAGES": size // mmap.PAGESIZE for name, size in buffer_bytes.items()}
-        defines |= {"CPU_COUNT": self._cpu_count, "PID_LIMIT": pid_limit()}
-        defines |= {f"{name.upper()}_STACK_PAGES": size // mmap.PAGESIZE for name, size in STACK_BUFFER_BYTES.items()}
+        defines |= size_defines(sizes, buffer_bytes, self._cpu_count)
         self._programs = Programs("descriptors.bpf.c", defines, attach, PARTS)
         try:
             programs = self._programs
@@ -257,7 +262,7 @@ class DescriptorRecorder:
             self._held = {}
             for name, data_bytes in _DATA_BYTES.items():
                 words = _EVENT_WORDS + data_bytes // 8
-                self._readers[name] = RingReader(programs.table(f"{name}_events").map_fd, buffer_bytes[name], words)
+                self._readers[name] = RingReader(programs.descriptor(f"{name}_events"), buffer_bytes[name], words)
                 self._held[name] = np.empty((0, words), np.uint64)
             self._begin(targets, sharers or {}, int(defines["PID_LIMIT"]), records)
             for target in targets:

@@ -17,7 +17,7 @@ from typing import Literal, Protocol
 
 from threadinfo.errors import NotAvailableError, explain
 from threadinfo.model import Check
-from threadinfo.trace import loader, preflight
+from threadinfo.trace import compiler, preflight
 from threadinfo.trace.btf import BTF_PATH, KernelTypes
 from threadinfo.trace.libdw import Libraries
 from threadinfo.trace.machine import (
@@ -64,7 +64,7 @@ def examine(others: Others | None = None) -> tuple[Check, ...]:
         checks.append(_try("tracepoints", _read_tracepoints))
     else:  # OpenBLAS ends the process that has no room for it
         checks.append(_check("tracepoints", None, "not tried: that takes more memory", _NO_TRACING, None))
-    checks += [_bcc(), _try("LLVM through libbcc", "libbcc was loaded", loader.load_bcc)]
+    checks += [_bcc(), _try("LLVM through libbcc", "libbcc was loaded", compiler.load_bcc)]
     checks.append(_try("libdw", "loaded", Libraries, effect="no user stacks", is_required=False))
     checks += [_temporary_files(), _memory_lock(), _tracefs()]
     return tuple(checks)
@@ -191,12 +191,12 @@ def _temporary_files() -> Check:
 
 
 def _bcc() -> Check:
-    package = loader.find_bcc()
+    package = compiler.find_bcc()
     if package is None:
-        return _check("bcc for Python", False, "not installed", _NO_TRACING, loader.INSTALL_BCC)
-    if not loader.is_bpf_compiler(package):
+        return _check("bcc for Python", False, "not installed", _NO_TRACING, compiler.INSTALL_BCC)
+    if not compiler.is_bpf_compiler(package):
         found = f"{package} is another package of that name"
-        return _check("bcc for Python", False, found, _NO_TRACING, f"pip uninstall bcc, then {loader.INSTALL_BCC}")
+        return _check("bcc for Python", False, found, _NO_TRACING, f"pip uninstall bcc, then {compiler.INSTALL_BCC}")
     match = re.search(r"['\"]([\d.]+)", _read(str(package / "version.py")) or "")
     return _check("bcc for Python", True, f"{match[1] if match else 'version unknown'}, {package}", _NO_TRACING, None)
 

@@ -146,11 +146,16 @@ class Sizes(NamedTuple):
         }
 
 
+def _round_up(count: int) -> int:
+    """To a power of two: the program is compiled for these sizes, once for each."""
+    return 1 << max(0, count - 1).bit_length()
+
+
 def choose_sizes(target_count: int, follow_limit: int, cpus: int, open_count: int, *, with_stacks: bool) -> Sizes:
     """As much as may be needed for so many targets and processes that they make, with so many descriptors open now."""
-    processes = target_count + follow_limit + 2
+    processes = _round_up(target_count + follow_limit + 2)
     tables = processes + _SPARE_TABLES
-    pages = tables + _SPARE_PAGES + 2 * open_count // _PAGE_NUMBERS
+    pages = tables + _round_up(_SPARE_PAGES + 2 * open_count // _PAGE_NUMBERS)
     shards = min(cpus, 64) if processes <= 16 else 1  # a copy a CPU is for few processes that do much
     stacks = MOST_STACKS if with_stacks else processes
     return Sizes(processes, tables, pages, shards, stacks, min(stacks, _SITE_HISTOGRAMS))
@@ -281,7 +286,8 @@ class KernelLedger:
 
     def share_process(self, pid: int, slot: int) -> None:
         """What a process does with the table of that one is told of that one."""
-        self._programs.table("processes")[ctypes.c_uint32(pid)] = ctypes.c_uint32(slot)
+        processes = self._programs.map("processes", ctypes.c_uint32, ctypes.c_uint32)
+        processes.set(ctypes.c_uint32(pid), ctypes.c_uint32(slot))
 
     def seed(self, table: int, links: Mapping[int, str]) -> None:
         """What is open before anything is seen; `links` as in /proc/PID/fd."""
@@ -309,18 +315,16 @@ class KernelLedger:
         if page == 0:
             self._pages[table]["table"] = table
             return table
-        pages = self._programs.table("pages")
+        pages = self._programs.map("pages", ctypes.c_uint64, ctypes.c_uint32)
         key = ctypes.c_uint64(table << 32 | page)
-        try:
-            return int(pages[key].value)
-        except KeyError:
-            pass
+        if (known := pages.get(key)) is not None:
+            return int(known.value)
         slot = int(self.control["next_page"][0])
         if slot >= self.sizes.pages:
             return None
         self.control["next_page"] += 1
         self._pages[slot]["table"], self._pages[slot]["first"] = table, page * _PAGE_NUMBERS
-        pages[key] = ctypes.c_uint32(slot)
+        pages.set(key, ctypes.c_uint32(slot))
         return slot
 
     # --- while it goes on -------------------------------------------------------------------------------------------

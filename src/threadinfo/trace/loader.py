@@ -1,43 +1,28 @@
-"""The one place that knows bcc: finds the distribution's, compiles ours without kernel headers, attaches and detaches.
-
-bcc's Python module is pure Python over libbcc.so, so an interpreter in any virtual environment can load the
-distribution's copy by its path. PyPI's "bcc" is an unrelated package.
-"""
+"""Our BPF programs: compiled or taken from what was kept, loaded, attached and detached. No library stays loaded."""
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import errno
-import importlib.util
+import logging
 import mmap
 import os
-import re
-import sys
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+import struct
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType, TracebackType
-from typing import Any
+from types import TracebackType
+from typing import TypeVar
 
 import msgspec
 
-from threadinfo.errors import (
-    MORE_FILES,
-    TOO_MANY_FILES,
-    NotAvailableError,
-    is_lack_of_memory,
-    more_memory,
-    out_of_memory,
-)
+from threadinfo.errors import MORE_FILES, TOO_MANY_FILES, NotAvailableError, more_memory
+from threadinfo.trace import bpf, object_cache
+from threadinfo.trace.compiler import CompiledObject, CompiledProgram, compile_source
 
-INSTALL_BCC = "apt-get install python3-bpfcc (on Fedora: dnf install python3-bcc)"
-_OTHER_BCC = "bcc 0.26 with LLVM 14 is what it was measured with; threadinfo doctor says what is here"
-_DISTRIBUTION = (
-    "/usr/lib/python3/dist-packages",
-    "/usr/lib/python3*/site-packages",
-    "/usr/lib64/python3*/site-packages",
-)
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
+_PARTS = "parts"
+_log = logging.getLogger(__name__)
 
 
 def bpf_directory() -> Path:
@@ -45,54 +30,6 @@ def bpf_directory() -> Path:
     package = Path(__file__).resolve().parent.parent
     installed = package / "bpf"
     return installed if installed.is_dir() else package.parent.parent / "bpf"
-
-
-def find_bcc() -> Path | None:
-    """The bcc package to load: the distribution's, or whatever Python finds by that name; None where there is none."""
-    for pattern in _DISTRIBUTION:
-        base, _, rest = pattern.partition("*")
-        parents = [Path(pattern)] if not rest else sorted(Path(base).parent.glob(Path(base).name + "*" + rest))
-        for parent in parents:
-            if (parent / "bcc" / "__init__.py").is_file():
-                return parent / "bcc"
-    spec = importlib.util.find_spec("bcc")
-    return Path(spec.origin).parent if spec is not None and spec.origin else None
-
-
-def is_bpf_compiler(package: Path) -> bool:
-    """Whether a package called bcc is the BPF Compiler Collection, told without running it."""
-    return (package / "libbcc.py").is_file() and (package / "table.py").is_file()
-
-
-def load_bcc() -> ModuleType:
-    """The distribution's bcc module; raises NotAvailableError where it is missing, wrong or broken."""
-    if "bcc" in sys.modules and hasattr(sys.modules["bcc"], "BPF"):
-        return sys.modules["bcc"]
-    package = find_bcc()
-    if package is None:
-        raise NotAvailableError("tracing needs bcc for Python, which is not installed", INSTALL_BCC)
-    if not is_bpf_compiler(package):
-        raise NotAvailableError(
-            f"{package} is not the BPF Compiler Collection: PyPI's bcc is an unrelated package",
-            f"pip uninstall bcc, then {INSTALL_BCC}",
-        )
-    spec = importlib.util.spec_from_file_location(
-        "bcc", package / "__init__.py", submodule_search_locations=[str(package)]
-    )
-    if spec is None or spec.loader is None:
-        raise NotAvailableError(f"cannot load bcc from {package}", INSTALL_BCC)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["bcc"] = module
-    try:
-        with warnings.catch_warnings():  # newer Pythons warn of escape sequences in bcc's own strings
-            warnings.simplefilter("ignore")
-            spec.loader.exec_module(module)
-    except (ImportError, OSError, AttributeError, SyntaxError) as problem:
-        del sys.modules["bcc"]
-        if is_lack_of_memory(str(problem)):
-            raise out_of_memory() from None
-        raise NotAvailableError(f"cannot load bcc from {package}: {problem}", INSTALL_BCC) from None
-    return module
 
 
 class ProgramStatistics(msgspec.Struct, frozen=True):
@@ -105,7 +42,7 @@ class ProgramStatistics(msgspec.Struct, frozen=True):
 
 
 class Programs:
-    """Compiled, loaded and attached programs; detached on every way out. Use as a context manager."""
+    """Loaded and attached programs; detached on every way out. Use as a context manager."""
 
     def __init__(
         self,
@@ -118,25 +55,62 @@ class Programs:
 
         Raises NotAvailableError, with nothing left attached.
         """
-        bcc = load_bcc()
-        _leave_removed_directory()
-        directory = bpf_directory()
-        os.environ["BCC_KERNEL_SOURCE"] = str(directory)
-        flags = [f"-D{name}={value}" for name, value in defines.items()]
-        flags += ["-g0"]  # debug information would be a tenth of the time
-        self._bpf: Any = None
-        with _captured_stderr() as messages:
+        self._maps: dict[str, tuple[int, int]] = {}
+        self._programs: dict[str, int] = {}
+        self._links: list[int] = []
+        headers = bpf_directory()
+        text = read_source(headers / source)
+        flags = [f"-D{name}={value}" for name, value in sorted(defines.items())]
+        key = object_cache.make_key(text, headers, flags)
+        kept = object_cache.read(key)
+        if kept is not None:
             try:
-                self._bpf = bcc.BPF(text=read_source(directory / source), cflags=flags)
-                for index, part in enumerate(parts):
-                    function = self._bpf.load_func(part.encode(), bcc.BPF.RAW_TRACEPOINT)
-                    self._bpf[b"parts"][ctypes.c_int(index)] = ctypes.c_int(function.fd)
-                for tracepoint, function in attach:
-                    self._bpf.attach_raw_tracepoint(tp=tracepoint.encode(), fn_name=function.encode())
-            except Exception as problem:  # bcc raises nothing more precise
-                said = messages()
+                self._start(kept, attach, parts)
+            except (bpf.RefusedError, _RefusedStepError, LookupError) as problem:
+                _log.info("what was compiled before is not used: %s", problem)
+                object_cache.remove(key)
                 self.close()
-                raise _explain(str(problem), said) from None
+            except BaseException as problem:
+                self.close()
+                raise _explain(problem) from None
+            else:
+                return
+        compiled = compile_source(text, headers, flags)
+        try:
+            self._start(compiled, attach, parts)
+        except BaseException as problem:
+            self.close()
+            raise _explain(problem) from None
+        object_cache.write(key, compiled)
+
+    def _start(self, compiled: CompiledObject, attach: Sequence[tuple[str, str]], parts: Sequence[str]) -> None:
+        """Makes maps, loads, attaches; raises OSError with what was being done."""
+        for item in compiled.maps:
+            shape = item.kind, item.key_bytes, item.value_bytes, item.max_entries, item.flags
+            try:
+                self._maps[item.name] = bpf.create_map(*shape, item.name), item.max_entries
+            except OSError as problem:
+                raise _RefusedStepError(problem, f"make the map {item.name}") from None
+        descriptors = [self._maps[item.name][0] for item in compiled.maps]
+        by_name = {program.name: program for program in compiled.programs}
+        for name in (*parts, *dict.fromkeys(function for _, function in attach)):
+            if name not in by_name:
+                raise LookupError(f"it has no function {name}")
+            try:
+                self._programs[name] = bpf.load_program(_with_maps(by_name[name], descriptors), name)
+            except bpf.RefusedError:
+                raise
+            except OSError as problem:
+                raise _RefusedStepError(problem, f"load the program {name}") from None
+        for index, name in enumerate(parts):
+            self.map(_PARTS, ctypes.c_uint32, ctypes.c_uint32).set(
+                ctypes.c_uint32(index), ctypes.c_uint32(self._programs[name])
+            )
+        for tracepoint, function in attach:
+            try:
+                self._links.append(bpf.attach_raw_tracepoint(tracepoint, self._programs[function]))
+            except OSError as problem:
+                raise _RefusedStepError(problem, f"attach to the raw tracepoint {tracepoint}") from None
 
     def __enter__(self) -> Programs:
         return self
@@ -148,28 +122,29 @@ class Programs:
 
     def close(self) -> None:
         """Detaches everything; may be called twice."""
-        if self._bpf is not None:  # not by truth value: a BPF object is falsy until a table of it was used
-            self._bpf.cleanup()
-            self._bpf = None
+        for descriptor in (*self._links, *self._programs.values(), *(fd for fd, _ in self._maps.values())):
+            os.close(descriptor)
+        self._links, self._programs, self._maps = [], {}, {}
 
-    def table(self, name: str) -> Any:
-        """A map of the programs, as bcc's own table object."""
-        return self._bpf[name.encode()]
+    def descriptor(self, name: str) -> int:
+        """Of a map; it stays ours."""
+        return self._maps[name][0]
 
-    def consume_ring_buffers(self) -> None:
-        """Calls the functions that were given to `open_ring_buffer` for what has been written since."""
-        self._bpf.ring_buffer_consume()
+    def map(self, name: str, key: type[_Key], value: type[_Value]) -> bpf.Map[_Key, _Value]:
+        """A map that is no mapped array, as ctypes values."""
+        fd, max_entries = self._maps[name]
+        return bpf.Map(fd, key, value, max_entries)
 
     def memory(self, name: str, element_bytes: int, count: int) -> mmap.mmap:
         """A mappable array as memory: `count` elements of `element_bytes`, which must be a multiple of 8."""
         size = -(-element_bytes * count // mmap.PAGESIZE) * mmap.PAGESIZE
-        return mmap.mmap(self._bpf[name.encode()].map_fd, size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        return mmap.mmap(self.descriptor(name), size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
 
     def statistics(self) -> ProgramStatistics:
         """The sums over all programs."""
         sums = {"run_cnt": 0, "run_time_ns": 0, "recursion_misses": 0}
-        for function in self._bpf.funcs.values():
-            with open(f"/proc/self/fdinfo/{function.fd}", encoding="ascii") as file:
+        for descriptor in self._programs.values():
+            with open(f"/proc/self/fdinfo/{descriptor}", encoding="ascii") as file:
                 for line in file:
                     key, _, value = line.partition(":")
                     if key in sums:
@@ -188,49 +163,35 @@ def read_source(path: Path) -> bytes:
     return "\n".join(lines).encode()
 
 
-def _leave_removed_directory() -> None:
-    """The compiler asks for the working directory; in one that was removed no relative path leads anywhere anyway."""
-    try:
-        os.getcwd()
-    except OSError:
-        os.chdir("/")
+class _RefusedStepError(Exception):
+    """What the kernel did not let us do."""
+
+    def __init__(self, problem: OSError, doing: str) -> None:
+        super().__init__(f"the kernel does not let us {doing}: {problem.strerror}")
+        self.number = problem.errno
 
 
-@contextlib.contextmanager
-def _captured_stderr() -> Iterator[Any]:
-    """Keeps what clang and the verifier write to descriptor 2; yields a function that gives it."""
-    sys.stderr.flush()
-    saved = os.dup(2)
-    with open(os.memfd_create("threadinfo-messages", os.MFD_CLOEXEC), "w+b") as file:
-        os.dup2(file.fileno(), 2)
-
-        def text() -> str:
-            file.seek(0)
-            return file.read().decode(errors="replace")
-
-        try:
-            yield text
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
+def _with_maps(program: CompiledProgram, descriptors: Sequence[int]) -> bytes:
+    """The instructions with the numbers of our maps in them."""
+    instructions = bytearray(program.instructions)
+    for at, number in program.maps:
+        struct.pack_into("=i", instructions, at * bpf.INSTRUCTION_BYTES + 4, descriptors[number])
+    return bytes(instructions)
 
 
-def _explain(problem: str, said: str) -> NotAvailableError:
-    """bcc's bare exception and what clang or the verifier said, as one message with its likely cause."""
-    problem = re.sub(r"\bb'([^']*)'", r"\1", problem)  # bcc has names as bytes
-    lines = [line for line in said.splitlines() if line.strip()]
-    if os.strerror(errno.EMFILE) in problem + said:
+def _explain(problem: BaseException) -> BaseException:
+    """With its likely cause, where it is the kernel's."""
+    if isinstance(problem, bpf.RefusedError):
+        number = problem.errno
+        lines = [line for line in problem.log.splitlines() if line.strip() and not line.startswith("processed ")]
+        message = f"the kernel refuses our program: {problem.strerror}{f' ({lines[-1].strip()})' if lines else ''}"
+    elif isinstance(problem, _RefusedStepError):
+        number, message = problem.number, str(problem)
+    else:
+        return problem
+    if number in {errno.EMFILE, errno.ENFILE}:
         return NotAvailableError(TOO_MANY_FILES, MORE_FILES)
-    last = f": {lines[-1].strip()}" if lines else ""
-    if os.strerror(errno.ENOMEM) in problem + said:
-        return NotAvailableError(f"there is no memory for BPF programs and their maps ({problem}{last})", more_memory())
-    if os.strerror(errno.EPERM) in problem + said:
-        return NotAvailableError(
-            f"the kernel refuses BPF programs ({problem}{last})", "threadinfo doctor says what this host allows"
-        )
-    if "raw tracepoint" in problem:
-        return NotAvailableError(f"{problem}{last}", "threadinfo doctor lists the tracepoints that this kernel lacks")
-    if "compile" in problem:
-        errors = [line for line in lines if "error" in line][:3] or lines[:3]
-        return NotAvailableError(f"bcc could not compile our program: {'; '.join(errors) or problem}", _OTHER_BCC)
-    return NotAvailableError(f"{problem}{last}", "threadinfo doctor says what this host allows")
+    if number == errno.ENOMEM:
+        return NotAvailableError(f"there is no memory for BPF programs and their maps ({message})", more_memory())
+    remedy = "threadinfo doctor lists the tracepoints that this kernel lacks" if number == errno.ENOENT else None
+    return NotAvailableError(message, remedy or "threadinfo doctor says what this host allows")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import mmap
 import os
 import platform
-import struct
 
 from threadinfo.errors import MORE_FILES, TOO_MANY_FILES, NotAvailableError, more_memory, out_of_memory
+from threadinfo.trace import bpf
 from threadinfo.trace.machine import (
     CAPABILITIES_NEEDED,
     GRANT_CAPABILITIES,
@@ -18,7 +17,6 @@ from threadinfo.trace.machine import (
     possible_on_this_process,
 )
 
-SYS_BPF = {"x86_64": 321, "aarch64": 280}
 NEEDED_MEMORY_BYTES = 400 << 20
 """Of address space, besides what an interpreter has: LLVM alone takes 300 MiB."""
 NEEDED_FILES = 40
@@ -26,9 +24,6 @@ NEEDED_FILES = 40
 
 _MAP_NORESERVE = 0x4000  # asm-generic/mman.h
 
-# linux/bpf.h
-_MAP_CREATE, _PROG_LOAD, _RAW_TRACEPOINT_OPEN = 0, 5, 17
-_ARRAY, _RING_BUFFER, _RAW_TRACEPOINT, _MMAPABLE = 2, 27, 17, 1 << 10
 _RETURN_0 = bytes.fromhex("b7000000000000009500000000000000")
 
 
@@ -52,41 +47,22 @@ def check_privilege() -> None:
 
 def try_bpf() -> None:
     """Makes the maps that we need, loads a program and attaches it, and undoes it all; raises NotAvailableError."""
-    number = SYS_BPF.get(platform.machine())
-    if number is None:
-        raise NotAvailableError(f"tracing knows x86_64 and aarch64, and this is {platform.machine()}")
+    if platform.machine() not in bpf.MACHINES:
+        raise NotAvailableError(f"tracing knows {' and '.join(bpf.MACHINES)}, and this is {platform.machine()}")
     opened: list[int] = []
-    kept: list[ctypes.Array[ctypes.c_char]] = []
-
-    def address(data: bytes) -> int:
-        kept.append(ctypes.create_string_buffer(data, len(data)))
-        return ctypes.addressof(kept[-1])
-
-    def call(doing: str, command: int, attributes: bytes) -> int:
-        buffer = ctypes.create_string_buffer(attributes, 128)
-        fd = int(libc.syscall(number, command, buffer, len(buffer)))
-        if fd < 0:
-            raise _explain(doing, ctypes.get_errno())
-        opened.append(fd)
-        return fd
-
-    libc = ctypes.CDLL(None, use_errno=True)
+    doing = "make a BPF map"
     try:
-        array = call("make a BPF map", _MAP_CREATE, struct.pack("=5I", _ARRAY, 4, 8, 1, _MMAPABLE))
-        mmap.mmap(array, mmap.PAGESIZE, mmap.MAP_SHARED, mmap.PROT_READ).close()
-        call("make a BPF ring buffer", _MAP_CREATE, struct.pack("=5I", _RING_BUFFER, 0, 0, mmap.PAGESIZE, 0))
-        program = call(
-            "load a BPF program",
-            _PROG_LOAD,
-            struct.pack("=IIQQ", _RAW_TRACEPOINT, len(_RETURN_0) // 8, address(_RETURN_0), address(b"GPL\0")),
-        )
-        call(
-            "attach a BPF program to a raw tracepoint",
-            _RAW_TRACEPOINT_OPEN,
-            struct.pack("=QI", address(b"sched_switch\0"), program),
-        )
+        opened.append(bpf.create_map(bpf.ARRAY, 4, 8, 1, bpf.MAPPABLE))
+        doing = "map a BPF map"
+        mmap.mmap(opened[-1], mmap.PAGESIZE, mmap.MAP_SHARED, mmap.PROT_READ).close()
+        doing = "make a BPF ring buffer"
+        opened.append(bpf.create_map(bpf.RING_BUFFER, 0, 0, mmap.PAGESIZE))
+        doing = "load a BPF program"
+        opened.append(bpf.load_program(_RETURN_0))
+        doing = "attach a BPF program to a raw tracepoint"
+        opened.append(bpf.attach_raw_tracepoint("sched_switch", opened[-1]))
     except OSError as problem:
-        raise _explain("map a BPF map", problem.errno or errno.EIO) from None
+        raise _explain(doing, problem.errno or errno.EIO) from None
     finally:
         for fd in opened:
             os.close(fd)

@@ -6,6 +6,7 @@ The statistics are read through the arrays' own memory: no system call an item, 
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -17,6 +18,7 @@ import msgspec
 from threadinfo.errors import NotAvailableError
 from threadinfo.model import Confidence, DelayedBy, Scheduling, WokenBy
 from threadinfo.trace.awaited import AWAITED_BYTES, AwaitedProcess
+from threadinfo.trace.bpf import Map
 from threadinfo.trace.btf import KernelTypes
 from threadinfo.trace.following import FOLLOWING_BYTES, Child, Following
 from threadinfo.trace.histogram import BUCKETS, summarize
@@ -37,6 +39,7 @@ from threadinfo.trace.kernel_accounts import (
 )
 from threadinfo.trace.loader import Programs, ProgramStatistics
 from threadinfo.trace.machine import counts_thread_times, cpu_count, most_taken_ns, pid_limit, taken_ns
+from threadinfo.trace.ring import RingReader
 
 ReadThreads = Callable[[], Mapping[int, Mapping[int, str]]]
 """Gives the threads of every traced process now: PID to (thread id to state letter)."""
@@ -121,6 +124,14 @@ class _Delay(ctypes.Structure):
         *((name, ctypes.c_uint32) for name in ("tid", "tgid", "cpu", "holder")),
         ("comm", ctypes.c_char * 16),
     )
+
+
+class _Pair(ctypes.Structure):  # mirrors struct pair
+    _fields_ = (("slot", ctypes.c_uint32), ("tid", ctypes.c_uint32))
+
+
+class _Name(ctypes.Structure):  # mirrors struct name
+    _fields_ = (("tgid", ctypes.c_uint32), ("comm", ctypes.c_char * 16))
 
 
 class Delay(NamedTuple):
@@ -213,7 +224,8 @@ class SchedulingTracer:
         existing = read_threads()
         cpus = cpu_count()
         thread_count = sum(len(threads) for threads in existing.values())
-        self._slot_count = min(_MOST_SLOTS, thread_count + thread_count // 4 + 64 + _BORN_SLOTS)
+        wanted = thread_count + thread_count // 4 + 64 + _BORN_SLOTS
+        self._slot_count = min(_MOST_SLOTS, 1 << (wanted - 1).bit_length())  # few sizes: each is compiled once
         defines, attach, self._delays_dequeue = kernel_facts()
         defines |= {"TID_LIMIT": pid_limit(), "SLOT_COUNT": self._slot_count, "CPU_COUNT": cpus}
         if threshold_ns is not None:
@@ -240,9 +252,10 @@ class SchedulingTracer:
             self._looked_at = [int(losses.next_slot) for losses in self._losses]
             self._followed: set[int] = set()
             self.following.allow(follow_limit)
-            self._delays: list[Delay] = []
+            self._delay_reader: RingReader | None = None
             if threshold_ns is not None:
-                programs.table("delays").open_ring_buffer(self._on_delay)
+                size = _STREAM_PAGES * mmap.PAGESIZE
+                self._delay_reader = RingReader(programs.descriptor("delays"), size, 1 + ctypes.sizeof(_Delay) // 8)
         except BaseException:
             self._programs.close()
             raise
@@ -415,9 +428,13 @@ class SchedulingTracer:
         """Events of traced threads so far."""
         return sum(int(losses.seen_count) for losses in self._losses)
 
-    def _on_delay(self, _context: object, data: int, _size: int) -> None:
-        record = _Delay.from_address(data)
-        self._delays.append(
+    def read_delays(self) -> list[Delay]:
+        """The waits since the last call, in order of their end."""
+        if self._delay_reader is None:
+            return []
+        data = self._delay_reader.read()[:, 1:].tobytes()
+        records = (_Delay * (len(data) // ctypes.sizeof(_Delay))).from_buffer_copy(data)
+        return sorted(
             Delay(
                 at_ns=record.at_ns,
                 wait_ns=record.wait_ns,
@@ -427,28 +444,29 @@ class SchedulingTracer:
                 cpu=record.cpu,
                 held_by_tid=record.holder or None,
             )
+            for record in records
         )
-
-    def read_delays(self) -> list[Delay]:
-        """The waits since the last call, in order of their end."""
-        self._programs.consume_ring_buffers()
-        delays, self._delays = sorted(self._delays), []
-        return delays
 
     def holders_and_wakers(self) -> set[int]:
         """The ids of all other threads that were charged with a wait or woke somebody so far."""
-        found = {key.tid for table in ("woken_by", "delayed_by") for key in self._programs.table(table)}
+        found = {key.tid for name in ("woken_by", "delayed_by") for key, _ in self._pairs(name).items()}
         for thread in self._used():
             found |= {thread.last_waker, thread.last_holder}
         return {int(tid) for tid in found if tid not in {0, _INTERRUPT}}
 
+    def _pairs(self, name: str) -> Map[_Pair, ctypes.c_uint64]:
+        return self._programs.map(name, _Pair, ctypes.c_uint64)
+
+    def _names(self) -> Map[ctypes.c_uint32, _Name]:
+        return self._programs.map("names", ctypes.c_uint32, _Name)
+
     def names(self) -> dict[int, tuple[int, str]]:
         """Thread id to (PID, name) of wakers and holders whose names the programs took."""
-        return {key.value: (value.tgid, _text(value.comm)) for key, value in self._programs.table("names").items()}
+        return {key.value: (value.tgid, _text(value.comm)) for key, value in self._names().items()}
 
     def name(self, tid: int) -> str:
         """The same of one thread, "" where the programs took none: one look, however many there are."""
-        value = self._programs.table("names").get(ctypes.c_uint32(tid))
+        value = self._names().get(ctypes.c_uint32(tid))
         return _text(value.comm) if value is not None else ""
 
     @property
@@ -459,7 +477,7 @@ class SchedulingTracer:
     def holders(self) -> dict[int, dict[int, int]]:
         """By slot: who held the CPU while that thread waited (thread ids), and for how many nanoseconds so far."""
         held: dict[int, dict[int, int]] = {}
-        for key, value in self._programs.table("delayed_by").items():
+        for key, value in self._pairs("delayed_by").items():
             held.setdefault(key.slot, {})[key.tid] = int(value.value)
         for slot, thread in enumerate(self._threads):
             if thread.tid and thread.last_holder_ns:
@@ -475,7 +493,7 @@ class SchedulingTracer:
         woken: dict[int, dict[int, int]] = {}
         delayed: dict[int, dict[int, int]] = {}
         for table, target in (("woken_by", woken), ("delayed_by", delayed)):
-            for key, value in self._programs.table(table).items():
+            for key, value in self._pairs(table).items():
                 target.setdefault(key.slot, {})[key.tid] = int(value.value)
         names = {**names, **self._own_names()}
         activities = []

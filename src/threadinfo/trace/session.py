@@ -6,13 +6,10 @@ It ends when the time is over, when the user interrupts (what was seen so far is
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import math
 import os
-import platform
 import select
 import signal
-import struct
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType, TracebackType
@@ -23,6 +20,7 @@ import msgspec
 from threadinfo.containment import contained, note_fault
 from threadinfo.errors import NotAvailableError
 from threadinfo.model import Confidence, Gap
+from threadinfo.trace import bpf
 from threadinfo.trace.awaited import AwaitedProcess
 from threadinfo.trace.descriptor_records import Counts, DescriptorRecorder
 from threadinfo.trace.descriptors import (
@@ -37,7 +35,7 @@ from threadinfo.trace.descriptors import (
 )
 from threadinfo.trace.following import Child
 from threadinfo.trace.kernel_accounts import ReadAccount
-from threadinfo.trace.preflight import SYS_BPF, check_privilege
+from threadinfo.trace.preflight import check_privilege
 from threadinfo.trace.privileges import give_up, given_up_by_others
 from threadinfo.trace.scheduling import ReadThreads, SchedulingTracer, ThreadActivity
 
@@ -53,7 +51,6 @@ _BEGINNERS_TICKS = ((0.2, 0.001), (1.0, 0.01), (math.inf, _REPORT_TICK_SECONDS))
 _AWAITED_MILLISECONDS = 1
 _NAMES_SECONDS = 1.0
 _STATISTICS_SECONDS = 0.05
-_BPF_ENABLE_STATS = 32
 
 
 NOTHING_SEEN = Confidence(
@@ -478,8 +475,9 @@ def _tick_of_beginner(seconds: float) -> float:
 
 def _measure_programs(tracers: Sequence[SchedulingTracer | DescriptorRecorder]) -> float | None:
     """Nanoseconds a run, by the kernel's own statistics, over a short slice after the window: they cost 30 ns a run."""
-    fd = _enable_statistics()
-    if fd is None:
+    try:
+        fd = bpf.enable_statistics()
+    except OSError:  # it takes CAP_SYS_ADMIN
         return None
     for tracer in tracers:
         tracer.resume()
@@ -490,16 +488,6 @@ def _measure_programs(tracers: Sequence[SchedulingTracer | DescriptorRecorder]) 
     runs = sum(now.run_count - then.run_count for then, now in zip(before, after, strict=True))
     run_ns = sum(now.run_time_ns - then.run_time_ns for then, now in zip(before, after, strict=True))
     return run_ns / runs if runs else None
-
-
-def _enable_statistics() -> int | None:
-    """bpf(BPF_ENABLE_STATS): on until the descriptor is closed; None where not permitted (CAP_SYS_ADMIN)."""
-    number = SYS_BPF.get(platform.machine())
-    if number is None:
-        return None
-    attributes = ctypes.create_string_buffer(struct.pack("=I", 0), 128)
-    fd = int(ctypes.CDLL(None).syscall(number, _BPF_ENABLE_STATS, attributes, len(attributes)))
-    return fd if fd >= 0 else None
 
 
 def _learn_names(

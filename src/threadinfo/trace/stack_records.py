@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import ctypes
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,15 +65,19 @@ class CopiedStacks(NamedTuple):
         )
 
 
+class _Frame(ctypes.Structure):  # mirrors struct frame
+    _fields_ = (("step", ctypes.c_uint32), ("flags", ctypes.c_uint32))
+
+
 class StackReader:
     """The copies, and the frames that the kernel side knows."""
 
     def __init__(self, programs: Programs) -> None:
-        self._frames: Any = programs.table("frames")
+        self._frames = programs.map("frames", ctypes.c_uint64, _Frame)
         self._readers = {}
         for name, size in STACK_BUFFER_BYTES.items():
             words = 1 + _HEAD + REGISTER_WORDS + _STACK_BYTES[name] // 8
-            self._readers[name] = RingReader(programs.table(f"{name}_stacks").map_fd, size, words)
+            self._readers[name] = RingReader(programs.descriptor(f"{name}_stacks"), size, words)
         self._code = np.frombuffer(programs.memory("code_filter", 8, _CODE_BITS // 64), np.uint64)
         self.untaught_count = 0
         """Frames for which the kernel's table had no room."""
@@ -89,8 +94,8 @@ class StackReader:
         """How far from where the frame of `pc` begins its return address lies; `flags` are `IS_PROGRAM` and so on."""
         program = (pid << 32 | exec_id) * _MIX & 0xFFFFFFFFFFFFFFFF
         try:
-            self._frames[self._frames.Key(pc ^ program)] = self._frames.Leaf(step, flags)
-        except Exception:  # bcc's own
+            self._frames.set(ctypes.c_uint64(pc ^ program), _Frame(step, flags))
+        except OSError:
             self.untaught_count += 1
 
     def add_code(self, first: int, end: int) -> None:

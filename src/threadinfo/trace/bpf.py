@@ -1,0 +1,160 @@
+"""bpf(2): maps, programs and raw tracepoints, by descriptors. No library: these commands are the kernel's own ABI.
+
+Structures and numbers: linux/bpf.h. Every failure is an OSError with the kernel's number.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import platform
+import resource
+import struct
+from collections.abc import Iterator
+from typing import Any, Generic, TypeVar
+
+ARRAY, PROG_ARRAY, RING_BUFFER = 2, 3, 27  # enum bpf_map_type
+MAPPABLE = 1 << 10  # BPF_F_MMAPABLE
+INSTRUCTION_BYTES = 8
+
+_SYSTEM_CALL = {"x86_64": 321, "aarch64": 280}
+MACHINES = tuple(_SYSTEM_CALL)
+_MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _PROG_LOAD, _RAW_TRACEPOINT_OPEN, _MAP_LOOKUP_BATCH = 0, 1, 2, 5, 17, 24
+_ENABLE_STATISTICS = 32
+_RAW_TRACEPOINT = 17  # enum bpf_prog_type
+_LOG_BYTES = 1 << 20
+_NAME_BYTES = 15
+_ATTRIBUTES_BYTES = 128
+_NOT_THE_VERIFIER = {errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSYS}
+_COUNT_AT = 32  # in the attributes of a batch
+
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
+
+
+class RefusedError(OSError):
+    """The verifier refused a program."""
+
+    def __init__(self, number: int, log: str) -> None:
+        super().__init__(number, os.strerror(number))
+        self.log = log
+
+
+def _bpf(command: int, attributes: bytes | ctypes.Array[ctypes.c_char]) -> int:
+    """What the kernel returned; what it wrote is in the buffer, where one was given. Raises OSError."""
+    number = _SYSTEM_CALL.get(platform.machine())
+    if number is None:
+        raise OSError(errno.ENOSYS, f"the number of bpf(2) on {platform.machine()} is not known")
+    buffer = ctypes.create_string_buffer(attributes, _ATTRIBUTES_BYTES) if isinstance(attributes, bytes) else attributes
+    returned = int(ctypes.CDLL(None, use_errno=True).syscall(number, command, buffer, len(buffer)))
+    if returned < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return returned
+
+
+def _make(command: int, attributes: bytes) -> int:
+    """A new descriptor. Before Linux 5.11 maps and programs count as locked memory: then the limit is lifted."""
+    try:
+        return _bpf(command, attributes)
+    except PermissionError:
+        soft, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+        if soft == resource.RLIM_INFINITY:
+            raise
+        try:
+            resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        except (OSError, ValueError):
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM)) from None
+        try:
+            return _bpf(command, attributes)
+        finally:
+            resource.setrlimit(resource.RLIMIT_MEMLOCK, (soft, hard))
+
+
+def create_map(kind: int, key_bytes: int, value_bytes: int, max_entries: int, flags: int = 0, name: str = "") -> int:
+    """The descriptor of a new map."""
+    head = struct.pack("=7I", kind, key_bytes, value_bytes, max_entries, flags, 0, 0)
+    return _make(_MAP_CREATE, head + name.encode()[:_NAME_BYTES])
+
+
+def load_program(instructions: bytes, name: str = "") -> int:
+    """The descriptor of a program for raw tracepoints; raises RefusedError with the verifier's words."""
+    code, license_ = ctypes.create_string_buffer(instructions, len(instructions)), ctypes.create_string_buffer(b"GPL")
+    count = len(instructions) // INSTRUCTION_BYTES
+
+    def load(log: ctypes.Array[ctypes.c_char] | None) -> int:
+        where = (0, 0, 0) if log is None else (1, len(log), ctypes.addressof(log))
+        addresses = ctypes.addressof(code), ctypes.addressof(license_)
+        head = struct.pack("=IIQQIIQII", _RAW_TRACEPOINT, count, *addresses, *where, 0, 0)
+        return _make(_PROG_LOAD, head + name.encode()[:_NAME_BYTES])
+
+    try:
+        return load(None)
+    except OSError as problem:
+        number = problem.errno or errno.EINVAL
+        if number in _NOT_THE_VERIFIER:
+            raise
+    log = ctypes.create_string_buffer(_LOG_BYTES)
+    try:
+        return load(log)
+    except OSError:
+        if not log.value:
+            raise
+        raise RefusedError(number, log.value.decode(errors="replace")) from None
+
+
+def attach_raw_tracepoint(tracepoint: str, program: int) -> int:
+    """The descriptor that keeps a program attached: closing it detaches."""
+    name = ctypes.create_string_buffer(tracepoint.encode())
+    return _make(_RAW_TRACEPOINT_OPEN, struct.pack("=QI", ctypes.addressof(name), program))
+
+
+def enable_statistics() -> int:
+    """Has the kernel time every run of every program until this descriptor is closed (CAP_SYS_ADMIN)."""
+    return _bpf(_ENABLE_STATISTICS, struct.pack("=I", 0))
+
+
+def _at(array: Any, kind: type[_Value], index: int) -> _Value:
+    value: _Value = kind.from_buffer(array, index * ctypes.sizeof(kind))  # type: ignore[attr-defined, arg-type]
+    return value
+
+
+class Map(Generic[_Key, _Value]):
+    """A map that is no mapped array, as ctypes values; `fd` stays its owner's."""
+
+    def __init__(self, fd: int, key: type[_Key], value: type[_Value], max_entries: int) -> None:
+        self.fd = fd
+        self._key, self._value, self._max_entries = key, value, max_entries
+
+    def set(self, key: _Key, value: _Value) -> None:
+        """Puts one in or changes it; raises OSError (E2BIG) where the map is full."""
+        addresses = ctypes.addressof(key), ctypes.addressof(value)  # type: ignore[arg-type]
+        _bpf(_MAP_UPDATE, struct.pack("=IIQQQ", self.fd, 0, *addresses, 0))
+
+    def get(self, key: _Key) -> _Value | None:
+        """The value of a key; None where it is not in the map."""
+        value = self._value()
+        addresses = ctypes.addressof(key), ctypes.addressof(value)  # type: ignore[arg-type]
+        try:
+            _bpf(_MAP_LOOKUP, struct.pack("=IIQQQ", self.fd, 0, *addresses, 0))
+        except FileNotFoundError:
+            return None
+        return value
+
+    def items(self) -> Iterator[tuple[_Key, _Value]]:
+        """All of a hash, in no order; what is put in or deleted meanwhile may be missing."""
+        count, position, is_last = self._max_entries, ctypes.create_string_buffer(64), False
+        start = 0
+        while not is_last:
+            keys, values = (self._key * count)(), (self._value * count)()  # type: ignore[operator]
+            places = start, ctypes.addressof(position), ctypes.addressof(keys), ctypes.addressof(values)
+            attributes = struct.pack("=QQQQIIQQ", *places, count, self.fd, 0, 0)
+            buffer = ctypes.create_string_buffer(attributes, _ATTRIBUTES_BYTES)
+            try:
+                _bpf(_MAP_LOOKUP_BATCH, buffer)
+            except FileNotFoundError:
+                is_last = True
+            (found,) = struct.unpack_from("=I", buffer, _COUNT_AT)
+            for index in range(found):  # not by slices: of simple types those are bare numbers
+                yield _at(keys, self._key, index), _at(values, self._value, index)
+            start = ctypes.addressof(position)
