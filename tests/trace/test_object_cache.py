@@ -63,7 +63,7 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> Callab
         with loader.Programs("test.bpf.c", {}, [("sys_enter", "on_event")]) as programs:
             os.getppid()
             assert int.from_bytes(programs.memory("seen", 8, 1)[:8], "little") > 0
-            assert dict(programs.map("by_cpu", ctypes.c_uint32, ctypes.c_uint64).items())
+            assert list(programs.map("by_cpu", ctypes.c_uint32, ctypes.c_uint64).items())
         return bool(compiled)
 
     return load_once
