@@ -66,6 +66,8 @@ _FORMAT_SECONDS = 0.015  # of every tick of a stream
 
 _owns_process = False
 """Whether the process is this command's, and not a test's that calls parts of it."""
+_leaves_thread = False
+"""Whether a thread that could not be waited for is still busy at the end."""
 
 
 class _DefaultGroup(click.Group):
@@ -576,8 +578,12 @@ def top_command(target: str, interval: float, trace: bool, ports: dict[int, str]
     view = TopApp(session, TerminalDriver)
     gc.freeze()
     gc.set_threshold(100_000)  # a snapshot is thousands of values and no cycles
-    with kept_terminal():
-        status = view.run()
+    try:
+        with kept_terminal():
+            status = view.run()
+    finally:
+        global _leaves_thread  # noqa: PLW0603 - it is a fact of the whole process
+        _leaves_thread = session.is_running
     if view.failure is not None:
         raise view.failure
     if status is None:  # it failed, and Textual has said why
@@ -756,7 +762,17 @@ def _say(*lines: str) -> None:
 
 
 def main() -> NoReturn:
-    """Runs the command; the only place that turns errors into messages and exit codes."""
+    """Runs the command, and ends the process."""
+    try:
+        _main()
+    except SystemExit as end:
+        if _leaves_thread:  # it may be in the compiler, and exit(3) takes that away under it: a crash
+            os._exit(end.code if isinstance(end.code, int) else ExitCode.OK)
+        raise
+
+
+def _main() -> NoReturn:
+    """The only place that turns errors into messages and exit codes."""
     global _owns_process  # noqa: PLW0603 - it is a fact of the whole process
     _owns_process = True
     _fill_standard_descriptors()
