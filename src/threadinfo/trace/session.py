@@ -20,7 +20,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from threadinfo.containment import contained, note_fault
+from threadinfo.containment import contained, detached, note_fault
 from threadinfo.errors import NotAvailableError
 from threadinfo.model import Confidence, Gap
 from threadinfo.trace.awaited import AwaitedProcess
@@ -204,23 +204,22 @@ def trace_processes(
         if with_scheduling:
             with contained("scheduling", gaps, but=(OSError,)):
                 watched = SchedulingTracer(read_threads, read_account, follow_limit=follow_limit)
-                scheduling = stack.enter_context(watched)
+                scheduling = stack.enter_context(detached(watched, gaps))
         descriptors: DescriptorTracer | None = None
         clock_offset_ns = time.time_ns() - time.monotonic_ns()
         if with_descriptors:
             log_sockets_at = clock_offset_ns if with_sockets else None
             with contained("descriptors", gaps, but=(OSError,)):
-                tracer = stack.enter_context(
-                    DescriptorTracer(
-                        pids,
-                        read_links,
-                        read_numbers,
-                        read_pids,
-                        code=code,
-                        log_sockets_at=log_sockets_at,
-                        follow_limit=follow_limit,
-                    )
+                tracer = DescriptorTracer(
+                    pids,
+                    read_links,
+                    read_numbers,
+                    read_pids,
+                    code=code,
+                    log_sockets_at=log_sockets_at,
+                    follow_limit=follow_limit,
                 )
+                stack.enter_context(detached(tracer, gaps))
                 tracer.read()
                 descriptors = tracer
         give_up(may_use_network=bool(code and code.debuginfod))
@@ -313,6 +312,8 @@ def trace_processes(
             with contained("descriptors", gaps):
                 if descriptors and (activity := descriptors.activity(pid)) is not None:
                     of_descriptors[pid] = activity
+        if descriptors:
+            gaps += descriptors.gaps
         if descriptors and descriptors.sites and descriptors.sites.problem:
             note_fault("call sites", descriptors.sites.problem, gaps)
         confidence = NOTHING_SEEN
@@ -320,7 +321,7 @@ def trace_processes(
             confidence = _confidence(scheduling, descriptors)
             measured = [tracer for tracer in (scheduling, descriptors and descriptors.recorder) if tracer]
             confidence = msgspec.structs.replace(confidence, program_ns_per_event=_measure_programs(measured))
-        return TraceResult(
+        result = TraceResult(
             started_ns=started_ns,
             clock_offset_ns=clock_offset_ns,
             duration_ns=stopped_ns - started_ns,
@@ -340,8 +341,8 @@ def trace_processes(
                 (scheduling.following.left_out_count if scheduling else 0),
             ),
             sharers=frozenset(pid for pid in pids if descriptors.shares_table(pid)) if descriptors else frozenset(),
-            gaps=tuple(gaps),
         )
+    return msgspec.structs.replace(result, gaps=tuple(gaps))  # with those of detaching
 
 
 class ChildWatch:
