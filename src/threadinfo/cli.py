@@ -418,14 +418,14 @@ def trace_command(
         interrupted = _print_stream(stream, duration, output_format)
     for problem in missing:
         _print_error(problem)
-    if interrupted:
-        sys.exit(ExitCode.INTERRUPTED)
+    if interrupted is not None:
+        sys.exit(128 + interrupted)
     if missing:
         sys.exit(max(problem.exit_code for problem in missing))
 
 
-def _print_stream(stream: EventStream, duration: float | None, output_format: str) -> bool:
-    """Prints events until the end; says whether the user interrupted. What was seen by then is printed whole."""
+def _print_stream(stream: EventStream, duration: float | None, output_format: str) -> int | None:
+    """Prints events until the end; gives the signal that ended it, if any. What was seen by then is printed whole."""
     from threadinfo.line_output import LineOutput  # noqa: PLC0415
     from threadinfo.render import stream as lines  # noqa: PLC0415
 
@@ -450,7 +450,7 @@ def _print_stream(stream: EventStream, duration: float | None, output_format: st
         confidence = msgspec.structs.replace(confidence, omitted_line_count=output.omitted_count)
         output.write_last((lines.render_end_json if as_json else lines.render_end_text)(confidence))
     _say_losses(confidence)
-    return stream.was_interrupted()
+    return stream.interrupted_by()
 
 
 @cli.command("run", context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})

@@ -135,22 +135,30 @@ class Target:
 
 
 class Interrupt:
-    """Ctrl-C as a fact rather than an exception, which would lose what had just been read. The second one raises.
+    """Ctrl-C and SIGTERM as a fact rather than an exception, which would lose what had just been read.
 
-    Where SIGINT was ignored from the start, as a shell has it for a script's background jobs, it stays so.
+    The second one raises. Where SIGINT was ignored from the start, as a shell has it for a script's background jobs, it
+    stays so, and SIGTERM ends the trace.
     """
 
     def __init__(self) -> None:
         self.came = False
+        self.number: int = signal.SIGINT
+        """Which of the two came."""
         self.fd, self._write_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._previous = signal.getsignal(signal.SIGINT)
-        if self._previous != signal.SIG_IGN:
-            signal.signal(signal.SIGINT, self._note)
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._previous = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
+        for number in self._previous:
+            signal.signal(number, self._note)
 
-    def _note(self, _number: int, _frame: object) -> None:
-        self.came = True
+    def _note(self, number: int, _frame: object) -> None:
+        self.came, self.number = True, number
         os.write(self._write_fd, b"x")  # ends the poll
-        signal.signal(signal.SIGINT, self._previous)
+        self._put_back()
+
+    def _put_back(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
 
     def __enter__(self) -> Interrupt:
         return self
@@ -158,7 +166,7 @@ class Interrupt:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        signal.signal(signal.SIGINT, self._previous)
+        self._put_back()
         os.close(self.fd)
         os.close(self._write_fd)
 
@@ -384,7 +392,7 @@ class ChildWatch:
 
 
 def wait_for(awaited: Awaited, tracers: Sequence[AwaitedProcess], interrupt: Interrupt | None) -> int:
-    """Waits until the process has come, and gives its PID. Raises KeyboardInterrupt."""
+    """Waits until the process has come, and gives its PID. Raises KeyboardInterrupt, SystemExit for SIGTERM."""
     for tracer in tracers:
         tracer.wait_for(awaited.name)
     poll = select.poll()
@@ -394,7 +402,7 @@ def wait_for(awaited: Awaited, tracers: Sequence[AwaitedProcess], interrupt: Int
     while (pid := tracers[0].pid) is None:
         poll.poll(_AWAITED_MILLISECONDS)
         if interrupt and interrupt.came:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt if interrupt.number == signal.SIGINT else SystemExit(128 + interrupt.number)
     awaited.on_come(pid)
     return pid
 
