@@ -58,7 +58,11 @@ STAGES = {
     "trace.descriptors:DescriptorTracer.read": ("descriptors", ("Descriptor Churn",)),
     "trace.descriptors:DescriptorTracer.finish": ("ledger", ()),
     "trace.descriptors:DescriptorTracer.activity": ("descriptors", ("Descriptor Churn",)),
-    "trace.socket_log:SocketLog.events": ("descriptors", ("Descriptor Churn",)),
+    "trace.descriptors:DescriptorTracer._log": ("sockets", ()),
+    "trace.socket_log:SocketLog.events": ("sockets", ()),
+    "trace.socket_log:SocketLog.of_open": ("sockets", ()),
+    "trace.descriptor_records:DescriptorRecorder.__exit__": ("detaching", ()),
+    "trace.unwinder:Unwinder.close": ("detaching", ()),
     "trace.call_sites:CallSites.waiting_count": ("descriptors", ("Descriptor Churn",)),
     "trace.unwinder:Unwinder.unwind": ("call sites", ()),
     "trace.session:_measure_programs": ("confidence", ()),
@@ -119,6 +123,7 @@ def test_fault_late_in_a_long_trace_leaves_a_whole_report_of_the_rest(start: Sta
         ("trace.scheduling:SchedulingTracer.read_delays", "scheduling"),
         ("trace.descriptor_events:EventMaker.events", "events"),
         ("render.stream:describe_event", "lines"),
+        ("trace.loader:Programs.close", "detaching"),
     ],
 )
 def test_fault_in_a_stream_costs_its_events(start: Start, stage: str, section: str) -> None:
@@ -137,6 +142,7 @@ def test_fault_in_a_stream_costs_its_events(start: Start, stage: str, section: s
             "scheduling": {"(openat)", " close "},
             "events": {"waited"},
             "lines": {"waited"},
+            "detaching": {"waited", "(openat)", " close "},
         }[section]
     )
 

@@ -66,6 +66,8 @@ _FORMAT_SECONDS = 0.015  # of every tick of a stream
 
 _owns_process = False
 """Whether the process is this command's, and not a test's that calls parts of it."""
+_leaves_thread = False
+"""Whether a thread that could not be waited for is still busy at the end."""
 
 
 class _DefaultGroup(click.Group):
@@ -418,14 +420,14 @@ def trace_command(
         interrupted = _print_stream(stream, duration, output_format)
     for problem in missing:
         _print_error(problem)
-    if interrupted:
-        sys.exit(ExitCode.INTERRUPTED)
+    if interrupted is not None:
+        sys.exit(128 + interrupted)
     if missing:
         sys.exit(max(problem.exit_code for problem in missing))
 
 
-def _print_stream(stream: EventStream, duration: float | None, output_format: str) -> bool:
-    """Prints events until the end; says whether the user interrupted. What was seen by then is printed whole."""
+def _print_stream(stream: EventStream, duration: float | None, output_format: str) -> int | None:
+    """Prints events until the end; gives the signal that ended it, if any. What was seen by then is printed whole."""
     from threadinfo.line_output import LineOutput  # noqa: PLC0415
     from threadinfo.render import stream as lines  # noqa: PLC0415
 
@@ -450,7 +452,7 @@ def _print_stream(stream: EventStream, duration: float | None, output_format: st
         confidence = msgspec.structs.replace(confidence, omitted_line_count=output.omitted_count)
         output.write_last((lines.render_end_json if as_json else lines.render_end_text)(confidence))
     _say_losses(confidence)
-    return stream.was_interrupted()
+    return stream.interrupted_by()
 
 
 @cli.command("run", context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})
@@ -580,8 +582,12 @@ def top_command(target: str, interval: float, trace: bool, ports: dict[int, str]
     view = TopApp(session, TerminalDriver)
     gc.freeze()
     gc.set_threshold(100_000)  # a snapshot is thousands of values and no cycles
-    with kept_terminal():
-        status = view.run()
+    try:
+        with kept_terminal():
+            status = view.run()
+    finally:
+        global _leaves_thread  # noqa: PLW0603 - it is a fact of the whole process
+        _leaves_thread = session.is_running
     if view.failure is not None:
         raise view.failure
     if status is None:  # it failed, and Textual has said why
@@ -773,7 +779,17 @@ def _say_what_is_logged() -> None:
 
 
 def main() -> NoReturn:
-    """Runs the command; the only place that turns errors into messages and exit codes."""
+    """Runs the command, and ends the process."""
+    try:
+        _main()
+    except SystemExit as end:
+        if _leaves_thread:  # it may be in the compiler, and exit(3) takes that away under it: a crash
+            os._exit(end.code if isinstance(end.code, int) else ExitCode.OK)
+        raise
+
+
+def _main() -> NoReturn:
+    """The only place that turns errors into messages and exit codes."""
     global _owns_process  # noqa: PLW0603 - it is a fact of the whole process
     _owns_process = True
     _fill_standard_descriptors()

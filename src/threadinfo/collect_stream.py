@@ -103,9 +103,10 @@ class EventStream:
         """Why no stacks are shown, although they were asked for."""
         return self._stream.descriptors.stack_problem if self._stream.descriptors else None
 
-    def was_interrupted(self) -> bool:
-        """Whether Ctrl-C ended it."""
-        return self._stream.interrupt.came
+    def interrupted_by(self) -> int | None:
+        """The signal that ended it: Ctrl-C's or SIGTERM; None where none did."""
+        interrupt = self._stream.interrupt
+        return interrupt.number if interrupt.came else None
 
     def finish(self) -> tuple[list[Chunk], Confidence]:
         """Stops; what is left, and the whole account."""

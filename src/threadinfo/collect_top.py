@@ -90,6 +90,11 @@ class TopSession:
         if self._thread is not None:
             self._thread.join(_STOP_SECONDS)
 
+    @property
+    def is_running(self) -> bool:
+        """Whether its thread is still busy: after `stop`, with what could not be waited for."""
+        return self._thread is not None and self._thread.is_alive()
+
     def _run(self, publish: Publish, fail: Fail) -> None:
         try:
             with hold_targets(self._root, [self._pid]) as reader, self._root.directory(str(self._pid)) as process:

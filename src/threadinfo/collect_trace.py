@@ -281,6 +281,7 @@ def _merge_activity(
         activity.sockets,
         _origins(report, activity, Moments(result.clock_offset_ns)),
         gaps,
+        knows_uses=activity.socket_uses is not None,
     )
 
 
@@ -296,7 +297,7 @@ def _origins(report: ProcessReport, activity: DescriptorActivity, moments: Momen
             names.get(activity.opened[fd].tid, ""),
             started,
             moments,
-            tuple(activity.socket_uses.get(fd, ())),
+            tuple((activity.socket_uses or {}).get(fd, ())),
         )
         for fd in activity.opened.keys() & listed
     }

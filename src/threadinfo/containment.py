@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from typing import NamedTuple
+from contextlib import AbstractContextManager
+from typing import NamedTuple, TypeVar
 
 from threadinfo.errors import ThreadinfoError
 from threadinfo.model import Gap
@@ -20,6 +21,8 @@ DEBUG = "THREADINFO_DEBUG"
 REMEDY = f"please report it, with what {DEBUG}=1 adds on standard error"
 _PACKAGE = os.path.dirname(__file__) + os.sep
 _MOST_FAULTS = 20
+
+T = TypeVar("T")
 
 
 class Fault(NamedTuple):
@@ -72,3 +75,19 @@ def contained(section: str, gaps: list[Gap] | None = None, *, but: tuple[type[Ex
         raise
     except Exception as error:  # what a mistake raises is not known before it is found
         note_fault(section, error, gaps)
+
+
+@contextlib.contextmanager
+def detached(tracer: AbstractContextManager[T], gaps: list[Gap] | None = None) -> Iterator[T]:
+    """Leaves a tracer at the end as its own `with` would; a fault of that costs nothing of what it saw.
+
+    What it left attached the kernel detaches when this process ends.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.callback(_detach, tracer, gaps)
+        yield tracer.__enter__()
+
+
+def _detach(tracer: AbstractContextManager[object], gaps: list[Gap] | None) -> None:
+    with contained("detaching", gaps):
+        tracer.__exit__(None, None, None)

@@ -88,8 +88,13 @@ def merge_descriptors(
     sockets: SocketTrace | None,
     origins: Mapping[int, Origin],
     gaps: Sequence[Gap],
+    *,
+    knows_uses: bool = True,
 ) -> ProcessReport:
-    """The report with what happened to its descriptors (None: not asked for), and the origin of each that was born."""
+    """The report with what happened to its descriptors (None: not asked for), and the origin of each that was born.
+
+    `knows_uses`: whether the origins of sockets tell all that was done with them.
+    """
     if report.trace is None:
         return report
     names = {thread.tid: thread.name for thread in report.trace.ended_threads}
@@ -97,7 +102,7 @@ def merge_descriptors(
     descriptors = report.descriptors
     if descriptors is not None:
         descriptors = tuple(
-            with_origin(descriptor, _name_threads(origins[descriptor.fd], names))
+            with_origin(descriptor, _name_threads(origins[descriptor.fd], names), knows_uses=knows_uses)
             if descriptor.fd in origins
             else descriptor
             for descriptor in descriptors
@@ -160,10 +165,11 @@ def _stack_gaps(stacks: StackCounts | None) -> list[Gap]:
     return [Gap("call sites", words, None)]
 
 
-def with_origin(descriptor: Descriptor, origin: Origin) -> Descriptor:
-    """What a trace saw of the maker replaces what was inferred."""
+def with_origin(descriptor: Descriptor, origin: Origin, *, knows_uses: bool = True) -> Descriptor:
+    """What a trace saw of the maker replaces what was inferred; what it saw done with a socket settles what that is."""
     sock = descriptor.socket
     if sock is not None:
         inference = None if origin.library is not None else sock.inference
-        sock = settle(msgspec.structs.replace(sock, inference=inference), origin)
+        sock = msgspec.structs.replace(sock, inference=inference)
+        sock = settle(sock, origin) if knows_uses else sock
     return msgspec.structs.replace(descriptor, origin=origin, socket=sock)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.conftest import ROOT, WORKLOADS, Start, run_threadinfo
-from threadinfo.proc.reader import ProcDirectory, ProcessMemory, ProcSilentError
+from threadinfo.proc.reader import ProcDirectory, ProcessMemory, ProcGoneError, ProcMalformedError, ProcSilentError
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or not os.path.exists("/dev/fuse"), reason="needs root and FUSE to mount"
@@ -103,6 +104,39 @@ def test_reader_gives_up_what_does_not_answer(silent: Silent) -> None:
         with ProcessMemory(process) as memory:
             start = int(silent.mapping.partition("-")[0], 16)
             assert memory.read(start, 8) is None
+
+
+def test_file_that_took_the_number_of_a_socket_is_not_waited_for(silent: Silent) -> None:
+    """Closing a duplicate of it would be, in the process that has it."""
+    program = (
+        "import sys\n"
+        "from threadinfo.proc.borrow import Lender\n"
+        "with Lender(int(sys.argv[1])) as lender:\n"
+        "    for ask in (lender.ask, lender.network_namespace):\n"
+        "        try: ask(int(sys.argv[2]))\n"
+        "        except OSError as problem: print(problem.strerror)\n"
+    )
+    command = [sys.executable, "-c", program, str(silent.process.pid), str(silent.held)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20, check=False)
+    assert (result.stdout, result.stderr) == (f"{os.strerror(errno.ENOTSOCK)}\n" * 2, "")
+
+
+def test_mount_point_behind_a_silent_file_system_is_not_waited_for(silent: Silent, tmp_path: Path) -> None:
+    inner = tmp_path / "outer" / "inner"
+    inner.mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "outer")
+    with ProcDirectory(f"/proc/{silent.process.pid}") as process:
+        for path in (inner, Path("/")):
+            fd = process.directory_below_root(str(path))
+            assert os.path.sameopenfile(fd, os.open(path, os.O_PATH))
+            os.close(fd)
+        for path, problem in {
+            tmp_path / "link" / "inner": ProcMalformedError,  # ELOOP: not even where the link leads to a good place
+            inner / ".." / ".." / ".." / "nowhere": ProcGoneError,
+            silent.directory / "below": ProcSilentError,
+        }.items():
+            with pytest.raises(problem):
+                process.directory_below_root(str(path))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -275,6 +275,19 @@ def test_trace_in_a_scripts_background_leaves_ctrl_c_to_the_script(bpf: None, st
     assert json.loads((tmp_path / "report").read_text())["processes"][0]["trace"]["ended_by"] == "target"
 
 
+def test_trace_in_a_scripts_background_ends_with_its_report_on_sigterm(bpf: None, start: Start, tmp_path: Path) -> None:
+    process = start(sys.executable, WORKLOADS / "many.py", "background", 2, 5)
+    arguments = [process.pid, "--trace", "600", "--format", "json", "-o", tmp_path / "report"]
+    command = ["sh", "-c", '"$@" & echo $!; wait $!', "sh", sys.executable, "-m", "threadinfo", *arguments]
+    shell = start(*command, stderr=subprocess.PIPE)
+    tool = int(shell.first_line)  # type: ignore[attr-defined]
+    wait_until_it_traces(shell, tool)
+    os.kill(tool, signal.SIGTERM)
+    _, errors = shell.communicate(timeout=60)
+    assert (shell.returncode, errors) == (0, "")
+    assert json.loads((tmp_path / "report").read_text())["processes"][0]["trace"]["ended_by"] == "interrupt"
+
+
 @pytest.mark.parametrize("seconds", ["0", "-1", "1e9", "nan", "soon"])
 def test_trace_for_an_impossible_time_is_a_usage_error(seconds: str, threadinfo: Run) -> None:
     result = threadinfo("1", f"--trace={seconds}")

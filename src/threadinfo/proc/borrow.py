@@ -1,11 +1,13 @@
 """Asking a socket itself: a borrowed duplicate of the descriptor, asked what changes nothing, and closed at once.
 
 Only for sockets of which the kernel's tables leave something open. What is asked is read-only; SO_ERROR, which would
-take a pending error away from the target, is left alone.
+take a pending error away from the target, is left alone. A child borrows, and hands on nothing but sockets: the number
+may be another file's by now, and closing a file of FUSE waits for its server.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import select
@@ -15,6 +17,7 @@ from types import TracebackType
 
 import msgspec
 
+from threadinfo.proc.deputy import Answer, Deputy, DeputySilentError
 from threadinfo.proc.namespaces import duplicate_descriptor
 
 _SO_NETNS_COOKIE = 71
@@ -22,6 +25,7 @@ _SIOCGSKNS = 0x894C
 _TCP_INFO_BYTES = 240
 _TCP_CLOSE = 7
 _SOL_NETLINK, _NETLINK_LIST_MEMBERSHIPS = 270, 9
+_NUMBER = struct.Struct("=i")
 _GROUPS_BYTES = 64  # the kernel says how many it would need, even where fewer were offered: offer enough
 
 
@@ -53,6 +57,7 @@ class Lender:
 
     def __init__(self, pid: int) -> None:
         self._pidfd = os.pidfd_open(pid)
+        self._deputy = Deputy(self._serve, (self._pidfd,))
 
     def __enter__(self) -> Lender:
         return self
@@ -60,14 +65,39 @@ class Lender:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._deputy.close()
         os.close(self._pidfd)
+
+    def _serve(self, request: bytes) -> Answer:
+        """In the child: an error's number, or 0 and the duplicate. One that is no socket ends with the child."""
+        (fd,) = _NUMBER.unpack(request)
+        try:
+            duplicate = duplicate_descriptor(self._pidfd, fd)
+            borrowed = _as_socket(duplicate)
+            try:
+                borrowed.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE)  # ENOTSOCK, whatever else it is
+            finally:
+                borrowed.detach()
+        except OSError as problem:
+            return _NUMBER.pack(problem.errno or errno.EIO), None
+        return _NUMBER.pack(0), duplicate
+
+    def _borrow(self, fd: int) -> int:
+        try:
+            answer, duplicate = self._deputy.ask(_NUMBER.pack(fd))
+        except DeputySilentError:
+            raise OSError(errno.ETIMEDOUT, "it does not answer") from None
+        if duplicate is None:
+            (number,) = _NUMBER.unpack(answer)
+            raise OSError(number, os.strerror(number))
+        return duplicate
 
     def network_namespace(self, fd: int) -> int:
         """The network namespace that a socket was made in, as a descriptor that the caller closes (SIOCGSKNS).
 
         Raises OSError where the caller has no CAP_NET_ADMIN there.
         """
-        duplicate = duplicate_descriptor(self._pidfd, fd)
+        duplicate = self._borrow(fd)
         try:
             return fcntl.ioctl(duplicate, _SIOCGSKNS)
         finally:
@@ -75,10 +105,7 @@ class Lender:
 
     def ask(self, fd: int) -> Borrowed:
         """Borrows a socket and asks it; raises OSError where the kernel refuses, or `fd` is gone or not a socket."""
-        # With family, type and protocol given, Python makes no system call of its own on the descriptor.
-        with socket.socket(
-            socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=duplicate_descriptor(self._pidfd, fd)
-        ) as borrowed:
+        with _as_socket(self._borrow(fd)) as borrowed:
             family = borrowed.getsockopt(socket.SOL_SOCKET, socket.SO_DOMAIN)
             kind = borrowed.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE)
             protocol = borrowed.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL)
@@ -106,6 +133,11 @@ class Lender:
                 ),
                 namespace_cookie=_option(borrowed, socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8),
             )
+
+
+def _as_socket(fd: int) -> socket.socket:
+    """With family, type and protocol given, Python makes no system call of its own on the descriptor."""
+    return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=fd)
 
 
 def _name(ask: object) -> object:

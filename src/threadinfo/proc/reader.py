@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
-from threadinfo.proc.file_status import FileStatus, is_procfs, may_need_server, read_status
+from threadinfo.proc.file_status import FileStatus, is_procfs, may_need_server, open_directory, read_status
 
 if TYPE_CHECKING:
     from threadinfo.proc.deputy import Deputy
@@ -226,7 +226,7 @@ class ProcDirectory:
             raise ProcSilentError(f"{self.path}/{name}", "its file system does not answer") from None
 
     def _serve(self, request: bytes) -> tuple[bytes, int | None]:
-        """What the deputy does: the status of a path, an extended attribute, or a file opened."""
+        """What the deputy does: the status of a path, an extended attribute, or a file or directory opened."""
         kind, name = request[:1], os.fsdecode(request[1:])
         try:
             if kind == b"s":
@@ -234,9 +234,15 @@ class ProcDirectory:
             if kind == b"a":
                 name, _, attribute = name.rpartition("\0")
                 return os.getxattr(f"/proc/self/fd/{self._fd}/{name}", attribute), None
+            if kind == b"d":
+                root = os.open("root", os.O_PATH | os.O_CLOEXEC, dir_fd=self._fd)
+                try:
+                    return _STATUS.pack(*[0] * 8), open_directory(name, root)
+                finally:
+                    os.close(root)
             return b"", os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=self._fd)
         except OSError as problem:
-            return _STATUS.pack(problem.errno or errno.EIO, *[0] * 7) if kind == b"s" else b"", None
+            return _STATUS.pack(problem.errno or errno.EIO, *[0] * 7) if kind in {b"s", b"d"} else b"", None
 
     def link_mode(self, name: str) -> int:
         """The permission bits of a link in fd/: 0o400 is open for reading, 0o200 for writing (proc_pid_fd(5))."""
@@ -287,12 +293,19 @@ class ProcDirectory:
             raise
         return fd
 
-    def directory_descriptor(self, name: str) -> int:
-        """Opens a directory whose descriptor is wanted itself (a mount point below root/); the caller closes it."""
+    def directory_below_root(self, path: str) -> int:
+        """Opens a directory of the process's whose descriptor is wanted itself (a mount point); the caller closes it.
+
+        No link on the way is followed. By a child: by now the way may lead through a file system that does not answer.
+        """
         try:
-            return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._fd)
+            answer, fd = self._ask(b"d", path)
         except OSError as problem:
-            raise _error(f"{self.path}/{name}", problem) from None
+            raise _error(f"{self.path}/root{path}", problem) from None
+        if fd is None:
+            number = _STATUS.unpack(answer)[0]
+            raise _error(f"{self.path}/root{path}", OSError(number, os.strerror(number)))
+        return fd
 
     def mapped_file(self, mapping: str) -> int | None:
         """The file that is mapped at START-END (/proc/PID/map_files), even if it was deleted; the caller closes it.

@@ -232,7 +232,7 @@ def _ask_themselves(
             try:
                 borrowed = lender.ask(one.fd)
             except OSError as problem:
-                if problem.errno != errno.EBADF:  # closed while it was read
+                if problem.errno not in {errno.EBADF, errno.ENOTSOCK}:  # closed while it was read
                     refusal = problem.strerror
                 continue
             found[one.inode] = _tell(one.inode, one.name, view, borrowed, inodes)

@@ -2,7 +2,8 @@
 
 Two ways to a path, neither of which guesses: what the target itself has open, stands in or has as its root, compared by
 device and inode; and, as root, the file handle that fdinfo tells (open_by_handle_at(2)). A path counts if it leads to
-the inode. For handles a mount point of the target's is opened, one whose file system cannot keep us waiting.
+the inode. For handles a mount point of the target's is opened, one whose file system cannot keep us waiting; what the
+target puts in its place meanwhile is not asked for anything.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from contextlib import suppress
 
 from threadinfo.model import Descriptor
 from threadinfo.proc.fdinfo import Watch, parse_fdinfo, parse_watches
+from threadinfo.proc.file_status import FileStatus, read_status
 from threadinfo.proc.reader import ProcDirectory, ProcError, decode_file_name
 
 _LOCAL = frozenset(
@@ -61,7 +63,7 @@ class WatchedPaths:
         links = [f"fd/{one.fd}" for one in self._descriptors if one.inode == watch.inode and one.target[:1] == "/"]
         for link in ("cwd", "root", "exe", *links):
             with suppress(ProcError):
-                if _is_file(self._process, link, watch):
+                if _is_watched(self._process.stat(link), watch):
                     return self._confirmed(self._process.link(link), watch)
         return None
 
@@ -72,8 +74,10 @@ class WatchedPaths:
         if mount is None or watch.handle_type is None or not 0 < len(watch.handle) <= _HANDLE_BYTES:
             return None
         with suppress(ProcError, OSError):
-            mount_fd = self._process.directory_descriptor(f"root{mount}")
+            mount_fd = self._process.directory_below_root(mount)
             try:
+                if not _is_on(mount_fd, watch.device):
+                    return None
                 fd = _open_by_handle(mount_fd, watch)
             finally:
                 os.close(mount_fd)
@@ -86,7 +90,7 @@ class WatchedPaths:
     def _confirmed(self, path: str, watch: Watch) -> str | None:
         """The path, if it leads the target to the inode: a removed file has none, and one may lie outside its root."""
         with suppress(ProcError):
-            if _is_file(self._process, f"root{path}", watch):
+            if _is_watched(self._process.stat_patiently(f"root{path}"), watch):
                 return path
         return None
 
@@ -95,9 +99,14 @@ def _items(value: object) -> list[dict[str, int | str | None]]:
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
-def _is_file(process: ProcDirectory, name: str, watch: Watch) -> bool:
-    status = process.stat(name)
+def _is_watched(status: FileStatus, watch: Watch) -> bool:
     return status.inode == watch.inode and (status.device_major, status.device_minor) == watch.device
+
+
+def _is_on(fd: int, device: tuple[int, int]) -> bool:
+    """Whether an open directory is on a device; its file system is not asked."""
+    status = read_status(f"/proc/self/fd/{fd}", fd)
+    return (status.device_major, status.device_minor) == device
 
 
 def _open_by_handle(mount_fd: int, watch: Watch) -> int:

@@ -14,11 +14,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from threadinfo.containment import contained
 from threadinfo.errors import NotAvailableError
 from threadinfo.model import (
     DescriptorEvent,
     DescriptorTrace,
     Failure,
+    Gap,
     LedgerDifference,
     LimitFailure,
     PathChurn,
@@ -103,8 +105,8 @@ class DescriptorActivity(NamedTuple):
     """Of the numbers that are open at the end, those that were opened during the trace."""
     sockets: SocketTrace | None
     """None where it was not asked for."""
-    socket_uses: Mapping[int, Sequence[DescriptorEvent]]
-    """Of the sockets among `opened`: what was done with them."""
+    socket_uses: Mapping[int, Sequence[DescriptorEvent]] | None
+    """Of the sockets among `opened`: what was done with them; None where that is not known."""
     stacks: Mapping[int, Stack]
     """Of `opened`: where they were opened, as far as that is known; by descriptor."""
     stack_problem: NotAvailableError | None
@@ -181,6 +183,8 @@ class DescriptorTracer:
         self._remembered: dict[int, TableState] = {}
         self._growth = OpenAtSites(self.started_ns)
         self._rates: dict[int, Rates] = {}
+        self.gaps: list[Gap] = []
+        """Faults of ours in the stories of sockets, which cost those alone."""
         if records == RECORDS_OF_SOCKETS:
             self.recorder.allow_records(_SOCKET_RECORDS)
         for target in targets:
@@ -195,9 +199,11 @@ class DescriptorTracer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stack.close()
-        if self._niceness is not None:
-            os.setpriority(os.PRIO_PROCESS, 0, self._niceness)
+        try:
+            self._stack.close()
+        finally:
+            if self._niceness is not None:
+                os.setpriority(os.PRIO_PROCESS, 0, self._niceness)
 
     def slot(self, pid: int) -> int | None:
         """The slot of a process in the ledger; None where it is not traced."""
@@ -211,11 +217,13 @@ class DescriptorTracer:
         if self.recorder.awaited.pid is not None and self.recorder.awaited.at_ns > self.started_ns:
             self.started_ns = self.recorder.awaited.at_ns
         self._note_processes(batch)
-        chunk = None
-        if self._for_stream or self._log_sockets_at is not None:
-            chunk = self._chunks.make(batch)
-        if chunk is not None and self._log_sockets_at is not None:
-            self._log(chunk.only_sockets(), self._log_sockets_at)
+        chunk = self._chunks.make(batch) if self._for_stream else None
+        offset_ns, self._log_sockets_at = self._log_sockets_at, None
+        if offset_ns is not None:
+            with contained("sockets", self.gaps):  # what they say may be wrong then: none is told, and no more kept
+                chunk = chunk or self._chunks.make(batch)
+                self._log(chunk.only_sockets(), offset_ns)
+                self._log_sockets_at = offset_ns
         self._end_tables(batch)
         self.ledger.fold_threads()
         now_ns = time.monotonic_ns()
@@ -375,21 +383,27 @@ class DescriptorTracer:
                 fds.setdefault(known.stack, []).append(fd)
             counts = self.recorder.counts()
             trace = describe_sites(trace, slot, ledger, self.sites, self._growth, fds, self.stopped_ns, counts.uncopied)
-        log = None if self._log_sockets_at is None else self._log_of(pid, self._log_sockets_at)
-        opened_ns = {fd: known.at_ns for fd, known in opened.items()}
         stacks = {fd: self.stack(known.stack) for fd, known in opened.items()}
-        sockets = None
-        if log is not None:
-            omitted = self.recorder.counts().omitted + log.omitted_count
-            sockets = SocketTrace(events=tuple(log.events(self.sites)), omitted_count=omitted)
+        sockets, uses = None, None
+        if self._log_sockets_at is not None:
+            with contained("sockets", self.gaps):
+                sockets, uses = self._stories(self._log_of(pid, self._log_sockets_at), opened)
         return DescriptorActivity(
             trace,
             opened,
             sockets,
-            log.of_open(opened_ns, self.sites) if log else {},
+            uses,
             {fd: stack for fd, stack in stacks.items() if stack is not None},
             self.stack_problem,
         )
+
+    def _stories(
+        self, log: SocketLog, opened: Mapping[int, OpenDescriptor]
+    ) -> tuple[SocketTrace, Mapping[int, Sequence[DescriptorEvent]]]:
+        """What happened to all sockets, and what was done with those that are open."""
+        omitted = self.recorder.counts().omitted + log.omitted_count
+        uses = log.of_open({fd: known.at_ns for fd, known in opened.items()}, self.sites)
+        return SocketTrace(events=tuple(log.events(self.sites)), omitted_count=omitted), uses
 
     def opened(self, pid: int) -> Mapping[int, OpenDescriptor]:
         """Of the numbers that a process has open, those that were opened during the trace."""

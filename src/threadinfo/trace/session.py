@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from threadinfo.containment import contained, note_fault
+from threadinfo.containment import contained, detached, note_fault
 from threadinfo.errors import NotAvailableError
 from threadinfo.model import Confidence, Gap
 from threadinfo.trace import bpf
@@ -132,22 +132,30 @@ class Target:
 
 
 class Interrupt:
-    """Ctrl-C as a fact rather than an exception, which would lose what had just been read. The second one raises.
+    """Ctrl-C and SIGTERM as a fact rather than an exception, which would lose what had just been read.
 
-    Where SIGINT was ignored from the start, as a shell has it for a script's background jobs, it stays so.
+    The second one raises. Where SIGINT was ignored from the start, as a shell has it for a script's background jobs, it
+    stays so, and SIGTERM ends the trace.
     """
 
     def __init__(self) -> None:
         self.came = False
+        self.number: int = signal.SIGINT
+        """Which of the two came."""
         self.fd, self._write_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._previous = signal.getsignal(signal.SIGINT)
-        if self._previous != signal.SIG_IGN:
-            signal.signal(signal.SIGINT, self._note)
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._previous = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
+        for number in self._previous:
+            signal.signal(number, self._note)
 
-    def _note(self, _number: int, _frame: object) -> None:
-        self.came = True
+    def _note(self, number: int, _frame: object) -> None:
+        self.came, self.number = True, number
         os.write(self._write_fd, b"x")  # ends the poll
-        signal.signal(signal.SIGINT, self._previous)
+        self._put_back()
+
+    def _put_back(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
 
     def __enter__(self) -> Interrupt:
         return self
@@ -155,7 +163,7 @@ class Interrupt:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        signal.signal(signal.SIGINT, self._previous)
+        self._put_back()
         os.close(self.fd)
         os.close(self._write_fd)
 
@@ -201,23 +209,22 @@ def trace_processes(
         if with_scheduling:
             with contained("scheduling", gaps, but=(OSError,)):
                 watched = SchedulingTracer(read_threads, read_account, follow_limit=follow_limit)
-                scheduling = stack.enter_context(watched)
+                scheduling = stack.enter_context(detached(watched, gaps))
         descriptors: DescriptorTracer | None = None
         clock_offset_ns = time.time_ns() - time.monotonic_ns()
         if with_descriptors:
             log_sockets_at = clock_offset_ns if with_sockets else None
             with contained("descriptors", gaps, but=(OSError,)):
-                tracer = stack.enter_context(
-                    DescriptorTracer(
-                        pids,
-                        read_links,
-                        read_numbers,
-                        read_pids,
-                        code=code,
-                        log_sockets_at=log_sockets_at,
-                        follow_limit=follow_limit,
-                    )
+                tracer = DescriptorTracer(
+                    pids,
+                    read_links,
+                    read_numbers,
+                    read_pids,
+                    code=code,
+                    log_sockets_at=log_sockets_at,
+                    follow_limit=follow_limit,
                 )
+                stack.enter_context(detached(tracer, gaps))
                 tracer.read()
                 descriptors = tracer
         give_up(may_use_network=bool(code and code.debuginfod))
@@ -310,6 +317,8 @@ def trace_processes(
             with contained("descriptors", gaps):
                 if descriptors and (activity := descriptors.activity(pid)) is not None:
                     of_descriptors[pid] = activity
+        if descriptors:
+            gaps += descriptors.gaps
         if descriptors and descriptors.sites and descriptors.sites.problem:
             note_fault("call sites", descriptors.sites.problem, gaps)
         confidence = NOTHING_SEEN
@@ -317,7 +326,7 @@ def trace_processes(
             confidence = _confidence(scheduling, descriptors)
             measured = [tracer for tracer in (scheduling, descriptors and descriptors.recorder) if tracer]
             confidence = msgspec.structs.replace(confidence, program_ns_per_event=_measure_programs(measured))
-        return TraceResult(
+        result = TraceResult(
             started_ns=started_ns,
             clock_offset_ns=clock_offset_ns,
             duration_ns=stopped_ns - started_ns,
@@ -337,8 +346,8 @@ def trace_processes(
                 (scheduling.following.left_out_count if scheduling else 0),
             ),
             sharers=frozenset(pid for pid in pids if descriptors.shares_table(pid)) if descriptors else frozenset(),
-            gaps=tuple(gaps),
         )
+    return msgspec.structs.replace(result, gaps=tuple(gaps))  # with those of detaching
 
 
 class ChildWatch:
@@ -380,7 +389,7 @@ class ChildWatch:
 
 
 def wait_for(awaited: Awaited, tracers: Sequence[AwaitedProcess], interrupt: Interrupt | None) -> int:
-    """Waits until the process has come, and gives its PID. Raises KeyboardInterrupt."""
+    """Waits until the process has come, and gives its PID. Raises KeyboardInterrupt, SystemExit for SIGTERM."""
     for tracer in tracers:
         tracer.wait_for(awaited.name)
     poll = select.poll()
@@ -390,7 +399,7 @@ def wait_for(awaited: Awaited, tracers: Sequence[AwaitedProcess], interrupt: Int
     while (pid := tracers[0].pid) is None:
         poll.poll(_AWAITED_MILLISECONDS)
         if interrupt and interrupt.came:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt if interrupt.number == signal.SIGINT else SystemExit(128 + interrupt.number)
     awaited.on_come(pid)
     return pid
 

@@ -10,7 +10,7 @@ from types import TracebackType
 
 import msgspec
 
-from threadinfo.containment import contained
+from threadinfo.containment import contained, detached
 from threadinfo.model import Confidence
 from threadinfo.trace.descriptor_events import EventChunk
 from threadinfo.trace.descriptors import (
@@ -82,22 +82,20 @@ class Stream:
             self.scheduling: SchedulingTracer | None = None
             self.descriptors: DescriptorTracer | None = None
             if threshold_ns is not None:
-                self.scheduling = stack.enter_context(
-                    SchedulingTracer(read_threads, read_account, threshold_ns, follow_limit=follow_limit)
-                )
+                scheduling = SchedulingTracer(read_threads, read_account, threshold_ns, follow_limit=follow_limit)
+                self.scheduling = stack.enter_context(detached(scheduling))
             if with_descriptors:
-                self.descriptors = stack.enter_context(
-                    DescriptorTracer(
-                        pids,
-                        read_links,
-                        read_numbers,
-                        read_pids,
-                        code=code,
-                        for_stream=True,
-                        buffer_bytes=buffer_bytes,
-                        follow_limit=follow_limit,
-                    )
+                descriptors = DescriptorTracer(
+                    pids,
+                    read_links,
+                    read_numbers,
+                    read_pids,
+                    code=code,
+                    for_stream=True,
+                    buffer_bytes=buffer_bytes,
+                    follow_limit=follow_limit,
                 )
+                self.descriptors = stack.enter_context(detached(descriptors))
             give_up(may_use_network=bool(code and code.debuginfod))
             self._children = ChildWatch(pids, self.descriptors, self.scheduling, follow.on_child) if follow else None
             self._settled: list[EventChunk] = []

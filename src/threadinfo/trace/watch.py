@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from threadinfo.containment import detached
 from threadinfo.model import DescriptorEvent
 from threadinfo.trace.descriptor_events import EventMaker, Moments
 from threadinfo.trace.descriptors import CodeAccess, DescriptorTracer, ReadLinks, ReadNumbers, ReadPids
@@ -62,10 +63,9 @@ class Watch:
         code = code._replace(read_maps=given_up_by_others(code.read_maps))
         self.moments = Moments(time.time_ns() - time.monotonic_ns())
         with contextlib.ExitStack() as stack:
-            self.scheduling = stack.enter_context(SchedulingTracer(read_threads, read_account))
-            self.descriptors = stack.enter_context(
-                DescriptorTracer([pid], read_links, read_numbers, read_pids, code=code, for_stream=True)
-            )
+            self.scheduling = stack.enter_context(detached(SchedulingTracer(read_threads, read_account)))
+            descriptors = DescriptorTracer([pid], read_links, read_numbers, read_pids, code=code, for_stream=True)
+            self.descriptors = stack.enter_context(detached(descriptors))
             give_up(may_use_network=bool(code.debuginfod))
             self.scheduling.start()
             self._intervals = SchedulingIntervals(self.scheduling)
