@@ -104,6 +104,26 @@ class ProgramStatistics(msgspec.Struct, frozen=True):
     """Runs that the kernel left out because a program was running on that CPU already."""
 
 
+class _TestRun(ctypes.Structure):  # struct bpf_test_run_opts of libbpf's bpf.h
+    _fields_ = (
+        ("sz", ctypes.c_size_t),
+        ("data_in", ctypes.c_void_p),
+        ("data_out", ctypes.c_void_p),
+        ("data_size_in", ctypes.c_uint32),
+        ("data_size_out", ctypes.c_uint32),
+        ("ctx_in", ctypes.c_void_p),
+        ("ctx_out", ctypes.c_void_p),
+        ("ctx_size_in", ctypes.c_uint32),
+        ("ctx_size_out", ctypes.c_uint32),
+        ("retval", ctypes.c_uint32),
+        ("repeat", ctypes.c_int),
+        ("duration", ctypes.c_uint32),
+        ("flags", ctypes.c_uint32),
+        ("cpu", ctypes.c_uint32),
+        ("batch_size", ctypes.c_uint32),
+    )
+
+
 class Programs:
     """Compiled, loaded and attached programs; detached on every way out. Use as a context manager."""
 
@@ -155,6 +175,16 @@ class Programs:
     def table(self, name: str) -> Any:
         """A map of the programs, as bcc's own table object."""
         return self._bpf[name.encode()]
+
+    def run(self, function: str, *arguments: int) -> None:
+        """Runs a function for raw tracepoints once, in this thread, with these arguments; raises OSError."""
+        words = (ctypes.c_uint64 * len(arguments))(*arguments)
+        options = _TestRun(ctx_in=ctypes.addressof(words), ctx_size_in=ctypes.sizeof(words))
+        options.sz = ctypes.sizeof(options)
+        descriptor = self._bpf.load_func(function.encode(), sys.modules["bcc"].BPF.RAW_TRACEPOINT).fd
+        result = ctypes.CDLL("libbpf.so.1").bpf_prog_test_run_opts(descriptor, ctypes.byref(options))
+        if result:
+            raise OSError(-result, os.strerror(-result))
 
     def consume_ring_buffers(self) -> None:
         """Calls the functions that were given to `open_ring_buffer` for what has been written since."""
