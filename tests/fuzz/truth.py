@@ -77,7 +77,8 @@ class Figures(NamedTuple):
 class Truth:
     """All notes of one program."""
 
-    def __init__(self, text: str, directory: str) -> None:
+    def __init__(self, text: str, directory: str, *, begins_with_exec: bool = False) -> None:
+        """`begins_with_exec`: the program was awaited, and the exec that began it is the first that is told of it."""
         self.notes = [Note(*note) for note in json.loads(text)]
         self.directory = directory
         start = next(index for index, note in enumerate(self.notes) if note.kind == "go")
@@ -85,6 +86,8 @@ class Truth:
         self.owner = {0: self.root} | {note.table: note.pid for note in self.notes if note.kind == "parted"}
         self.tables_before = {note.table for note in self.notes[:start]} | {0}
         self.lived = self.notes[start + 1 :]
+        if begins_with_exec:
+            self.lived.insert(0, self.notes[start]._replace(kind="executed", call="execve"))
         self.initial: dict[int, set[int]] = {table: set() for table in self.owner}
         for note in self.notes:
             if note.kind == "open_at_go":
@@ -225,7 +228,8 @@ class Truth:
             return None
         now = most = len(self.initial[next(iter(tables))])
         for note in notes:
-            now += (note.kind == "birth") - (note.kind in DEATHS)
+            # what dies as a table comes to be is not in `initial`, which is listed afterwards
+            now += (note.kind == "birth") - (note.kind in DEATHS and not note.is_optional)
             most = max(most, now)
         return most
 
