@@ -213,6 +213,7 @@ enum effect {
     EFFECT_RECEIVE,
     EFFECT_CLOSE_ON_EXEC,
     EFFECT_ON_SOCKET,
+    EFFECT_COPY, /* it made a table */
     EFFECT_FAIL,
 };
 
@@ -247,14 +248,19 @@ struct work {
     u32 last;
     u32 is_exec;  /* or close_range */
     u32 is_first; /* message */
+    u32 from;     /* slot of the table whose types are copied */
+    u32 to;
+    u32 page;     /* that comes next */
+    u32 then_sweeps; /* when they are copied */
     struct registers registers;
 };
 BPF_PERCPU_ARRAY(works, struct work, 1);
-BPF_PROG_ARRAY(parts, 4);
+BPF_PROG_ARRAY(parts, 5);
 #define PART_SWEEP 0
 #define PART_RECEIVE 1
 #define PART_OPEN 2
 #define PART_APPLY 3
+#define PART_COPY 4
 
 static __always_inline struct work *get_work(void) {
     u32 zero = 0;

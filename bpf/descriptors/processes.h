@@ -21,9 +21,8 @@ static __always_inline bool is_following(void) {
     return f && f->limit;
 }
 
-/* A process that is traced from now on; `table`: the slot of its table, or NO_SLOT where that is found later. Gives its
- * own slot. */
-static __always_inline u32 add_process(u32 tgid, u32 table) {
+/* A process that is traced from now on, of which no table is known yet. Gives its slot. */
+static __always_inline u32 add_process(u32 tgid) {
     u32 zero = 0, slot;
     struct control *c = get_control();
     struct process *p;
@@ -34,11 +33,37 @@ static __always_inline u32 add_process(u32 tgid, u32 table) {
     if (!p)
         return NO_SLOT;
     p->tgid = tgid;
-    p->table = table;
-    p->is_bound = 1;
+    p->table = NO_SLOT;
+    p->state = IS_BOUND;
     processes.update(&tgid, &slot);
     set_mark(tgid, TARGET);
     return slot;
+}
+
+/* Run by user space before anything is counted, with a pidfd of its own and the slot of that target: binds its table. */
+int show_target(struct bpf_raw_tracepoint_args *ctx) {
+    void *task = (void *)bpf_get_current_task(), *file = kernel_file(read_u64(task, TASK_FILES), ctx->args[0]), *pid;
+    u32 slot = ctx->args[1], table;
+    struct process *p = process_slots.lookup(&slot);
+    u64 node, files;
+    struct table *t;
+
+    pid = (void *)read_u64(file, FILE_PRIVATE);
+    if (!pid) /* since Linux 6.9 */
+        pid = (void *)read_u64((void *)read_u64(file, FILE_INODE), INODE_PRIVATE);
+    node = read_u64(pid, PID_TASKS + 8); /* of PIDTYPE_TGID: the task's hlist_node of that kind, which has 16 bytes */
+    if (!p || !node)
+        return 0;
+    task = (void *)node - TASK_PID_LINKS - 16;
+    files = read_u64(task, TASK_FILES);
+    if (read_u32(task, TASK_TGID) != p->tgid || !files)
+        return 0;
+    table = p->table;
+    t = table_slots.lookup(&table);
+    p->state = IS_BOUND;
+    if (t && !bind_reserved(t, table, files)) /* it has parted from the one that it shared a moment ago */
+        move_leader(slot, add_table(files, slot));
+    return 0;
 }
 
 /* A thread that is no more: user space takes what it did, and gives its slot out again. */
@@ -50,19 +75,14 @@ static __always_inline void end_thread(u32 tid, u32 slot) {
     threads.delete(&tid);
 }
 
-/* What the first numbers of a table are, for one that begins as its copy. */
-static __always_inline void copy_types(u32 from, u32 to) {
-    struct page *before = page_slots.lookup(&from), *page = page_slots.lookup(&to);
+/* A table that begins as a copy of another. */
+static __always_inline u32 add_copy(u64 files, u32 process, u32 source) {
+    u32 slot = add_table(files, process);
+    struct table *t = table_slots.lookup(&slot);
 
-    if (!before || !page)
-        return;
-    for (u32 i = 0; i < PAGE_NUMBERS; i++) {
-        u32 index = from * PAGE_NUMBERS + i;
-        struct number *n = numbers.lookup(&index);
-
-        if (n)
-            page->types[i] = n->life & LIFE_IS_KNOWN ? n->type : before->types[i];
-    }
+    if (t)
+        t->source = source + 1ULL;
+    return slot;
 }
 
 static __always_inline void copy_name(struct event *e, struct scratch *s, void *task) {
@@ -75,9 +95,11 @@ int on_sched_process_fork(struct bpf_raw_tracepoint_args *ctx) {
     u64 files = read_u64(child, TASK_FILES), id = bpf_get_current_pid_tgid();
     u32 child_tid, child_tgid, slot, table;
     struct scratch *s = get_scratch();
+    struct work *w;
     struct event e;
     struct actor a;
 
+    table = NO_SLOT;
     if (!is_on() || !s)
         return 0;
     if (tables.lookup(&files) && files != read_u64(parent, TASK_FILES))
@@ -92,19 +114,13 @@ int on_sched_process_fork(struct bpf_raw_tracepoint_args *ctx) {
     e.fd2 = child_tgid;
     e.flags = files == a.files ? SHARES : 0;
     if (child_tgid != (u32)(id >> 32) && mark_of(id >> 32) == TARGET && may_follow()) {
-        table = a.table;
-        slot = add_process(child_tgid, table);
+        slot = add_process(child_tgid);
         if (slot != NO_SLOT) {
             e.flags |= FOLLOWED;
             e.argument = slot;
-            if (!(e.flags & SHARES)) { /* it does not run yet: what it has is what it begins with */
-                struct process *p = process_slots.lookup(&slot);
-
-                table = add_table(files, slot);
-                if (p)
-                    p->table = table;
-                copy_types(a.table, table);
-            }
+            /* where it has its own, it does not run yet: what that has is what it begins with */
+            table = e.flags & SHARES ? a.table : add_copy(files, slot, a.table);
+            move_leader(slot, table);
         }
     } else if (e.flags & SHARES && child_tgid != (u32)(id >> 32)) {
         processes.update(&child_tgid, &a.process);
@@ -112,6 +128,11 @@ int on_sched_process_fork(struct bpf_raw_tracepoint_args *ctx) {
     }
     copy_name(&e, s, child);
     emit_with(&e, s);
+    w = get_work();
+    if (w && e.flags & FOLLOWED && begin_copy(w, table)) {
+        w->then_sweeps = 0;
+        parts.call(ctx, PART_COPY);
+    }
     return 0;
 }
 
@@ -157,15 +178,13 @@ int on_sched_process_exec(struct bpf_raw_tracepoint_args *ctx) {
         return 0;
     has_come = is_awaited();
     if (has_come) {
-        slot = add_process(tgid, NO_SLOT);
+        slot = add_process(tgid);
         if (slot != NO_SLOT) {
             u64 files = read_u64(task, TASK_FILES);
-            struct process *p = process_slots.lookup(&slot);
 
             if (tables.lookup(&files))
                 tables.delete(&files);
-            if (p)
-                p->table = add_table(files, slot);
+            move_leader(slot, add_table(files, slot));
         }
     }
     if (!mark_of(tgid))
@@ -179,12 +198,6 @@ int on_sched_process_exec(struct bpf_raw_tracepoint_args *ctx) {
     }
     if (!find_actor(&a, task, tid, tgid))
         return 0;
-    slot = a.process;
-    struct process *p = process_slots.lookup(&slot);
-    if (p && p->tgid == tgid && p->table != a.table) /* it had another table, or shared one */
-        p->table = a.table;
-    if (mark_of(tgid) == TARGET)
-        note_leader(task, tgid);
     a.call = CODE_EXEC;
     begin_event(&e, &a, EXEC, 0);
     e.argument = before;
@@ -200,8 +213,25 @@ int on_sched_process_exec(struct bpf_raw_tracepoint_args *ctx) {
     w->next = 0;
     w->last = MOST_NUMBER;
     w->is_exec = 1;
+    w->then_sweeps = 1;
+    if (begin_copy(w, a.table))
+        parts.call(ctx, PART_COPY);
     parts.call(ctx, PART_SWEEP);
     return 0;
+}
+
+/* A traced process has ended, and uses its table no more. */
+static __always_inline void end_leader(u32 process) {
+    struct process *p = process_slots.lookup(&process);
+    struct table *t;
+    u32 table;
+
+    if (!p || __sync_lock_test_and_set(&p->state, HAS_ENDED) == HAS_ENDED)
+        return;
+    table = p->table;
+    t = table_slots.lookup(&table);
+    if (t)
+        __sync_fetch_and_add(&t->leaders, -1);
 }
 
 int on_sched_process_exit(struct bpf_raw_tracepoint_args *ctx) {
@@ -236,12 +266,14 @@ int on_sched_process_exit(struct bpf_raw_tracepoint_args *ctx) {
     if (known && read_u32((void *)files, FILES_COUNT) == 1) {
         struct table *t = table_slots.lookup(&a.table);
 
-        if (t) {
+        if (t && (mark_of(tgid) == TARGET || t->leaders > 0)) {
             t->ended_ns = a.now;
             e.flags |= TABLE_GONE;
         }
         tables.delete(&files);
     }
+    if (e.flags & LAST && mark_of(tgid) == TARGET)
+        end_leader(*process);
     if (e.flags & LAST && is_following()) { /* its number will be another's */
         processes.delete(&tgid);
         set_mark(tgid, 0);

@@ -59,7 +59,7 @@ static __always_inline void decode(struct work *w, struct registers *r, u64 acti
         second = (u32)ARGUMENT_1;
         w->last = second > MOST_NUMBER ? MOST_NUMBER : second;
         if (!result)
-            w->effect = ARGUMENT_2 & 4 /* CLOSE_RANGE_CLOEXEC */ ? EFFECT_NONE : EFFECT_CLOSE_RANGE;
+            w->effect = ARGUMENT_2 & 4 /* CLOSE_RANGE_CLOEXEC */ ? EFFECT_COPY : EFFECT_CLOSE_RANGE;
         break;
     case ACTION_DUP:
         e->fd2 = w->source = first;
@@ -186,7 +186,7 @@ static __always_inline void decode(struct work *w, struct registers *r, u64 acti
         w->effect = EFFECT_ON_SOCKET;
         break;
     default: /* ACTION_UNSHARE: that the table is another one has been noticed */
-        w->effect = EFFECT_NONE;
+        w->effect = result ? EFFECT_NONE : EFFECT_COPY;
     }
 }
 
@@ -268,6 +268,59 @@ int on_sys_exit(struct bpf_raw_tracepoint_args *ctx) {
     return 0;
 }
 
+/* Whether a table has just begun as a copy of another: then what is known of the types is to go over to it. */
+static __always_inline bool begin_copy(struct work *w, u32 table) {
+    struct table *t = table_slots.lookup(&table);
+
+    if (!t || !t->source)
+        return false;
+    w->from = t->source - 1;
+    w->to = table;
+    w->page = 0;
+    t->source = 0;
+    return w->from != w->to;
+}
+
+/* What the numbers of a table are, for one that began as its copy: a page at a time. */
+int copy(struct bpf_raw_tracepoint_args *ctx) {
+    struct work *w = get_work();
+    u32 from, to, *known;
+    u64 key;
+    struct page *before, *page;
+
+    if (!w)
+        return 0;
+    from = w->from;
+    to = w->to;
+    for (u32 i = 0; i < EAGER_PAGES && w->page; i++) { /* the next that both have */
+        key = (u64)w->from << 32 | w->page;
+        known = pages.lookup(&key);
+        from = known ? *known : NO_SLOT;
+        key = (u64)w->to << 32 | w->page;
+        known = pages.lookup(&key);
+        to = known ? *known : NO_SLOT;
+        if (from != NO_SLOT && to != NO_SLOT)
+            break;
+        w->page++;
+    }
+    before = page_slots.lookup(&from);
+    page = page_slots.lookup(&to);
+    if (before && page && w->page < EAGER_PAGES) {
+        for (u32 i = 0; i < PAGE_NUMBERS; i++) {
+            u32 index = from * PAGE_NUMBERS + i;
+            struct number *n = numbers.lookup(&index);
+
+            if (n)
+                page->types[i] = n->life & LIFE_IS_KNOWN ? n->type : before->types[i];
+        }
+        w->page++;
+        parts.call(ctx, PART_COPY);
+    }
+    if (w->then_sweeps)
+        parts.call(ctx, PART_SWEEP);
+    return 0;
+}
+
 /* What is left to do of a call that was decoded; a program of its own, because the verifier would follow it anew for every
  * action. */
 int apply(struct bpf_raw_tracepoint_args *ctx) {
@@ -314,8 +367,13 @@ int apply(struct bpf_raw_tracepoint_args *ctx) {
         e->fd = e->fd2;
         e->fd2 = -1;
         break;
-    case EFFECT_CLOSE_RANGE:
-        parts.call(ctx, PART_SWEEP);
+    case EFFECT_COPY:
+    case EFFECT_CLOSE_RANGE: /* which may have made a table, too */
+        w->then_sweeps = w->effect == EFFECT_CLOSE_RANGE;
+        if (begin_copy(w, a->table))
+            parts.call(ctx, PART_COPY);
+        if (w->then_sweeps)
+            parts.call(ctx, PART_SWEEP);
         return 0;
     case EFFECT_RECEIVE:
         w->is_first = 1;

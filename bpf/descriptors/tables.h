@@ -26,11 +26,12 @@ static __always_inline void set_mark(u32 tgid, u64 mark) {
 
 /* A traced process. Mirrored by trace/kernel_ledger.py, as are the structures below. */
 struct process {
-    u64 is_bound; /* whether `table` is known to be the one of some task->files */
+    u64 state; /* IS_BOUND: `table` is known to be the one of some task->files; 0: not yet; HAS_ENDED */
     u32 tgid;
-    u32 table; /* slot of its first table, which user space may have filled */
-    u64 leader; /* its first thread's task_struct; 0: nothing was seen of it */
+    u32 table; /* slot of the table that its first thread uses; the first of all user space may have filled */
 };
+#define IS_BOUND 1
+#define HAS_ENDED 2
 #define MOST_SHARERS 1024
 /* By tgid: its slot; a sharer's is that of the process it shares with. */
 BPF_HASH(processes, u32, u32, PROCESSES + MOST_SHARERS);
@@ -41,6 +42,8 @@ struct table {
     s64 open_count;
     u64 peak_count;
     u64 ended_ns; /* when the last process that used it ended; 0: it is in use */
+    s64 leaders;  /* traced processes whose first thread uses it: while there is one, what others do to it is told */
+    u64 source;   /* slot of the one that it began as a copy of, and 1, until the types are copied; 0: none */
     u32 process;  /* slot */
     u32 is_lazy;  /* what was open in a page is read when the page is first needed */
 };
@@ -224,6 +227,8 @@ static __always_inline u32 add_table(u64 files, u32 process) {
     t->files = files;
     t->process = process;
     t->ended_ns = 0;
+    t->leaders = 0;
+    t->source = 0;
     fill_table(t, slot, files);
     if (tables.update(&files, &slot)) {
         COUNT(map_full);
@@ -232,7 +237,17 @@ static __always_inline u32 add_table(u64 files, u32 process) {
     return slot;
 }
 
-/* The table of a process of which nothing was seen yet, or that a thread has parted from its process's. */
+/* The slot that user space has filled is of this table from now on, unless it is of another already. */
+static __always_inline bool bind_reserved(struct table *t, u32 slot, u64 files) {
+    u64 before = __sync_val_compare_and_swap(&t->files, 0, files);
+
+    if (!before)
+        tables.update(&files, &slot);
+    return !before || before == files;
+}
+
+/* The table of a process of which nothing was seen yet and that user space could not show (show_target), or one that is
+ * new. */
 static __always_inline u32 bind_table(void *task, u64 files, u32 tgid) {
     u32 mark = mark_of(tgid), *process = processes.lookup(&tgid), slot;
     struct process *p;
@@ -249,34 +264,31 @@ static __always_inline u32 bind_table(void *task, u64 files, u32 tgid) {
     if (!leader_files || leader_files == files) {
         u32 reserved = p->table;
 
-        if (!__sync_val_compare_and_swap(&p->is_bound, 0, 1)) {
-            t = table_slots.lookup(&reserved);
-            if (t)
-                t->files = files;
-            tables.update(&files, &reserved);
-            return reserved;
-        }
         t = table_slots.lookup(&reserved);
+        if (!__sync_val_compare_and_swap(&p->state, 0, IS_BOUND) && t && bind_reserved(t, reserved, files))
+            return reserved;
         if (t && t->files == files) /* another CPU was first */
             return reserved;
     }
     return mark == TARGET ? add_table(files, slot) : NO_SLOT;
 }
 
-static __always_inline void note_leader(void *task, u32 tgid) {
-    u32 *slot = processes.lookup(&tgid), place = slot ? *slot : NO_SLOT;
-    struct process *p = process_slots.lookup(&place);
-
-    if (p)
-        p->leader = read_u64(task, TASK_LEADER);
-}
-
-/* Whether the process of a slot has left a table to others, by what its first thread uses. */
-static __always_inline bool has_left(u32 process, u64 files) {
+/* The first thread of a traced process uses this table from now on. */
+static __always_inline void move_leader(u32 process, u32 table) {
     struct process *p = process_slots.lookup(&process);
-    u64 now = p && p->leader ? read_u64((void *)p->leader, TASK_FILES) : 0;
+    struct table *before, *now;
+    u32 old;
 
-    return now && now != files;
+    if (!p || p->table == table)
+        return;
+    old = p->table;
+    p->table = table;
+    before = table_slots.lookup(&old);
+    if (before)
+        __sync_fetch_and_add(&before->leaders, -1);
+    now = table_slots.lookup(&table);
+    if (now)
+        __sync_fetch_and_add(&now->leaders, 1);
 }
 
 static __always_inline u32 add_thread_slot(u32 tid, u32 process) {
@@ -314,8 +326,15 @@ static __always_inline struct thread *enter_table(void *task, u32 tid, u32 tgid,
         return NULL;
     t.process = table->process;
     t.is_sharer = mark_of(tgid) == SHARER;
-    if (!t.is_sharer)
-        note_leader(task, tgid);
+    if (!t.is_sharer) {
+        u32 *slot = processes.lookup(&tgid), own = slot ? *slot : NO_SLOT;
+        struct process *p = process_slots.lookup(&own);
+
+        if (!known && p)
+            table->source = (before ? before->table : p->table) + 1ULL;
+        if (tid == tgid)
+            move_leader(own, t.table);
+    }
     if (before && before->process == t.process) {
         t.slot = before->slot;
     } else {
@@ -323,6 +342,13 @@ static __always_inline struct thread *enter_table(void *task, u32 tid, u32 tgid,
     }
     threads.update(&tid, &t);
     return threads.lookup(&tid);
+}
+
+/* Whether no traced process uses a table, which others go on using: what they do is none of ours. */
+static __always_inline bool is_left(u32 table) {
+    struct table *t = table_slots.lookup(&table);
+
+    return t && t->leaders <= 0;
 }
 
 /* Whoever does something to a table: a thread, or io_uring for one. */
@@ -343,7 +369,7 @@ static __always_inline bool find_actor(struct actor *a, void *task, u32 tid, u32
     a->files = read_u64(task, TASK_FILES);
     if (!t || t->files != a->files)
         t = enter_table(task, tid, tgid, a->files, !!t);
-    if (!t || (t->is_sharer && has_left(t->process, a->files)))
+    if (!t || (t->is_sharer && is_left(t->table)))
         return false;
     if (t->restarts) /* it has begun anew, and returned */
         t->restarts = 0;

@@ -39,14 +39,29 @@ def compare_report(
     expected = {*targets} | (_descendants(truth, targets) if follow else set())
     found += _differ("processes of the report", sorted(processes), sorted(expected))
     for pid in sorted(expected & processes.keys()):
-        told: list[list[str]] = []
-        for tables in _told_tables(truth, pid, targets):
-            told.append([f"process {pid}: {line}" for line in _compare_process(processes[pid], truth, pid, tables)])
-            if not told[-1]:
-                break
-        nearest = min(told, key=len)
-        found += nearest
+        views = _views(truth, pid, targets, expected)
+        found += _nearest(pid, (_compare_process(processes[pid], view, pid, tables) for view, tables in views))
     return found
+
+
+def _nearest(pid: int, tellings: Iterable[Iterable[str]]) -> list[str]:
+    """What is wrong in the best of some tellings."""
+    nearest: list[str] | None = None
+    for lines in tellings:
+        told = [f"process {pid}: {line}" for line in lines]
+        if nearest is None or len(told) < len(nearest):
+            nearest = told
+        if not nearest:
+            break
+    return nearest or []
+
+
+def _views(truth: Truth, pid: int, targets: Sequence[int], traced: Set[int]) -> Iterator[tuple[Truth, set[int]]]:
+    """What may be told of a process, and of which tables."""
+    for tables in _told_tables(truth, pid, targets):
+        for view in truth.views(tables, traced):
+            used = {note.table for note in view.lived if note.kind not in {"open_at_end", "leaving"}}
+            yield view, {table for table in tables if table in used or table in truth.owned(pid)}
 
 
 def _descendants(truth: Truth, targets: Sequence[int]) -> set[int]:
@@ -177,13 +192,8 @@ def compare_stream(
     pids = [*targets, *(sorted(_descendants(truth, targets)) if follow else ())]
     for pid in pids:
         mine = [event for event in events if event["pid"] == pid]
-        told: list[list[str]] = []
-        for tables in _told_tables(truth, pid, targets):
-            told.append([f"process {pid}: {line}" for line in _compare_events(mine, truth, pid, tables)])
-            if not told[-1]:
-                break
-        nearest = min(told, key=len)
-        found += nearest
+        views = _views(truth, pid, targets, {*pids})
+        found += _nearest(pid, (_compare_events(mine, view, pid, tables) for view, tables in views))
     strangers = {event["pid"] for event in events} - {*pids}
     if strangers:
         found.append(f"events of processes that are not traced: {sorted(strangers)}")

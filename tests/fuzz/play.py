@@ -215,7 +215,7 @@ def _play_from_start(mode: Mode, sequences: Several[Sequence], program: Path) ->
             try:
                 _wait_until_said(tool, errors, b"waiting for ")
                 one.start()
-                truth = Truth(one.read_line(), str(one.made))
+                truth = Truth(one.read_line(), str(one.made), begins_with_exec=True)
                 tool.send_signal(signal.SIGINT)
                 problems = _finish(tool, errors, {0, 130} if mode.is_stream else {0})
             finally:

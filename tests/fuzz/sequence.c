@@ -86,10 +86,10 @@ static const char *const type_names[] = {
 
 /* birth, death of the number `fd`; a failure with `error`; close-on-exec set or cleared (`error` 1, 0); use of a socket, with
  * or without an error; a fork (`fd` the child's tid, `error` 0: a thread, 1: a process, 2: one that shares the table); a new
- * table for a thread; an exec; an end of a thread; what is open at the begin and at the end. */
+ * table for a thread; an exec; an end of a thread; what is open at the begin and at the end; a table is about to be left. */
 #define KINDS                                                                                                          \
   X(birth) X(close) X(replaced) X(exec) X(exit) X(failure) X(mark) X(use) X(forked) X(parted) X(executed) X(ended)       \
-  X(open_at_go) X(open_at_end) X(go) X(parting)
+  X(open_at_go) X(open_at_end) X(go) X(parting) X(leaving)
 enum kind {
 #define X(name) K_##name,
   KINDS
@@ -1138,6 +1138,7 @@ static void leave_table(struct lane *lane) {
     join(lane);
     reap(lane);
   }
+  note(lane, K_leaving, C_exit, -1, 0, 0, 0);
   if (SYS(unshare, CLONE_FILES, 0, 0, 0, 0))
     fail("unshare");
   part(lane);
@@ -1154,6 +1155,7 @@ static void leave_and_close(struct lane *lane, int argument) {
   for (int fd = first; fd < private_number(lane, PRIVATE - 1); fd++)
     if (type_of(lane, fd) >= 0)
       numbers[held++] = fd;
+  note(lane, K_leaving, C_exit, -1, 0, 0, 0);
   if (SYS(close_range, first, private_number(lane, PRIVATE - 1) - 1, CLOSE_RANGE_UNSHARE, 0, 0))
     fail("close_range");
   part(lane);
@@ -1177,6 +1179,8 @@ static void become(struct lane *lane) {
       lane->dying[lane->dying_count++] = fd;
     }
   lane->parts = lane->shares;
+  if (lane->parts)
+    note(lane, K_leaving, C_exit, -1, 0, 0, 0);
   SYS(execve, self_name, arguments, environ, 0, 0);
   fail("exec");
 }

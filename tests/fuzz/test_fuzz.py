@@ -22,11 +22,13 @@ SEED = int(os.environ.get("THREADINFO_FUZZ_SEED") or random.SystemRandom().randr
 AT_ONCE = 5
 MOST_TRACES = 12  # to find a shortest sequence: once, and then the failures name the command that does it
 CASES = [
-    # Not "shared" in these: tables that processes share and part from are told wrong in one of eight (`make fuzz`).
-    *[(mode, profile) for mode in ("report", "stream") for profile in ("simple", "signals", "threads", "slow")],
-    *[("run", "simple"), ("run", "threads"), ("wait", "simple")],
-    # Nor reports of followed processes: their most open at once, and what they inherit, are told wrong at times.
-    ("stream-follow", "follow"),
+    *[
+        (mode, profile)
+        for mode in ("report", "stream")
+        for profile in ("simple", "signals", "threads", "slow", "shared")
+    ],
+    *[("run", "simple"), ("run", "threads"), ("wait", "simple"), ("wait-stream", "simple")],
+    *[("report-follow", "follow"), ("stream-follow", "follow"), ("report-follow", "shared")],
 ]
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import errno
+import itertools
 import json
 from collections import Counter
-from collections.abc import Set
+from collections.abc import Iterator, Set
 from functools import cached_property
 from typing import NamedTuple
 
@@ -14,6 +16,8 @@ PATHS = ("", "file", "/dev/null", "", "fifo", "absent")
 _ERRORS = {**errno.errorcode, errno.EAGAIN: "EAGAIN", errno.EOPNOTSUPP: "EOPNOTSUPP", errno.EDEADLK: "EDEADLK"}
 _RING_REQUESTS = {"io_uring_openat", "io_uring_accept", "io_uring_socket", "io_uring_close"}
 DEATHS = frozenset({"close", "replaced", "exec", "exit", "parting"})
+_SHARING_PROCESS = 2  # `error` of a fork
+_MOST_VIEWS = 2000
 LIMITS = (errno.EMFILE, errno.ENFILE)
 
 
@@ -73,7 +77,8 @@ class Figures(NamedTuple):
 class Truth:
     """All notes of one program."""
 
-    def __init__(self, text: str, directory: str) -> None:
+    def __init__(self, text: str, directory: str, *, begins_with_exec: bool = False) -> None:
+        """`begins_with_exec`: the program was awaited, and the exec that began it is the first that is told of it."""
         self.notes = [Note(*note) for note in json.loads(text)]
         self.directory = directory
         start = next(index for index, note in enumerate(self.notes) if note.kind == "go")
@@ -81,6 +86,8 @@ class Truth:
         self.owner = {0: self.root} | {note.table: note.pid for note in self.notes if note.kind == "parted"}
         self.tables_before = {note.table for note in self.notes[:start]} | {0}
         self.lived = self.notes[start + 1 :]
+        if begins_with_exec:
+            self.lived.insert(0, self.notes[start]._replace(kind="executed", call="execve"))
         self.initial: dict[int, set[int]] = {table: set() for table in self.owner}
         for note in self.notes:
             if note.kind == "open_at_go":
@@ -99,9 +106,66 @@ class Truth:
         return {table for table, owner in self.owner.items() if owner == pid}
 
     def used(self, pid: int) -> set[int]:
-        """The tables that a process used when the trace began."""
-        first = next((note.table for note in self.notes if note.pid == pid and note.table in self.tables_before), None)
-        return set() if first is None else {first}
+        """The table that a process used when the trace began; none where it began later."""
+        if pid in self.children:
+            return set()
+        before = [note.table for note in self.notes if note.kind == "parted" and note.tid == note.pid == pid]
+        return {next((table for table in reversed(before) if table in self.tables_before), 0)}
+
+    def views(self, tables: Set[int], traced: Set[int]) -> Iterator[Truth]:
+        """What may be told of some tables: what others do to one is told as long as the first thread of a traced
+        process uses it, and of calls that were made as the last one left it nobody can say on which side they were."""
+        unsure: list[list[list[int]]] = []
+        never: set[int] = set()
+        for table in tables:
+            certain, groups = self._beyond(table, traced)
+            never |= certain
+            unsure += groups
+        cuts = [range(len(groups), -1, -1) for groups in unsure]
+        for cut in itertools.islice(itertools.product(*cuts), _MOST_VIEWS):
+            late = [group for first, groups in zip(cut, unsure, strict=True) for group in groups[first:]]
+            yield self._without(never.union(*late))
+
+    def _without(self, places: Set[int]) -> Truth:
+        """The same but for some of `lived`."""
+        if not places:
+            return self
+        view = copy.copy(self)
+        view.lived = [note for place, note in enumerate(self.lived) if place not in places]
+        return view
+
+    def _beyond(self, table: int, traced: Set[int]) -> tuple[set[int], list[list[list[int]]]]:
+        """Places of notes of what others did to a table after the last traced process had left it; and of what they may
+        have done before or after: by thread, and of each call together."""
+        users = {pid for pid in traced if table in self.used(pid)}
+        left: int | None = None
+        for place, note in enumerate(self.lived):
+            had_users = bool(users)
+            if note.kind == "parted" and note.tid == note.pid and note.pid in traced:
+                users = users | {note.pid} if note.table == table else users - {note.pid}
+            elif note.kind == "forked" and note.error == _SHARING_PROCESS and note.table == table and note.fd in traced:
+                users = users | {note.fd}
+            elif note.kind == "ended" and note.tid == note.pid:
+                users = users - {note.pid}
+            left = None if users else place if had_users else left
+        if left is None:
+            return set(), []
+        last = self.lived[left]
+        is_gone = last.kind == "parted"
+        begun = left
+        while is_gone and begun and (self.lived[begun].kind, self.lived[begun].pid) != ("leaving", last.pid):
+            begun -= 1
+        certain: set[int] = set()
+        groups: dict[int, dict[int, list[int]]] = {}
+        seen: dict[int, int] = {}  # by thread: the serial of what it did first since
+        for place, note in enumerate(self.lived):
+            if place < begun or note.table != table or note.pid in traced:
+                continue
+            if is_gone and place > left and seen.setdefault(note.tid, note.serial) != note.serial:
+                certain.add(place)
+            else:
+                groups.setdefault(note.tid, {}).setdefault(note.serial, []).append(place)
+        return certain, [[*calls.values()] for calls in groups.values()]
 
     def of(self, tables: Set[int]) -> list[Note]:
         """What was done with some tables."""
@@ -164,13 +228,14 @@ class Truth:
             return None
         now = most = len(self.initial[next(iter(tables))])
         for note in notes:
-            now += (note.kind == "birth") - (note.kind in DEATHS)
+            # what dies as a table comes to be is not in `initial`, which is listed afterwards
+            now += (note.kind == "birth") - (note.kind in DEATHS and not note.is_optional)
             most = max(most, now)
         return most
 
     def _born_open(self, pid: int, tables: Set[int]) -> dict[int, tuple[str, int]] | None:
-        if pid in self.ended:
-            return {}
+        if pid in self.ended:  # where others go on using the table, it is still open
+            return {} if any(note.kind == "exit" for note in self.of(tables)) else None
         if len(tables) != 1 or (last := self._last(next(iter(tables)))) is None:
             return None
         # A number's births are noted in their order, whoever makes them: each comes after the close before it.

@@ -11,7 +11,7 @@ import os
 import platform
 import resource
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
 ARRAY, PROG_ARRAY, RING_BUFFER = 2, 3, 27  # enum bpf_map_type
@@ -21,6 +21,7 @@ INSTRUCTION_BYTES = 8
 _SYSTEM_CALL = {"x86_64": 321, "aarch64": 280}
 MACHINES = tuple(_SYSTEM_CALL)
 _MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _PROG_LOAD, _RAW_TRACEPOINT_OPEN, _MAP_LOOKUP_BATCH = 0, 1, 2, 5, 17, 24
+_PROG_TEST_RUN = 10
 _ENABLE_STATISTICS = 32
 _RAW_TRACEPOINT = 17  # enum bpf_prog_type
 _LOG_BYTES = 1 << 20
@@ -107,6 +108,13 @@ def attach_raw_tracepoint(tracepoint: str, program: int) -> int:
     """The descriptor that keeps a program attached: closing it detaches."""
     name = ctypes.create_string_buffer(tracepoint.encode())
     return _make(_RAW_TRACEPOINT_OPEN, struct.pack("=QI", ctypes.addressof(name), program))
+
+
+def run_program(program: int, arguments: Sequence[int]) -> None:
+    """Runs a program once, in this thread, as if its tracepoint had these arguments (Linux 5.10)."""
+    words = (ctypes.c_uint64 * len(arguments))(*arguments)
+    sizes = 0, 0, ctypes.sizeof(words), 0
+    _bpf(_PROG_TEST_RUN, struct.pack("=4I2Q4I2Q", program, 0, 0, 0, 0, 0, *sizes, ctypes.addressof(words), 0))
 
 
 def enable_statistics() -> int:

@@ -32,6 +32,8 @@ _DISTRIBUTION = (
 )
 _LOAD_WIDE, _MAP_BY_DESCRIPTOR = 0x18, 1  # an instruction of two words that loads 64 bits; its source register
 
+_MARK = b"\0threadinfo: the answer\0"
+
 
 class MapDefinition(msgspec.Struct, frozen=True):
     """A map as the source declares it (bpf(2), BPF_MAP_CREATE)."""
@@ -138,23 +140,38 @@ def compile_source(source: bytes, directory: Path, flags: Sequence[str]) -> Comp
     check_bcc()
     order = msgspec.msgpack.encode(_Order(source, str(directory), tuple(flags)))
     command = "import sys; sys.path[:] = sys.argv[1:]; from threadinfo.trace.compiler import main; main()"
-    child = subprocess.run(  # noqa: S603 - ourselves
+    with subprocess.Popen(  # noqa: S603 - ourselves
         [sys.executable, "-I", "-c", command, *(os.path.abspath(path) for path in sys.path)],
-        input=order,
-        capture_output=True,
-        check=False,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         cwd="/",  # the compiler asks for the working directory, and ours may have been removed
         env={"BCC_KERNEL_SOURCE": str(directory), "PATH": "/usr/bin:/bin"},
-    )
-    said = child.stderr.decode(errors="replace")
-    try:
-        answer = msgspec.msgpack.decode(child.stdout, type=_Answer)
-    except msgspec.DecodeError:
-        raise _explain(f"the compiler ended (status {child.returncode})", said) from None
+    ) as child:
+        try:
+            said, answer = _talk(child, order)
+        except BaseException:
+            child.kill()
+            raise
+    if answer is None:
+        raise _explain(f"the compiler ended (status {child.returncode})", said)
     if answer.compiled is not None:
         return answer.compiled
     failure = answer.failure or _Failure("")
     raise NotAvailableError(failure.message, failure.remedy) if failure.remedy else _explain(failure.message, said)
+
+
+def _talk(child: subprocess.Popen[bytes], order: bytes) -> tuple[str, _Answer | None]:
+    """What clang said, and the answer behind it; None where there is none."""
+    if child.stdin is None or child.stdout is None:
+        return "", None
+    with contextlib.suppress(BrokenPipeError), child.stdin:
+        child.stdin.write(order)
+    said, _, answer = child.stdout.read().partition(_MARK)
+    try:
+        return said.decode(errors="replace"), msgspec.msgpack.decode(answer, type=_Answer)
+    except msgspec.DecodeError:
+        return said.decode(errors="replace"), None
 
 
 def _explain(problem: str, said: str) -> NotAvailableError:
@@ -167,7 +184,7 @@ def _explain(problem: str, said: str) -> NotAvailableError:
 
 
 def main() -> None:
-    """The child: an order on standard input, an answer on standard output, clang's words on standard error."""
+    """The child: an order on standard input, an answer on standard output, behind what clang says."""
     order = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=_Order)
     try:
         answer = _Answer(_compile(order))
@@ -175,7 +192,7 @@ def main() -> None:
         answer = _Answer(failure=_Failure(problem.message, problem.remedy))
     except Exception as problem:
         answer = _Answer(failure=_Failure(str(problem)))
-    sys.stdout.buffer.write(msgspec.msgpack.encode(answer))
+    sys.stdout.buffer.write(_MARK + msgspec.msgpack.encode(answer))
     sys.stdout.buffer.flush()
     os._exit(0)  # LLVM's own way out takes a tenth of a second
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import mmap
@@ -70,7 +71,7 @@ RING_TRACEPOINTS = {
     "io_uring_complete": "on_io_uring_complete",
 }
 """Left out, and said in the report, where a kernel has no io_uring or an older form of these."""
-PARTS = ("sweep", "receive", "open_received", "apply")
+PARTS = ("sweep", "receive", "open_received", "apply", "copy")
 """Functions that the others go on in, in the order of the map `parts`."""
 
 BUFFER_BYTES = {"small": 1 << 25, "medium": 1 << 25, "large": 1 << 22, "huge": 1 << 22}
@@ -105,6 +106,9 @@ _OFFSETS = {
     "SOCK_PROTOCOL": ("sock", "sk_protocol"),
     "INODE_MODE": ("inode", "i_mode"),
     "INODE_SUPER": ("inode", "i_sb"),
+    "INODE_PRIVATE": ("inode", "i_private"),
+    "PID_TASKS": ("pid", "tasks"),
+    "TASK_PID_LINKS": ("task_struct", "pid_links"),
     "SUPER_MAGIC": ("super_block", "s_magic"),
     "BINARY_NAME": ("linux_binprm", "filename"),
 }
@@ -286,11 +290,22 @@ class DescriptorRecorder:
         for pid, owner in sharers.items():
             self.ledger.share_process(pid, slots[owner][0])
             marks[pid // 32] |= SHARER << pid % 32 * 2
+        for pid, (slot, _) in slots.items():
+            self._show(pid, slot)
         control = self._control[0]
         control["started_ns"] = time.monotonic_ns()
         control["seed"] = int.from_bytes(os.urandom(8), "little")
         control["records"], control["records_left"] = records, 1 << 62
         control["is_on"] = 1
+
+    def _show(self, pid: int, slot: int) -> None:
+        """Says which table a target uses now; where that cannot be said, it is what its first call is seen to use."""
+        with contextlib.suppress(OSError):
+            descriptor = os.pidfd_open(pid)
+            try:
+                self._programs.run("show_target", descriptor, slot)
+            finally:
+                os.close(descriptor)
 
     def __enter__(self) -> DescriptorRecorder:
         return self

@@ -41,13 +41,15 @@ _CONTROL = np.dtype(
         ("next_path", "<u8"),
     ]
 )
-_PROCESS = np.dtype([("is_bound", "<u8"), ("tgid", "<u4"), ("table", "<u4"), ("leader", "<u8")])
+_PROCESS = np.dtype([("state", "<u8"), ("tgid", "<u4"), ("table", "<u4")])
 _TABLE = np.dtype(
     [
         ("files", "<u8"),
         ("open_count", "<i8"),
         ("peak_count", "<u8"),
         ("ended_ns", "<u8"),
+        ("leaders", "<i8"),
+        ("source", "<u8"),
         ("process", "<u4"),
         ("is_lazy", "<u4"),
     ]
@@ -280,7 +282,8 @@ class KernelLedger:
             table = int(control["next_table"])
             control["next_table"] += 1
             self._tables[table]["process"] = slot
-        self._processes[slot] = (0, pid, table, 0)
+        self._processes[slot] = (0, pid, table)
+        self._tables[table]["leaders"] += 1
         self.share_process(pid, slot)
         return slot, table
 

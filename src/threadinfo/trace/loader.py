@@ -56,6 +56,7 @@ class Programs:
         Raises NotAvailableError, with nothing left attached.
         """
         self._maps: dict[str, tuple[int, int]] = {}
+        self._code: dict[str, bytes] = {}
         self._programs: dict[str, int] = {}
         self._links: list[int] = []
         headers = bpf_directory()
@@ -92,12 +93,12 @@ class Programs:
             except OSError as problem:
                 raise _RefusedStepError(problem, f"make the map {item.name}") from None
         descriptors = [self._maps[item.name][0] for item in compiled.maps]
-        by_name = {program.name: program for program in compiled.programs}
+        self._code = {program.name: _with_maps(program, descriptors) for program in compiled.programs}
         for name in (*parts, *dict.fromkeys(function for _, function in attach)):
-            if name not in by_name:
+            if name not in self._code:
                 raise LookupError(f"it has no function {name}")
             try:
-                self._programs[name] = bpf.load_program(_with_maps(by_name[name], descriptors), name)
+                self._programs[name] = bpf.load_program(self._code[name], name)
             except bpf.RefusedError:
                 raise
             except OSError as problem:
@@ -134,6 +135,12 @@ class Programs:
         """A map that is no mapped array, as ctypes values."""
         fd, max_entries = self._maps[name]
         return bpf.Map(fd, key, value, max_entries)
+
+    def run(self, function: str, *arguments: int) -> None:
+        """Runs a function for raw tracepoints once, in this thread, with these arguments; raises OSError."""
+        if function not in self._programs:
+            self._programs[function] = bpf.load_program(self._code[function], function)
+        bpf.run_program(self._programs[function], arguments)
 
     def memory(self, name: str, element_bytes: int, count: int) -> mmap.mmap:
         """A mappable array as memory: `count` elements of `element_bytes`, which must be a multiple of 8."""
