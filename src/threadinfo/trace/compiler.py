@@ -8,6 +8,7 @@ distribution's copy by its path. PyPI's "bcc" is an unrelated package.
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib.util
 import os
 import struct
@@ -20,7 +21,14 @@ from types import ModuleType
 
 import msgspec
 
-from threadinfo.errors import NotAvailableError, is_lack_of_memory, more_memory, out_of_memory
+from threadinfo.errors import (
+    MORE_FILES,
+    TOO_MANY_FILES,
+    NotAvailableError,
+    is_lack_of_memory,
+    more_memory,
+    out_of_memory,
+)
 from threadinfo.trace import bpf
 
 INSTALL_BCC = "apt-get install python3-bpfcc (on Fedora: dnf install python3-bcc)"
@@ -177,7 +185,9 @@ def _talk(child: subprocess.Popen[bytes], order: bytes) -> tuple[str, _Answer | 
 def _explain(problem: str, said: str) -> NotAvailableError:
     """bcc's bare exception and what clang said, as one message with its likely cause."""
     lines = [line for line in said.splitlines() if line.strip()]
-    if is_lack_of_memory(said) or os.strerror(12) in problem + said:
+    if os.strerror(errno.EMFILE) in problem + said:
+        return NotAvailableError(TOO_MANY_FILES, MORE_FILES)
+    if is_lack_of_memory(said) or os.strerror(errno.ENOMEM) in problem + said:
         return NotAvailableError(f"there is no memory to compile BPF programs ({problem})", more_memory())
     errors = [line for line in lines if "error" in line][:3] or lines[-3:]
     return NotAvailableError(f"bcc could not compile our program: {'; '.join(errors) or problem}", _OTHER_BCC)
