@@ -158,8 +158,8 @@ static __always_inline bool is_wanted(struct event *e) {
 }
 
 /* The code of what a new descriptor is, by its inode; at open's return another thread may have closed it already. */
-static __always_inline u8 type_of_file(u64 files, s32 fd) {
-    void *file = kernel_file(files, fd), *inode;
+static __always_inline u8 type_of_inode(void *file) {
+    void *inode;
 
     if (!file)
         return 0;
@@ -184,11 +184,8 @@ static __always_inline u8 type_of_file(u64 files, s32 fd) {
     return 0;
 }
 
-/* The type of a duplicate: what its source is known to be, or what its inode says. */
-static __always_inline u8 type_of_duplicate(struct actor *a, s32 source, s32 fd) {
-    struct number *n = find_number(a, source, false);
-
-    return n && n->type ? n->type : type_of_file(a->files, fd);
+static __always_inline u8 type_of_file(u64 files, s32 fd) {
+    return type_of_inode(kernel_file(files, fd));
 }
 
 /* What the arguments of socket(2) were that made it, as ACTION_SOCKET has them; 0 where it is none. */

@@ -33,7 +33,7 @@ static __always_inline void *task_of_request(void *request) {
 static __always_inline bool find_submitter(struct actor *a, void *task) {
     u32 tgid = read_u32(task, TASK_TGID);
 
-    return mark_of(tgid) && find_actor(a, task, read_u32(task, TASK_PID), tgid);
+    return mark_of(tgid) && find_actor(a, task, read_u64(task, TASK_FILES), read_u32(task, TASK_PID), tgid);
 }
 
 int on_io_uring_submit_req(struct bpf_raw_tracepoint_args *ctx) {

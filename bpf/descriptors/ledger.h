@@ -71,6 +71,20 @@ BPF_F_TABLE("array", u32, u64, path_counts, PATHS, MAPPED);
             ADD((array)[place_], amount);                                                                              \
     })
 
+/* To totals: where each CPU has its own, nobody else adds to them. */
+#if SHARDS == CPU_COUNT
+#define ADD_OWN(counter, amount) ((counter) += (amount))
+#else
+#define ADD_OWN(counter, amount) ADD(counter, amount)
+#endif
+#define ADD_OWN_AT(array, place, limit, amount)                                                                        \
+    ({                                                                                                                 \
+        u32 place_ = (place);                                                                                          \
+        asm volatile("" : "+r"(place_));                                                                               \
+        if (place_ < (limit))                                                                                          \
+            ADD_OWN((array)[place_], amount);                                                                          \
+    })
+
 static __always_inline struct totals *find_totals(u32 process) {
     u32 index = bpf_get_smp_processor_id() % SHARDS * PROCESSES + process;
 
@@ -133,10 +147,10 @@ static __always_inline u64 end_life(struct actor *a, u64 life, struct totals *t)
         return 0;
     ns = a->now > opened_ns ? a->now - opened_ns : 1;
     bucket = bucket_of(ns);
-    ADD(t->lifetime_sum_ns, ns);
+    ADD_OWN(t->lifetime_sum_ns, ns);
     if (ns > t->lifetime_max_ns)
         t->lifetime_max_ns = ns;
-    ADD_AT(t->lifetimes, bucket, BUCKETS, 1);
+    ADD_OWN_AT(t->lifetimes, bucket, BUCKETS, 1);
     s = sites.lookup(&site);
     if (s) {
         ADD(s->closed, 1);
@@ -164,7 +178,7 @@ static __always_inline void change_open_count(struct actor *a, s64 by) {
 static __always_inline void count_closes(struct actor *a, struct totals *t, u64 count) {
     struct thread_slot *thread = thread_slots.lookup(&a->slot);
 
-    ADD_AT(t->closed, a->call, CALL_CODES, count);
+    ADD_OWN_AT(t->closed, a->call, CALL_CODES, count);
     if (thread)
         ADD(thread->closed_count, count);
 }
@@ -176,7 +190,7 @@ static __always_inline void take_back_replacement(struct number *n, struct total
     struct thread_slot *done;
 
     n->is_replacement = 0;
-    ADD_AT(t->closed, call, CALL_CODES, -1);
+    ADD_OWN_AT(t->closed, call, CALL_CODES, -1);
     slot = thread ? thread->slot : NO_SLOT;
     done = thread_slots.lookup(&slot);
     if (done)
@@ -197,8 +211,8 @@ static __always_inline void open_number(struct actor *a, struct event *e, u32 fd
     e->type = type;
     if (!t)
         return;
-    ADD_AT(t->opened, a->call, CALL_CODES, 1);
-    ADD_AT(t->types, type, TYPE_CODES, 1);
+    ADD_OWN_AT(t->opened, a->call, CALL_CODES, 1);
+    ADD_OWN_AT(t->types, type, TYPE_CODES, 1);
     if (thread)
         ADD(thread->opened_count, 1);
     if (s) {
@@ -285,7 +299,7 @@ static __always_inline void count_failure(struct actor *a, s32 result) {
 
     if (!t || !c)
         return;
-    ADD_AT(t->failed, a->call, CALL_CODES, 1);
+    ADD_OWN_AT(t->failed, a->call, CALL_CODES, 1);
     if (result == -24 /* EMFILE */ || result == -23 /* ENFILE */) {
         key.tid = a->tid;
         s = sites.lookup(&site);
@@ -349,7 +363,7 @@ static __always_inline void count_path(struct actor *a, struct event *e, struct 
 
         slot = c->next_path < PATHS ? __sync_fetch_and_add(&c->next_path, 1) : PATHS;
         if (slot >= PATHS) {
-            ADD(t->path_left_out, 1);
+            ADD_OWN(t->path_left_out, 1);
             return;
         }
         if (path_slots.insert(&hash, &slot)) {
@@ -366,7 +380,7 @@ static __always_inline void count_path(struct actor *a, struct event *e, struct 
         }
         if (!told) {
             path_slots.delete(&hash); /* the next one tells it */
-            ADD(t->path_left_out, 1);
+            ADD_OWN(t->path_left_out, 1);
             return;
         }
     } else {

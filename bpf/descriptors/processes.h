@@ -104,7 +104,7 @@ int on_sched_process_fork(struct bpf_raw_tracepoint_args *ctx) {
         return 0;
     if (tables.lookup(&files) && files != read_u64(parent, TASK_FILES))
         tables.delete(&files); /* the table of that address is gone, and its memory is used again */
-    if (!mark_of(id >> 32) || !find_actor(&a, parent, id, id >> 32))
+    if (!mark_of(id >> 32) || !find_actor(&a, parent, read_u64(parent, TASK_FILES), id, id >> 32))
         return 0;
     child_tid = read_u32(child, TASK_PID);
     child_tgid = read_u32(child, TASK_TGID);
@@ -196,7 +196,7 @@ int on_sched_process_exec(struct bpf_raw_tracepoint_args *ctx) {
         as_before.slot = add_thread_slot(tid, as_before.process);
         threads.update(&tid, &as_before);
     }
-    if (!find_actor(&a, task, tid, tgid))
+    if (!find_actor(&a, task, read_u64(task, TASK_FILES), tid, tgid))
         return 0;
     a.call = CODE_EXEC;
     begin_event(&e, &a, EXEC, 0);
@@ -247,7 +247,7 @@ int on_sched_process_exit(struct bpf_raw_tracepoint_args *ctx) {
     if (!is_on() || !s || !mark_of(tgid))
         return 0;
     if (mark_of(tgid) == TARGET) /* it may be the first that is seen of it */
-        find_actor(&a, task, tid, tgid);
+        find_actor(&a, task, read_u64(task, TASK_FILES), tid, tgid);
     known = tables.lookup(&files);
     process = processes.lookup(&tgid);
     if (!process)

@@ -138,16 +138,71 @@ static __always_inline u64 hash_top(u64 ip, u64 sp) {
     return hash ? hash : 1;
 }
 
+/* A way that was walked to its end, and where in the stack its return addresses lay: the same call from the same place
+ * finds them there again, with one read and no look-up a frame. */
+#define WALKS 256
+#define WALK_WORDS 64 /* of the stack */
+struct walk {
+    u64 ip;
+    u64 sp;
+    u64 program;
+    u32 id;
+    u32 frame_count;
+    u32 word_count; /* of the stack, up to the last return address */
+    u32 unused;
+    u32 places[MOST_FRAMES];
+    u64 addresses[MOST_FRAMES];
+};
+BPF_PERCPU_ARRAY(walks, struct walk, WALKS);
+
+static __always_inline struct walk *find_walk(u64 ip, u64 sp, u64 program) {
+    u32 index = ((ip ^ sp ^ program) * MIX) >> 56;
+
+    return walks.lookup(&index);
+}
+
+/* The stack id of a walk that is the same this time; 0 where it is not. */
+static __always_inline u32 walk_again(struct walk *w, u64 ip, u64 sp, u64 program) {
+    u32 zero = 0;
+    u64 length;
+    struct stack_top *top = stack_tops.lookup(&zero);
+
+    if (!top || w->ip != ip || w->sp != sp || w->program != program || !w->id)
+        return 0;
+    length = w->word_count * 8;
+    asm volatile("" : "+r"(length)); /* or clang drops the mask, which the verifier needs */
+    length &= 2 * WALK_WORDS * 8 - 1;
+    if (length > WALK_WORDS * 8 || read_user_bytes(top->words, length, (void *)sp))
+        return 0;
+    for (u32 i = 0; i < MOST_FRAMES; i++) {
+        u32 place = w->places[i];
+
+        if (i >= w->frame_count)
+            break;
+        asm volatile("" : "+r"(place));
+        if (top->words[place & (WALK_WORDS - 1)] != w->addresses[i])
+            return 0;
+    }
+    return w->id;
+}
+
 /* The stack id of the way that led to this call; the stack is copied where it is new. The way of a whole stack goes down
  * to the thread's start. */
-static __always_inline u32 stack_of_call(void *registers, u64 ip, u64 sp, void *task, bool is_whole) {
-    u32 exec_id = read_u32(task, TASK_EXEC_ID), one = 1, id, *known;
+static __always_inline u32 stack_of_call(void *registers, u64 ip, u64 sp, u32 exec_id, bool is_whole) {
+    u32 one = 1, id, *known;
     /* Another process, or one that has called exec, has other frames. Mirrored by trace/stack_records.py. */
     u64 program = ((bpf_get_current_pid_tgid() >> 32) << 32 | exec_id) * MIX;
     u64 way = program ^ is_whole, at = sp, pc = ip, key, top;
-    bool is_program = false, is_exact = !is_whole, is_long = true;
+    bool is_program = false, is_exact = !is_whole, is_long = true, is_kept = !is_whole;
+    struct walk *walk = find_walk(ip, sp, program);
     struct frame *frame;
 
+    if (!is_whole && walk) {
+        id = walk_again(walk, ip, sp, program);
+        if (id)
+            return id;
+        walk->id = walk->frame_count = walk->word_count = 0;
+    }
     for (int i = 0; i < MOST_FRAMES_WHOLE; i++) {
         way = (way ^ pc) * MIX;
         way ^= way >> 32;
@@ -173,12 +228,28 @@ static __always_inline u32 stack_of_call(void *registers, u64 ip, u64 sp, void *
         at += frame->step;
         if (read_user_bytes(&pc, sizeof pc, (void *)at))
             break;
+        if (is_kept && walk && i < MOST_FRAMES) {
+            u64 place = (at - sp) / 8;
+
+            is_kept = place < WALK_WORDS && !((at - sp) & 7);
+            walk->places[i] = place;
+            walk->addresses[i] = pc;
+            walk->frame_count = i + 1;
+            walk->word_count = place + 1;
+        }
         at += sizeof pc;
     }
     if (is_exact) {
         known = stack_ids.lookup(&way);
-        if (known)
+        if (known) {
+            if (is_kept && walk) {
+                walk->ip = ip;
+                walk->sp = sp;
+                walk->program = program;
+                walk->id = *known;
+            }
             return *known;
+        }
         id = copy_stack(registers, sp, exec_id, true);
         if (id)
             stack_ids.update(&way, &id);

@@ -216,8 +216,30 @@ static __always_inline void finish_event(struct work *w) {
         emit(e);
 }
 
+/* The registers of a call. */
+static __always_inline bool fetch_registers(struct registers *r, void *from) {
+#ifdef IS_TYPED
+    REGISTER(r, u64, REGISTER_CALL) = LOAD(64, from, REGISTER_CALL);
+    ARGUMENT_0 = LOAD(64, from, REGISTER_0);
+    ARGUMENT_1 = LOAD(64, from, REGISTER_1);
+    ARGUMENT_2 = LOAD(64, from, REGISTER_2);
+    ARGUMENT_3 = LOAD(64, from, REGISTER_3);
+    return true;
+#else
+    return !bpf_probe_read_kernel(r, sizeof *r, from + REGISTERS_FROM);
+#endif
+}
+
+static __always_inline bool is_compat(void *task) {
+#ifdef IS_TYPED
+    return LOAD(32, task, COMPAT_OFFSET) & COMPAT_MASK;
+#else
+    return read_u32(task, COMPAT_OFFSET) & COMPAT_MASK;
+#endif
+}
+
 int on_sys_exit(struct bpf_raw_tracepoint_args *ctx) {
-    u64 id = bpf_get_current_pid_tgid(), *action_of, action;
+    u64 id = bpf_get_current_pid_tgid(), *action_of, action, files;
     s64 result = ctx->args[1];
     struct work *w = get_work();
     struct registers *r;
@@ -229,7 +251,7 @@ int on_sys_exit(struct bpf_raw_tracepoint_args *ctx) {
     if (!w)
         return 0;
     r = &w->registers;
-    if (bpf_probe_read_kernel(r, sizeof *r, (void *)ctx->args[0] + REGISTERS_FROM))
+    if (!fetch_registers(r, (void *)ctx->args[0]))
         return 0;
     number = REGISTER(r, u32, REGISTER_CALL);
     index = number & (CALLS - 1);
@@ -237,10 +259,16 @@ int on_sys_exit(struct bpf_raw_tracepoint_args *ctx) {
     if (!action_of || !*action_of || !is_on())
         return 0;
     action = *action_of & ACTION_MASK;
+#ifdef IS_TYPED
+    task = get_typed_task();
+    files = LOAD(64, task, TASK_FILES);
+#else
     task = (void *)bpf_get_current_task();
-    if (!find_actor(&w->actor, task, tid, id >> 32))
+    files = read_u64(task, TASK_FILES);
+#endif
+    if (!find_actor(&w->actor, task, files, tid, id >> 32))
         return 0;
-    if (number >= CALLS || read_u32(task, COMPAT_OFFSET) & COMPAT_MASK) {
+    if (number >= CALLS || is_compat(task)) {
         COUNT(compat);
         return 0;
     }
@@ -321,9 +349,38 @@ int copy(struct bpf_raw_tracepoint_args *ctx) {
     return 0;
 }
 
+#ifdef REGISTER_IP
+static __always_inline u32 stack_of(struct bpf_raw_tracepoint_args *ctx, bool is_typed, bool is_whole) {
+    void *registers = (void *)ctx->args[0], *task;
+
+#ifdef IS_TYPED
+    if (is_typed) {
+        task = get_typed_task();
+        return stack_of_call(registers, LOAD(64, registers, REGISTER_IP), LOAD(64, registers, REGISTER_SP),
+                             LOAD(32, task, TASK_EXEC_ID), is_whole);
+    }
+#endif
+    task = (void *)bpf_get_current_task();
+    return stack_of_call(registers, read_u64(registers, REGISTER_IP), read_u64(registers, REGISTER_SP),
+                         read_u32(task, TASK_EXEC_ID), is_whole);
+}
+#endif
+
+/* What a call of the current thread has just opened; the table is large enough for it. */
+static __always_inline u8 type_of_new(struct actor *a, s32 fd, bool is_typed) {
+#ifdef IS_TYPED
+    if (is_typed) {
+        void *table = (void *)LOAD(64, LOAD(64, LOAD(64, get_typed_task(), TASK_FILES), FILES_FDT), TABLE_FD);
+
+        return type_of_inode((void *)read_u64(table, fd * 8));
+    }
+#endif
+    return type_of_file(a->files, fd);
+}
+
 /* What is left to do of a call that was decoded; a program of its own, because the verifier would follow it anew for every
  * action. */
-int apply(struct bpf_raw_tracepoint_args *ctx) {
+static __always_inline int apply_work(struct bpf_raw_tracepoint_args *ctx, bool is_typed) {
     struct work *w = get_work();
     struct totals *t;
     struct actor *a;
@@ -341,11 +398,7 @@ int apply(struct bpf_raw_tracepoint_args *ctx) {
     if (action & (WITH_STACK | WITH_WHOLE_STACK) && w->effect != EFFECT_CLOSE_ON_EXEC &&
         (w->effect != EFFECT_FAIL || action & WITH_WHOLE_STACK || result == -24 /* EMFILE */ ||
          result == -23 /* ENFILE */)) {
-        void *registers = (void *)ctx->args[0];
-
-        e->stack = a->stack = stack_of_call(registers, read_u64(registers, REGISTER_IP),
-                                            read_u64(registers, REGISTER_SP), (void *)bpf_get_current_task(),
-                                            action & WITH_WHOLE_STACK);
+        e->stack = a->stack = stack_of(ctx, is_typed, action & WITH_WHOLE_STACK);
     }
 #endif
     switch (w->effect) {
@@ -362,7 +415,7 @@ int apply(struct bpf_raw_tracepoint_args *ctx) {
     case EFFECT_CLOSE_ON_EXEC:
         t = find_totals(a->process);
         if (t)
-            ADD_AT(t->close_on_exec, e->argument & 1, 2, 1);
+            ADD_OWN_AT(t->close_on_exec, e->argument & 1, 2, 1);
         e->flags |= CLOSE_ON_EXEC;
         e->fd = e->fd2;
         e->fd2 = -1;
@@ -382,8 +435,13 @@ int apply(struct bpf_raw_tracepoint_args *ctx) {
     default: /* it opened one, or two */
         if (w->fd < 0)
             return 0;
+        if (!w->type && w->source >= 0) { /* a duplicate: what its source is known to be */
+            struct number *n = find_number(a, w->source, false);
+
+            w->type = n ? n->type : 0;
+        }
         if (!w->type)
-            w->type = w->source >= 0 ? type_of_duplicate(a, w->source, w->fd) : type_of_file(a->files, w->fd);
+            w->type = type_of_new(a, w->fd, is_typed);
         open_number(a, e, w->fd, w->effect == EFFECT_OPEN_ONTO, w->type);
     }
     finish_event(w);
@@ -399,6 +457,17 @@ int apply(struct bpf_raw_tracepoint_args *ctx) {
     return 0;
 }
 
+int apply(struct bpf_raw_tracepoint_args *ctx) {
+    return apply_work(ctx, true);
+}
+
+#ifdef IS_TYPED
+/* For those that io_uring's tracepoints go on in. */
+int apply_untyped(struct bpf_raw_tracepoint_args *ctx) {
+    return apply_work(ctx, false);
+}
+#endif
+
 /* A call that a signal interrupted ends with EINTR where a handler is run that does not have it begin anew: signal(7). */
 int on_signal_deliver(struct bpf_raw_tracepoint_args *ctx) {
     u64 id = bpf_get_current_pid_tgid();
@@ -406,6 +475,7 @@ int on_signal_deliver(struct bpf_raw_tracepoint_args *ctx) {
     struct work *w = get_work();
     struct thread *thread;
     u64 handler, flags, *action_of;
+    void *task;
     s32 restarts;
 
     if (!mark_of(id >> 32) || !is_on() || !w)
@@ -424,7 +494,8 @@ int on_signal_deliver(struct bpf_raw_tracepoint_args *ctx) {
         return 0;
     number = restarts >> 16 & (CALLS - 1);
     action_of = actions.lookup(&number);
-    if (!action_of || !find_actor(&w->actor, (void *)bpf_get_current_task(), tid, id >> 32))
+    task = (void *)bpf_get_current_task();
+    if (!action_of || !find_actor(&w->actor, task, read_u64(task, TASK_FILES), tid, id >> 32))
         return 0;
     w->actor.call = *action_of >> CALL_SHIFT & 0xff;
     begin_event(&w->event, &w->actor, number, -4 /* EINTR */);

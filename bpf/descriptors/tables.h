@@ -363,10 +363,10 @@ struct actor {
     u32 call; /* code */
 };
 
-static __always_inline bool find_actor(struct actor *a, void *task, u32 tid, u32 tgid) {
+static __always_inline bool find_actor(struct actor *a, void *task, u64 files, u32 tid, u32 tgid) {
     struct thread *t = threads.lookup(&tid);
 
-    a->files = read_u64(task, TASK_FILES);
+    a->files = files;
     if (!t || t->files != a->files)
         t = enter_table(task, tid, tgid, a->files, !!t);
     if (!t || (t->is_sharer && is_left(t->table)))

@@ -295,7 +295,10 @@ def test_numbers_of_calls_are_those_of_the_header() -> None:
 
 
 def test_the_program_compiles_and_loads_for_the_other_machine() -> None:
-    """With aarch64's registers: the verifier accepts it; that its numbers are right, only such a machine can show."""
+    """With aarch64's registers, and without the types that old kernels lack: the verifier accepts it.
+
+    That its numbers are right, only such a machine can show.
+    """
     from threadinfo.trace.descriptor_records import PARTS, TRACEPOINTS, kernel_facts
     from threadinfo.trace.descriptor_types import DEFINES
     from threadinfo.trace.kernel_ledger import choose_sizes

@@ -23,7 +23,8 @@ MACHINES = tuple(_SYSTEM_CALL)
 _MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _PROG_LOAD, _RAW_TRACEPOINT_OPEN, _MAP_LOOKUP_BATCH = 0, 1, 2, 5, 17, 24
 _PROG_TEST_RUN = 10
 _ENABLE_STATISTICS = 32
-_RAW_TRACEPOINT = 17  # enum bpf_prog_type
+_RAW_TRACEPOINT, _TRACING = 17, 26  # enum bpf_prog_type
+_TRACE_RAW_TRACEPOINT = 23  # enum bpf_attach_type
 _LOG_BYTES = 1 << 20
 _NAME_BYTES = 15
 _ATTRIBUTES_BYTES = 128
@@ -78,16 +79,21 @@ def create_map(kind: int, key_bytes: int, value_bytes: int, max_entries: int, fl
     return _make(_MAP_CREATE, head + name.encode()[:_NAME_BYTES])
 
 
-def load_program(instructions: bytes, name: str = "") -> int:
-    """The descriptor of a program for raw tracepoints; raises RefusedError with the verifier's words."""
+def load_program(instructions: bytes, name: str = "", tracepoint_type: int = 0) -> int:
+    """The descriptor of a program for raw tracepoints; raises RefusedError with the verifier's words.
+
+    `tracepoint_type`: BTF id of typedef btf_trace_NAME, for a program that loads through its arguments' types.
+    """
     code, license_ = ctypes.create_string_buffer(instructions, len(instructions)), ctypes.create_string_buffer(b"GPL")
     count = len(instructions) // INSTRUCTION_BYTES
 
     def load(log: ctypes.Array[ctypes.c_char] | None) -> int:
         where = (0, 0, 0) if log is None else (1, len(log), ctypes.addressof(log))
         addresses = ctypes.addressof(code), ctypes.addressof(license_)
-        head = struct.pack("=IIQQIIQII", _RAW_TRACEPOINT, count, *addresses, *where, 0, 0)
-        return _make(_PROG_LOAD, head + name.encode()[:_NAME_BYTES])
+        kind, attached = (_TRACING, _TRACE_RAW_TRACEPOINT) if tracepoint_type else (_RAW_TRACEPOINT, 0)
+        head = struct.pack("=IIQQIIQII", kind, count, *addresses, *where, 0, 0)
+        named = head + name.encode()[:_NAME_BYTES].ljust(_NAME_BYTES + 1, b"\0")
+        return _make(_PROG_LOAD, named + struct.pack("=4IQ2IQ2I", 0, attached, 0, 0, 0, 0, 0, 0, 0, tracepoint_type))
 
     try:
         return load(None)
@@ -105,9 +111,9 @@ def load_program(instructions: bytes, name: str = "") -> int:
 
 
 def attach_raw_tracepoint(tracepoint: str, program: int) -> int:
-    """The descriptor that keeps a program attached: closing it detaches."""
+    """The descriptor that keeps a program attached: closing it detaches. "": where the type of a typed one says."""
     name = ctypes.create_string_buffer(tracepoint.encode())
-    return _make(_RAW_TRACEPOINT_OPEN, struct.pack("=QI", ctypes.addressof(name), program))
+    return _make(_RAW_TRACEPOINT_OPEN, struct.pack("=QI", ctypes.addressof(name) if tracepoint else 0, program))
 
 
 def run_program(program: int, arguments: Sequence[int]) -> None:

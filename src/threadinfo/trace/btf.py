@@ -93,9 +93,13 @@ class KernelTypes:
             identifier = found[1]
         return total
 
+    def tracepoint(self, name: str) -> int:
+        """The id of the type that a raw tracepoint's programs have; 0 where the kernel has no such tracepoint."""
+        return self._find(f"btf_trace_{name}", _KIND_TYPEDEF)
+
     def argument_count(self, tracepoint: str) -> int | None:
         """How many arguments a raw tracepoint has; None where the kernel has no such tracepoint."""
-        typedef = self._find(f"btf_trace_{tracepoint}", _KIND_TYPEDEF)
+        typedef = self.tracepoint(tracepoint)
         if not typedef:
             return None
         pointer = self._type(typedef)[2]

@@ -17,13 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from threadinfo.errors import NotAvailableError
+from threadinfo.trace import bpf
 from threadinfo.trace.awaited import AWAITED_BYTES, AwaitedProcess
 from threadinfo.trace.btf import KernelTypes
 from threadinfo.trace.calls import COMPAT_FIELD, MACHINES, PATH, actions_of
 from threadinfo.trace.descriptor_types import DEFINES, type_code
 from threadinfo.trace.following import FOLLOWING_BYTES, Following
 from threadinfo.trace.kernel_ledger import KernelLedger, Sizes, choose_sizes
-from threadinfo.trace.loader import Programs, ProgramStatistics
+from threadinfo.trace.loader import Programs, ProgramStatistics, TypedTracepoint
 from threadinfo.trace.machine import cpu_count, pid_limit
 from threadinfo.trace.ring import Records, RingReader
 from threadinfo.trace.stack_records import STACK_BUFFER_BYTES, StackReader
@@ -58,6 +59,7 @@ _CALLS = 1024
 TARGET, SHARER = 1, 2
 _EVENT_WORDS = 1 + EVENT.itemsize // 8  # with the header of the buffer
 _TIME_WORD = 1
+_ASKS_FOR_TYPED_TASK = bytes.fromhex("850000009e000000 b700000000000000 9500000000000000")  # call 158, return 0
 
 TRACEPOINTS = {
     "sys_exit": "on_sys_exit",
@@ -73,6 +75,8 @@ RING_TRACEPOINTS = {
 """Left out, and said in the report, where a kernel has no io_uring or an older form of these."""
 PARTS = ("sweep", "receive", "open_received", "apply", "copy")
 """Functions that the others go on in, in the order of the map `parts`."""
+UNTYPED_PARTS = ("sweep", "receive", "open_received", "apply_untyped", "copy")
+"""The same for what has no types, where sys_exit's programs have."""
 
 BUFFER_BYTES = {"small": 1 << 25, "medium": 1 << 25, "large": 1 << 22, "huge": 1 << 22}
 """Of a live stream: a quarter of a second of a million opens and closes a second."""
@@ -185,6 +189,19 @@ def kernel_facts(machine: str) -> tuple[dict[str, int | str], list[tuple[str, st
     return defines, attach, ring is not None
 
 
+def typed_sys_exit() -> TypedTracepoint | None:
+    """How sys_exit's programs load through types; None before Linux 5.11 (bpf_get_current_task_btf)."""
+    with KernelTypes() as types:
+        type_id = types.tracepoint("sys_exit")
+    if not type_id:
+        return None
+    try:
+        os.close(bpf.load_program(_ASKS_FOR_TYPED_TASK, "", type_id))
+    except OSError:
+        return None
+    return TypedTracepoint("sys_exit", type_id, PARTS)
+
+
 def _ring_facts(types: KernelTypes) -> dict[str, int] | None:
     """What the io_uring programs need; None where this kernel's io_uring has another shape, or is not there."""
     if types.argument_count("io_uring_submit_req") != 1:
@@ -248,7 +265,11 @@ class DescriptorRecorder:
         open_count = max((len(target.links) for target in targets), default=0)
         sizes = choose_sizes(len(targets), follow_limit, self._cpu_count, open_count, with_stacks=with_stacks)
         defines |= size_defines(sizes, buffer_bytes, self._cpu_count)
-        self._programs = Programs("descriptors.bpf.c", defines, attach, PARTS)
+        typed = typed_sys_exit()
+        if typed is not None:
+            defines["IS_TYPED"] = 1
+        parts = PARTS if typed is None else UNTYPED_PARTS
+        self._programs = Programs("descriptors.bpf.c", defines, attach, parts, typed)
         try:
             programs = self._programs
             self.ledger = KernelLedger(programs, sizes)

@@ -11,17 +11,17 @@ import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
 from threadinfo.errors import MORE_FILES, TOO_MANY_FILES, NotAvailableError, more_memory
 from threadinfo.trace import bpf, object_cache
-from threadinfo.trace.compiler import CompiledObject, CompiledProgram, compile_source
+from threadinfo.trace.compiler import CompiledObject, MapDefinition, compile_source
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
-_PARTS = "parts"
+_PARTS, _TYPED_PARTS = "parts", "parts of typed programs"
 _log = logging.getLogger(__name__)
 
 
@@ -41,6 +41,16 @@ class ProgramStatistics(msgspec.Struct, frozen=True):
     """Runs that the kernel left out because a program was running on that CPU already."""
 
 
+class TypedTracepoint(NamedTuple):
+    """A raw tracepoint whose programs may load through the types of its arguments (BPF_TRACE_RAW_TP)."""
+
+    name: str
+    type_id: int
+    """BTF id of typedef btf_trace_NAME."""
+    parts: tuple[str, ...] = ()
+    """Functions that its programs go on in."""
+
+
 class Programs:
     """Loaded and attached programs; detached on every way out. Use as a context manager."""
 
@@ -50,14 +60,14 @@ class Programs:
         defines: Mapping[str, int | str],
         attach: Sequence[tuple[str, str]],
         parts: Sequence[str] = (),
+        typed: TypedTracepoint | None = None,
     ) -> None:
-        """`attach`: (raw tracepoint, function) each. `parts`: functions that others call, in the order of that map.
+        """`attach`: (raw tracepoint, function) each. `parts`: functions that others go on in, in the order of that map.
 
         Raises NotAvailableError, with nothing left attached.
         """
         self._maps: dict[str, tuple[int, int]] = {}
-        self._code: dict[str, bytes] = {}
-        self._programs: dict[str, int] = {}
+        self._programs: dict[tuple[str, bool], int] = {}
         self._links: list[int] = []
         headers = bpf_directory()
         text = read_source(headers / source)
@@ -66,7 +76,7 @@ class Programs:
         kept = object_cache.read(key)
         if kept is not None:
             try:
-                self._start(kept, attach, parts)
+                self._start(kept, attach, parts, typed)
             except (bpf.RefusedError, _RefusedStepError, LookupError) as problem:
                 _log.info("what was compiled before is not used: %s", problem)
                 object_cache.remove(key)
@@ -78,40 +88,69 @@ class Programs:
                 return
         compiled = compile_source(text, headers, flags)
         try:
-            self._start(compiled, attach, parts)
+            self._start(compiled, attach, parts, typed)
         except BaseException as problem:
             self.close()
             raise _explain(problem) from None
         object_cache.write(key, compiled)
 
-    def _start(self, compiled: CompiledObject, attach: Sequence[tuple[str, str]], parts: Sequence[str]) -> None:
-        """Makes maps, loads, attaches; raises OSError with what was being done."""
+    def _start(
+        self,
+        compiled: CompiledObject,
+        attach: Sequence[tuple[str, str]],
+        parts: Sequence[str],
+        typed: TypedTracepoint | None,
+    ) -> None:
+        """Makes maps, loads, attaches; raises what `_explain` knows, and LookupError for what is no object of ours."""
+        self._compiled = compiled
         for item in compiled.maps:
-            shape = item.kind, item.key_bytes, item.value_bytes, item.max_entries, item.flags
-            try:
-                self._maps[item.name] = bpf.create_map(*shape, item.name), item.max_entries
-            except OSError as problem:
-                raise _RefusedStepError(problem, f"make the map {item.name}") from None
-        descriptors = [self._maps[item.name][0] for item in compiled.maps]
-        self._code = {program.name: _with_maps(program, descriptors) for program in compiled.programs}
-        for name in (*parts, *dict.fromkeys(function for _, function in attach)):
-            if name not in self._code:
-                raise LookupError(f"it has no function {name}")
-            try:
-                self._programs[name] = bpf.load_program(self._code[name], name)
-            except bpf.RefusedError:
-                raise
-            except OSError as problem:
-                raise _RefusedStepError(problem, f"load the program {name}") from None
-        for index, name in enumerate(parts):
-            self.map(_PARTS, ctypes.c_uint32, ctypes.c_uint32).set(
-                ctypes.c_uint32(index), ctypes.c_uint32(self._programs[name])
-            )
+            self._make_map(item, item.name)
+            if typed is not None and item.name == _PARTS:  # programs go on only in those of their own type
+                self._make_map(item, _TYPED_PARTS)
+        self._prepare(parts, typed)
         for tracepoint, function in attach:
+            is_typed = typed is not None and tracepoint == typed.name
+            program = self._load(function, typed if is_typed else None)
             try:
-                self._links.append(bpf.attach_raw_tracepoint(tracepoint, self._programs[function]))
+                self._links.append(bpf.attach_raw_tracepoint("" if is_typed else tracepoint, program))
             except OSError as problem:
                 raise _RefusedStepError(problem, f"attach to the raw tracepoint {tracepoint}") from None
+
+    def _prepare(self, parts: Sequence[str], typed: TypedTracepoint | None) -> None:
+        """Loads the parts, before anything is attached."""
+        for one, names, place in ((None, parts, _PARTS), (typed, typed.parts if typed else (), _TYPED_PARTS)):
+            for index, name in enumerate(names):
+                program = ctypes.c_uint32(self._load(name, one))
+                self.map(place, ctypes.c_uint32, ctypes.c_uint32).set(ctypes.c_uint32(index), program)
+
+    def _make_map(self, item: MapDefinition, name: str) -> None:
+        shape = item.kind, item.key_bytes, item.value_bytes, item.max_entries, item.flags
+        try:
+            self._maps[name] = bpf.create_map(*shape, item.name), item.max_entries
+        except OSError as problem:
+            raise _RefusedStepError(problem, f"make the map {item.name}") from None
+
+    def _load(self, function: str, typed: TypedTracepoint | None) -> int:
+        """The descriptor of a function, loaded for raw tracepoints or for a typed one."""
+        place = function, typed is not None
+        if place in self._programs:
+            return self._programs[place]
+        program = next((one for one in self._compiled.programs if one.name == function), None)
+        if program is None:
+            raise LookupError(f"it has no function {function}")
+        instructions = bytearray(program.instructions)
+        for at, number in program.maps:
+            name = self._compiled.maps[number].name
+            descriptor = self.descriptor(_TYPED_PARTS if typed is not None and name == _PARTS else name)
+            struct.pack_into("=i", instructions, at * bpf.INSTRUCTION_BYTES + 4, descriptor)
+        try:
+            loaded = bpf.load_program(bytes(instructions), function, typed.type_id if typed else 0)
+        except bpf.RefusedError:
+            raise
+        except OSError as problem:
+            raise _RefusedStepError(problem, f"load the program {function}") from None
+        self._programs[place] = loaded
+        return loaded
 
     def __enter__(self) -> Programs:
         return self
@@ -138,9 +177,11 @@ class Programs:
 
     def run(self, function: str, *arguments: int) -> None:
         """Runs a function for raw tracepoints once, in this thread, with these arguments; raises OSError."""
-        if function not in self._programs:
-            self._programs[function] = bpf.load_program(self._code[function], function)
-        bpf.run_program(self._programs[function], arguments)
+        try:
+            program = self._load(function, None)
+        except _RefusedStepError as problem:
+            raise OSError(problem.number, str(problem)) from None
+        bpf.run_program(program, arguments)
 
     def memory(self, name: str, element_bytes: int, count: int) -> mmap.mmap:
         """A mappable array as memory: `count` elements of `element_bytes`, which must be a multiple of 8."""
@@ -176,14 +217,6 @@ class _RefusedStepError(Exception):
     def __init__(self, problem: OSError, doing: str) -> None:
         super().__init__(f"the kernel does not let us {doing}: {problem.strerror}")
         self.number = problem.errno
-
-
-def _with_maps(program: CompiledProgram, descriptors: Sequence[int]) -> bytes:
-    """The instructions with the numbers of our maps in them."""
-    instructions = bytearray(program.instructions)
-    for at, number in program.maps:
-        struct.pack_into("=i", instructions, at * bpf.INSTRUCTION_BYTES + 4, descriptors[number])
-    return bytes(instructions)
 
 
 def _explain(problem: BaseException) -> BaseException:
