@@ -1,7 +1,8 @@
 """A BPF ring buffer of records of one size, read in bulk through its own memory map: no callback a record.
 
 Layout: Linux Documentation/bpf/ringbuf.rst. The consumer's page can be written, the producer's page and the data can be
-read; the data are mapped twice in a row, so that a record that wraps round reads as one piece.
+read. The kernel would map the data twice in a row, so that what wraps round reads as one piece; that would count as
+twice the memory, and what is read is copied anyway.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class RingReader:
         self._words, self._size = record_words, size
         page = mmap.PAGESIZE
         consumer = mmap.mmap(map_fd, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE, offset=0)
-        producer = mmap.mmap(map_fd, page + 2 * size, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
+        producer = mmap.mmap(map_fd, page + size, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
         self._read_at = np.frombuffer(consumer, np.uint64, 1)
         self._written_to = np.frombuffer(producer, np.uint64, 1)
         self._data = np.frombuffer(producer, np.uint64, offset=page)
@@ -32,14 +33,14 @@ class RingReader:
     def read(self) -> Records:
         """A copy of what was written since the last call, in the order of the buffer; its room is free again."""
         start, end = int(self._read_at[0]), int(self._written_to[0])
-        count = (end - start) // (8 * self._words)
-        # A run that begins near the end of the first mapping reads on in the second.
-        first = start % self._size // 8
-        rows = self._data[first : first + count * self._words].reshape(count, self._words)
-        busy = np.flatnonzero(rows[:, 0] & _BUSY)
-        if busy.size:
-            rows = rows[: busy[0]]
-        copy: Records = rows.copy()
-        self._read_at[0] = start + 8 * self._words * len(copy)
-        is_discarded = (copy[:, 0] & _DISCARDED) != 0
-        return copy[~is_discarded] if is_discarded.any() else copy
+        first, count = start % self._size // 8, (end - start) // (8 * self._words)
+        headers = (first + self._words * np.arange(count)) % len(self._data)
+        busy = np.flatnonzero(self._data[headers] & _BUSY)  # looked at before the rest: then that is complete
+        words = self._words * (int(busy[0]) if busy.size else count)
+        piece = self._data[first : first + words]
+        # What goes on at the beginning is put behind it.
+        whole = np.concatenate((piece, self._data[: words - len(piece)])) if len(piece) < words else piece.copy()
+        self._read_at[0] = start + 8 * words
+        records: Records = whole.reshape(-1, self._words)
+        is_discarded = (records[:, 0] & _DISCARDED) != 0
+        return records[~is_discarded] if is_discarded.any() else records

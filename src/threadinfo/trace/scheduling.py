@@ -63,6 +63,7 @@ _INTERRUPT = 0xFFFFFFFF
 _STREAM_PAGES = 256
 _BORN_SLOTS = 4096  # for threads that are born while we watch, shared among the CPUs
 _MOST_SLOTS = 65535
+_SLOT_STEP = 1024  # few sizes: the program is compiled for each
 _ASLEEP_NS = 100_000  # a thread can say "sleeping" for a moment before it goes
 
 
@@ -225,7 +226,7 @@ class SchedulingTracer:
         cpus = cpu_count()
         thread_count = sum(len(threads) for threads in existing.values())
         wanted = thread_count + thread_count // 4 + 64 + _BORN_SLOTS
-        self._slot_count = min(_MOST_SLOTS, 1 << (wanted - 1).bit_length())  # few sizes: each is compiled once
+        self._slot_count = min(_MOST_SLOTS, -(-wanted // _SLOT_STEP) * _SLOT_STEP)
         defines, attach, self._delays_dequeue = kernel_facts()
         defines |= {"TID_LIMIT": pid_limit(), "SLOT_COUNT": self._slot_count, "CPU_COUNT": cpus}
         if threshold_ns is not None:
