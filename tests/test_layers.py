@@ -80,7 +80,7 @@ def test_layer_imports_only_what_it_may(path: Path) -> None:
 def test_who_may_open_proc_import_bcc_print_and_exit(path: Path) -> None:
     name, tree = str(path.relative_to(SOURCE)), ast.parse(path.read_text())
     used = imports(tree)
-    assert "bcc" not in used or name == "trace/loader.py"
+    assert "bcc" not in used or name == "trace/compiler.py"
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call):
             continue
