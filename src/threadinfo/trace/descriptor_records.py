@@ -75,8 +75,8 @@ RING_TRACEPOINTS = {
 """Left out, and said in the report, where a kernel has no io_uring or an older form of these."""
 PARTS = ("sweep", "receive", "open_received", "apply", "copy")
 """Functions that the others go on in, in the order of the map `parts`."""
-UNTYPED_PARTS = ("sweep", "receive", "open_received", "apply_untyped", "copy")
-"""The same for what has no types, where sys_exit's programs have."""
+UNTYPED_PARTS = ("sweep", "", "", "apply_untyped", "copy")
+"""Those of other tracepoints, where sys_exit's programs have types; "" is a place that those do not go on in."""
 
 BUFFER_BYTES = {"small": 1 << 25, "medium": 1 << 25, "large": 1 << 22, "huge": 1 << 22}
 """Of a live stream: a quarter of a second of a million opens and closes a second."""

@@ -48,7 +48,7 @@ class TypedTracepoint(NamedTuple):
     type_id: int
     """BTF id of typedef btf_trace_NAME."""
     parts: tuple[str, ...] = ()
-    """Functions that its programs go on in."""
+    """Functions that its programs go on in; "" is a place that stays empty."""
 
 
 class Programs:
@@ -120,6 +120,8 @@ class Programs:
         """Loads the parts, before anything is attached."""
         for one, names, place in ((None, parts, _PARTS), (typed, typed.parts if typed else (), _TYPED_PARTS)):
             for index, name in enumerate(names):
+                if not name:
+                    continue
                 program = ctypes.c_uint32(self._load(name, one))
                 self.map(place, ctypes.c_uint32, ctypes.c_uint32).set(ctypes.c_uint32(index), program)
 
