@@ -112,9 +112,10 @@ def test_file_that_took_the_number_of_a_socket_is_not_waited_for(silent: Silent)
         "import sys\n"
         "from threadinfo.proc.borrow import Lender\n"
         "with Lender(int(sys.argv[1])) as lender:\n"
-        "    for ask in (lender.ask, lender.network_namespace):\n"
-        "        try: ask(int(sys.argv[2]))\n"
-        "        except OSError as problem: print(problem.strerror)\n"
+        "    held = int(sys.argv[2])\n"
+        "    print(*{problem.strerror for problem in lender.ask_all([held] * 17)})\n"
+        "    try: lender.network_namespace(held)\n"
+        "    except OSError as problem: print(problem.strerror)\n"
     )
     command = [sys.executable, "-c", program, str(silent.process.pid), str(silent.held)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20, check=False)

@@ -13,6 +13,7 @@ import os
 import select
 import socket
 import struct
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 
 import msgspec
@@ -26,6 +27,7 @@ _TCP_INFO_BYTES = 240
 _TCP_CLOSE = 7
 _SOL_NETLINK, _NETLINK_LIST_MEMBERSHIPS = 270, 9
 _NUMBER = struct.Struct("=i")
+_AT_ONCE = 16  # each is an open file of ours meanwhile
 _GROUPS_BYTES = 64  # the kernel says how many it would need, even where fewer were offered: offer enough
 
 
@@ -69,43 +71,67 @@ class Lender:
         os.close(self._pidfd)
 
     def _serve(self, request: bytes) -> Answer:
-        """In the child: an error's number, or 0 and the duplicate. One that is no socket ends with the child."""
-        (fd,) = _NUMBER.unpack(request)
-        try:
-            duplicate = duplicate_descriptor(self._pidfd, fd)
-            borrowed = _as_socket(duplicate)
+        """In the child: of each number 0 and a duplicate, or an error. One that is no socket ends with the child."""
+        numbers, duplicates = [], []
+        for (fd,) in _NUMBER.iter_unpack(request):
             try:
-                borrowed.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE)  # ENOTSOCK, whatever else it is
-            finally:
-                borrowed.detach()
-        except OSError as problem:
-            return _NUMBER.pack(problem.errno or errno.EIO), None
-        return _NUMBER.pack(0), duplicate
+                duplicate = duplicate_descriptor(self._pidfd, fd)
+                borrowed = _as_socket(duplicate)
+                try:
+                    borrowed.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE)  # ENOTSOCK, whatever else it is
+                finally:
+                    borrowed.detach()
+            except OSError as problem:
+                numbers.append(problem.errno or errno.EIO)
+            else:
+                numbers.append(0)
+                duplicates.append(duplicate)
+        return b"".join(map(_NUMBER.pack, numbers)), duplicates
 
-    def _borrow(self, fd: int) -> int:
+    def _borrow(self, fds: Sequence[int]) -> list[int | OSError]:
         try:
-            answer, duplicate = self._deputy.ask(_NUMBER.pack(fd))
+            answer, duplicates = self._deputy.ask(b"".join(map(_NUMBER.pack, fds)))
         except DeputySilentError:
-            raise OSError(errno.ETIMEDOUT, "it does not answer") from None
-        if duplicate is None:
-            (number,) = _NUMBER.unpack(answer)
-            raise OSError(number, os.strerror(number))
-        return duplicate
+            return [OSError(errno.ETIMEDOUT, "it does not answer")] * len(fds)
+        numbers = [number for (number,) in _NUMBER.iter_unpack(answer)]
+        if len(numbers) != len(fds) or numbers.count(0) != len(duplicates):  # we may not open so many
+            for duplicate in duplicates:
+                os.close(duplicate)
+            return [OSError(errno.EMFILE, os.strerror(errno.EMFILE))] * len(fds)
+        lent = iter(duplicates)
+        return [OSError(number, os.strerror(number)) if number else next(lent) for number in numbers]
 
     def network_namespace(self, fd: int) -> int:
         """The network namespace that a socket was made in, as a descriptor that the caller closes (SIOCGSKNS).
 
         Raises OSError where the caller has no CAP_NET_ADMIN there.
         """
-        duplicate = self._borrow(fd)
+        (duplicate,) = self._borrow([fd])
+        if isinstance(duplicate, OSError):
+            raise duplicate
         try:
             return fcntl.ioctl(duplicate, _SIOCGSKNS)
         finally:
             os.close(duplicate)
 
-    def ask(self, fd: int) -> Borrowed:
-        """Borrows a socket and asks it; raises OSError where the kernel refuses, or `fd` is gone or not a socket."""
-        with _as_socket(self._borrow(fd)) as borrowed:
+    def ask_all(self, fds: Sequence[int]) -> Iterator[Borrowed | OSError]:
+        """Borrows sockets and asks them, in their order; OSError for one that is gone, no socket, or refused."""
+        for start in range(0, len(fds), _AT_ONCE):
+            lent = self._borrow(fds[start : start + _AT_ONCE])
+            try:
+                while lent:
+                    one = lent.pop(0)
+                    yield one if isinstance(one, OSError) else _ask(one)
+            finally:
+                for left in lent:
+                    if not isinstance(left, OSError):
+                        os.close(left)
+
+
+def _ask(duplicate: int) -> Borrowed | OSError:
+    """Asks a socket, and closes it; what refuses it."""
+    with _as_socket(duplicate) as borrowed:
+        try:
             family = borrowed.getsockopt(socket.SOL_SOCKET, socket.SO_DOMAIN)
             kind = borrowed.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE)
             protocol = borrowed.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL)
@@ -133,6 +159,8 @@ class Lender:
                 ),
                 namespace_cookie=_option(borrowed, socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8),
             )
+        except OSError as problem:
+            return problem
 
 
 def _as_socket(fd: int) -> socket.socket:

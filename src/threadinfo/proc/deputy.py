@@ -13,14 +13,15 @@ import signal
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 
 _LENGTH = struct.Struct("=I")
 _SECONDS = 1.0
 _REAP_SECONDS = 0.1
 
-Answer = tuple[bytes, int | None]
+Answer = tuple[bytes, Sequence[int]]
+_MOST_DESCRIPTORS = 253  # SCM_MAX_FD, unix(7)
 
 
 class DeputySilentError(Exception):
@@ -30,9 +31,9 @@ class DeputySilentError(Exception):
 class Deputy:
     """Answers requests by calling `answer` in a child, which begins with the first one. A context manager.
 
-    `answer` is given the request, and returns bytes and a descriptor or None; what it raises ends the child. The child
-    keeps the descriptors of `keep` alone. One request that is not answered within a second is the last: the time that
-    a process can cost us is bounded, however many of its files are silent.
+    `answer` is given the request, and returns bytes and descriptors, 253 at most; what it raises ends the child. The
+    child keeps the descriptors of `keep` alone. One request that is not answered within a second is the last: the time
+    that a process can cost us is bounded, however many of its files are silent.
     """
 
     def __init__(self, answer: Callable[[bytes], Answer], keep: Iterable[int]) -> None:
@@ -50,7 +51,7 @@ class Deputy:
         self.close()
 
     def ask(self, request: bytes) -> Answer:
-        """The answer; a descriptor is the caller's to close. Raises DeputySilentError, or OSError
+        """The answer; its descriptors are the caller's to close. Raises DeputySilentError, or OSError
         where there can be no child.
         """
         if self._is_silent:
@@ -103,24 +104,25 @@ def _serve(channel: socket.socket, answer: Callable[[bytes], Answer], keep: Iter
         os.closerange(last + 1, os.sysconf("SC_OPEN_MAX"))
         while True:
             request, _ = _receive(channel, None)
-            data, descriptor = answer(request)
-            socket.send_fds(channel, [_LENGTH.pack(len(data))], [] if descriptor is None else [descriptor])
+            data, descriptors = answer(request)
+            socket.send_fds(channel, [_LENGTH.pack(len(data))], descriptors)
             channel.sendall(data)
-            if descriptor is not None:
+            for descriptor in descriptors:
                 os.close(descriptor)
     finally:
         os._exit(0)
 
 
 def _receive(channel: socket.socket, deadline: float | None) -> Answer:
-    """A length with perhaps a descriptor, and so many bytes; raises TimeoutError, EOFError or OSError."""
+    """A length with perhaps descriptors, and so many bytes; raises TimeoutError, EOFError or OSError."""
     descriptors: list[int] = []
     data = bytearray()
     wanted = _LENGTH.size
     length: int | None = None
     while length is None or len(data) < length:
         channel.settimeout(None if deadline is None else max(deadline - time.monotonic(), 0.001))
-        part, more, _, _ = socket.recv_fds(channel, wanted - len(data), 1, socket.MSG_CMSG_CLOEXEC)
+        room = _MOST_DESCRIPTORS if length is None else 0
+        part, more, _, _ = socket.recv_fds(channel, wanted - len(data), room, socket.MSG_CMSG_CLOEXEC)
         descriptors += more
         if not part:
             raise EOFError
@@ -129,4 +131,4 @@ def _receive(channel: socket.socket, deadline: float | None) -> Answer:
             (length,) = _LENGTH.unpack(data)
             wanted = length
             data.clear()
-    return bytes(data), descriptors[0] if descriptors else None
+    return bytes(data), descriptors

@@ -18,7 +18,7 @@ import os
 import re
 import stat
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
@@ -35,6 +35,7 @@ _LARGEST_TABLE_BYTES = 1 << 30
 _TABLES = ("net/", "maps", "smaps", "mountinfo")  # a line for each socket, mapping or mount
 _LONG_NUMBER = re.compile(rb"[0-9a-fA-F]{1000}")
 _STATUS = struct.Struct("=B7Q")
+_ATTRIBUTES_AT_ONCE = 500
 _PLACE = struct.Struct("=QQ")
 
 T = TypeVar("T")
@@ -89,6 +90,14 @@ def _error(path: str, problem: OSError) -> ProcError:
     if problem.errno in _DENIED:
         return ProcDeniedError(path, cause)
     return ProcMalformedError(path, cause)
+
+
+def _attribute(path: str, attribute: str) -> bytes:
+    """Up to its first zero; b"" where there is none."""
+    try:
+        return os.getxattr(path, attribute).partition(b"\0")[0]
+    except OSError:
+        return b""
 
 
 class ProcDirectory:
@@ -214,7 +223,7 @@ class ProcDirectory:
             raise _error(f"{self.path}/{name}", OSError(problem_number, os.strerror(problem_number)))
         return FileStatus._make(fields)
 
-    def _ask(self, kind: bytes, name: str) -> tuple[bytes, int | None]:
+    def _ask(self, kind: bytes, name: str) -> tuple[bytes, Sequence[int]]:
         """What `_serve` returns, called in a child; raises ProcSilentError, or OSError where there can be none."""
         from threadinfo.proc.deputy import Deputy, DeputySilentError  # noqa: PLC0415 - few reports need it
 
@@ -225,24 +234,24 @@ class ProcDirectory:
         except DeputySilentError:
             raise ProcSilentError(f"{self.path}/{name}", "its file system does not answer") from None
 
-    def _serve(self, request: bytes) -> tuple[bytes, int | None]:
+    def _serve(self, request: bytes) -> tuple[bytes, Sequence[int]]:
         """What the deputy does: the status of a path, an extended attribute, or a file or directory opened."""
         kind, name = request[:1], os.fsdecode(request[1:])
         try:
             if kind == b"s":
-                return _STATUS.pack(0, *read_status(name, self._fd)), None
+                return _STATUS.pack(0, *read_status(name, self._fd)), ()
             if kind == b"a":
-                name, _, attribute = name.rpartition("\0")
-                return os.getxattr(f"/proc/self/fd/{self._fd}/{name}", attribute), None
+                attribute, *names = name.split("\0")
+                return b"\0".join(_attribute(f"/proc/self/fd/{self._fd}/{one}", attribute) for one in names), ()
             if kind == b"d":
                 root = os.open("root", os.O_PATH | os.O_CLOEXEC, dir_fd=self._fd)
                 try:
-                    return _STATUS.pack(*[0] * 8), open_directory(name, root)
+                    return _STATUS.pack(*[0] * 8), [open_directory(name, root)]
                 finally:
                     os.close(root)
-            return b"", os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=self._fd)
+            return b"", [os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=self._fd)]
         except OSError as problem:
-            return _STATUS.pack(problem.errno or errno.EIO, *[0] * 7) if kind in {b"s", b"d"} else b"", None
+            return _STATUS.pack(problem.errno or errno.EIO, *[0] * 7) if kind in {b"s", b"d"} else b"", ()
 
     def link_mode(self, name: str) -> int:
         """The permission bits of a link in fd/: 0o400 is open for reading, 0o200 for writing (proc_pid_fd(5))."""
@@ -251,18 +260,24 @@ class ProcDirectory:
         except OSError as problem:
             raise _error(f"{self.path}/{name}", problem) from None
 
-    def attribute(self, name: str, attribute: str) -> bytes | None:
-        """An extended attribute of what a link leads to; None where it has none.
+    def attributes(self, names: Sequence[str], attribute: str) -> dict[str, bytes]:
+        """An extended attribute of what each link leads to, up to its first zero; without those that have none.
 
         Linux has no call for this that takes a directory's descriptor, hence the path through our own fd/. By a child:
-        what was a socket when its link was read may be another file by now.
+        what was a socket when its link was read may be another file by now. Many at once: an answer costs more than
+        what is asked.
         """
         if not self._is_kernels:  # a file of that name may be anything
-            return None
-        try:
-            return self._ask(b"a", f"{name}\0{attribute}")[0] or None
-        except (OSError, ProcSilentError):
-            return None
+            return {}
+        found: dict[str, bytes] = {}
+        for start in range(0, len(names), _ATTRIBUTES_AT_ONCE):
+            some = names[start : start + _ATTRIBUTES_AT_ONCE]
+            try:
+                values = self._ask(b"a", "\0".join([attribute, *some]))[0].split(b"\0")
+            except (OSError, ProcSilentError):
+                break
+            found.update((name, value) for name, value in zip(some, values, strict=True) if value)
+        return found
 
     def links(self, name: str, only: Iterable[int] | None = None) -> Iterator[tuple[int, str | ProcError]]:
         """Every numbered link of a directory with where it points to, or with what went wrong; ascending.
@@ -299,13 +314,13 @@ class ProcDirectory:
         No link on the way is followed. By a child: by now the way may lead through a file system that does not answer.
         """
         try:
-            answer, fd = self._ask(b"d", path)
+            answer, opened = self._ask(b"d", path)
         except OSError as problem:
             raise _error(f"{self.path}/root{path}", problem) from None
-        if fd is None:
+        if not opened:
             number = _STATUS.unpack(answer)[0]
             raise _error(f"{self.path}/root{path}", OSError(number, os.strerror(number)))
-        return fd
+        return opened[0]
 
     def mapped_file(self, mapping: str) -> int | None:
         """The file that is mapped at START-END (/proc/PID/map_files), even if it was deleted; the caller closes it.
@@ -323,7 +338,8 @@ class ProcDirectory:
             if not stat.S_ISREG(status.mode):
                 return None
             if may_need_server(status):
-                return self._ask(b"o", name)[1]
+                _, opened = self._ask(b"o", name)
+                return opened[0] if opened else None
             return os.open(f"/proc/self/fd/{handle}", os.O_RDONLY | os.O_CLOEXEC)
         except (OSError, ProcSilentError):
             return None
@@ -362,9 +378,9 @@ class ProcessMemory:
             return None
         return data if len(data) == size else None
 
-    def _serve(self, request: bytes) -> tuple[bytes, int | None]:
+    def _serve(self, request: bytes) -> tuple[bytes, Sequence[int]]:
         address, size = _PLACE.unpack(request)
         try:
-            return os.pread(self._fd, size, address), None
+            return os.pread(self._fd, size, address), ()
         except (OSError, OverflowError):
-            return b"", None
+            return b"", ()

@@ -116,10 +116,10 @@ def read_sockets(
     view, gaps = _read_own_view(process, inodes.keys())
     found = {}
     left = []
+    names = _protocol_names(process, view, inodes)
     for inode, fds in inodes.items():
         entry = view.entries.get(inode)
-        needs_name = entry is None or entry.protocol in {"TCP", "UNIX"}
-        name = _protocol_name(process, fds[0]) if needs_name else None
+        name = names.get(fds[0])
         if entry is not None and entry.table == "unix" and name and not name.startswith("UNIX"):
             del view.entries[inode]  # a path that pretends to be a line of the table: anybody can bind one
             entry = None
@@ -207,9 +207,15 @@ def _read_tables(
     return entries, gaps
 
 
-def _protocol_name(process: ProcDirectory, fd: int) -> str | None:
-    raw = process.attribute(f"fd/{fd}", _PROTOCOL_NAME)
-    return raw.rstrip(b"\0").decode("ascii", "backslashreplace") if raw else None
+def _protocol_names(process: ProcDirectory, view: _View, inodes: Mapping[int, Sequence[int]]) -> dict[int, str]:
+    """By descriptor, of those of which the tables leave it open."""
+    links = {}
+    for inode, fds in inodes.items():
+        entry = view.entries.get(inode)
+        if entry is None or entry.protocol in {"TCP", "UNIX"}:
+            links[f"fd/{fds[0]}"] = fds[0]
+    raw = process.attributes([*links], _PROTOCOL_NAME)
+    return {links[link]: name.decode("ascii", "backslashreplace") for link, name in raw.items()}
 
 
 def _ask_themselves(
@@ -228,12 +234,10 @@ def _ask_themselves(
     abroad: dict[int, list[tuple[_Left, Borrowed]]] = {}
     refusal: str | None = None
     with lender:
-        for one in left:
-            try:
-                borrowed = lender.ask(one.fd)
-            except OSError as problem:
-                if problem.errno not in {errno.EBADF, errno.ENOTSOCK}:  # closed while it was read
-                    refusal = problem.strerror
+        for one, borrowed in zip(left, lender.ask_all([one.fd for one in left]), strict=True):
+            if isinstance(borrowed, OSError):
+                if borrowed.errno not in {errno.EBADF, errno.ENOTSOCK}:  # closed while it was read
+                    refusal = borrowed.strerror
                 continue
             found[one.inode] = _tell(one.inode, one.name, view, borrowed, inodes)
             if _is_elsewhere(borrowed, view.answers) and borrowed.namespace_cookie is not None:
