@@ -203,6 +203,13 @@ static __always_inline u64 socket_kind_of(u64 files, s32 fd) {
            (u64)(u16)read_u32(socket, SOCK_PROTOCOL) << 32;
 }
 
+/* Which socket a number is, whatever other numbers it has: sockfs gives 32 bits (get_next_ino). */
+static __always_inline u32 inode_of(u64 files, s32 fd) {
+    void *file = kernel_file(files, fd);
+
+    return file ? read_u64((void *)read_u64(file, FILE_INODE), INODE_NUMBER) : 0;
+}
+
 /* What a call has done. */
 enum effect {
     EFFECT_NONE,

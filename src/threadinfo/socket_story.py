@@ -10,8 +10,10 @@ from collections.abc import Sequence
 import msgspec
 
 from threadinfo.model import DescriptorEvent, Origin, Socket
+from threadinfo.socket_identity import NUMBERED
 
 _JUST_STARTED_SECONDS = 60.0
+_NEVER_USED = "never bound, connected or listened on"
 
 
 def tell_maker(maker: str, thread: str, seconds_after_start: float | None) -> str:
@@ -38,11 +40,19 @@ def settle(sock: Socket, origin: Origin | None) -> Socket:
     return msgspec.structs.replace(sock, explanation=words, ambiguous=False)
 
 
+def is_empty_accept(event: DescriptorEvent) -> bool:
+    """Whether accept(2) found nobody waiting: no failure, but the end of a turn of its caller's loop."""
+    return event.event == "accept" and event.error == "EAGAIN"
+
+
 def tell_use(events: Sequence[DescriptorEvent], *, is_accepted: bool = False) -> str:
     """``bound to 0.0.0.0:80, listening with a backlog of 128, shut down for receiving and sending by web 12``."""
-    if not events:
-        return "accepted, and nothing else was done with it" if is_accepted else "never bound, connected or listened on"
-    return ", ".join(["accepted"] * is_accepted + [tell_event(event) for event in events])
+    told = [tell_event(event) for event in events]
+    if all(event.event in NUMBERED for event in events):  # another number is no use
+        told.insert(0, "accepted, and nothing else was done with it" if is_accepted else _NEVER_USED)
+    elif is_accepted:
+        told.insert(0, "accepted")
+    return ", ".join(told)
 
 
 def tell_event(event: DescriptorEvent) -> str:
@@ -63,6 +73,10 @@ def tell_event(event: DescriptorEvent) -> str:
         case "shutdown":
             way = {"both": "receiving and sending"}.get(event.shut or "", event.shut or "?")
             text = f"shutdown {failed}" if failed else f"shut down for {way}"
+        case "duplicate":
+            text = f"duplicated as FD {event.fd} by {event.syscall}"
+        case "receive":
+            text = f"received as FD {event.fd} by {event.syscall}"
         case _:
             text = event.event
     return text + who

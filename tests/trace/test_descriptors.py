@@ -80,7 +80,8 @@ def every_call(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 def failures(trace_of_descriptors: dict[str, Any]) -> dict[str, int]:
-    return {f"{one['syscall']} {one['error']}": one["count"] for one in trace_of_descriptors["failures"]}
+    empty = {f"{call} EAGAIN": count for call, count in trace_of_descriptors["empty_by_syscall"].items()}
+    return empty | {f"{one['syscall']} {one['error']}": one["count"] for one in trace_of_descriptors["failures"]}
 
 
 def test_every_birth_and_death_is_counted_in_the_report(every_call: list[str], tmp_path: Path) -> None:

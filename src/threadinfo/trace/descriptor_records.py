@@ -48,7 +48,7 @@ EVENT = np.dtype(
         ("type", "u1"),
         ("ended_type", "u1"),
         ("unused", "<u2"),
-        ("unused2", "<u4"),
+        ("inode", "<u4"),
     ]
 )
 TRUNCATED, UNREADABLE, SHARES, LAST, FOLLOWED, OPENED, CLOSED, OWED = (1 << bit for bit in range(8))
@@ -105,6 +105,7 @@ _OFFSETS = {
     "SOCK_TYPE": ("sock", "sk_type"),
     "SOCK_PROTOCOL": ("sock", "sk_protocol"),
     "INODE_MODE": ("inode", "i_mode"),
+    "INODE_NUMBER": ("inode", "i_ino"),
     "INODE_SUPER": ("inode", "i_sb"),
     "INODE_PRIVATE": ("inode", "i_private"),
     "PID_TASKS": ("pid", "tasks"),

@@ -9,19 +9,41 @@ from typing import NamedTuple
 import msgspec
 
 from threadinfo.model import DescriptorEvent
+from threadinfo.socket_identity import MADE, NUMBERED, Sockets
 from threadinfo.trace.call_sites import CallSites
 from threadinfo.trace.descriptor_events import EventChunk, EventMaker
+from threadinfo.trace.kernel_ledger import OpenDescriptor
 from threadinfo.trace.site_groups import entry_point
 
 MOST_EVENTS = 10_000
 _MOST_OF_ONE = 16
+_CLOCK_NS = 8  # the ledger rounds moments to less than this
 _NO_NAMES: Mapping[int, str] = {}
 _USES = {"bind", "listen", "connect", "shutdown"}
+
+
+class SocketUse(NamedTuple):
+    """What is known of the socket that a number is."""
+
+    birth: OpenDescriptor | None
+    """Who made the socket, by whatever number; None where that was not seen."""
+    events: tuple[DescriptorEvent, ...]
+    """What was done with it, by whatever number, and how it came to other numbers."""
 
 
 class _Logged(NamedTuple):
     event: DescriptorEvent
     stack: int
+
+
+class _Socket:
+    """One socket, as long as it may be used."""
+
+    def __init__(self) -> None:
+        self.birth: _Logged | None = None
+        self.first: list[_Logged] = []
+        self.latest: deque[_Logged] = deque(maxlen=_MOST_OF_ONE)
+        """What was done after the log was full."""
 
 
 class SocketLog:
@@ -30,38 +52,48 @@ class SocketLog:
     def __init__(self, maker: EventMaker) -> None:
         self._maker = maker
         self._events: list[_Logged] = []
-        self._latest: dict[int, deque[_Logged]] = {}  # by number, of those that are used after the log is full
+        self._sockets = Sockets(_Socket)
+        self._numbered_ns: dict[int, int] = {}  # when a number became a socket's
         self.omitted_count = 0
         """Events after the log was full."""
 
     def add(self, chunk: EventChunk) -> None:
         """Events of sockets of this process."""
-        room = MOST_EVENTS - len(self._events)
-        self._events += [_Logged(*one) for one in self._maker.events_with_ids(chunk.take(slice(room)), _NO_NAMES)]
-        rest = chunk.take(slice(room, None))
-        self.omitted_count += len(rest.at_ns)
-        for event, stack in self._maker.events_with_ids(rest, _NO_NAMES):
-            if event.fd is None:
-                continue
-            if event.event in _USES:
-                self._latest.setdefault(event.fd, deque(maxlen=_MOST_OF_ONE)).append(_Logged(event, stack))
-            else:  # another socket has the number from now on, or none
-                self._latest.pop(event.fd, None)
+        for one in self._maker.events_with_ids(chunk, _NO_NAMES):
+            logged = _Logged(*one)
+            is_full = len(self._events) >= MOST_EVENTS
+            if is_full:
+                self.omitted_count += 1
+            else:
+                self._events.append(logged)
+            self._note(logged, is_full=is_full)
+
+    def _note(self, logged: _Logged, *, is_full: bool) -> None:
+        event = logged.event
+        if event.fd is None:
+            return
+        sock = self._sockets.of_event(event)
+        if event.event in MADE:
+            sock.birth = logged
+        if event.event in MADE | NUMBERED:
+            self._numbered_ns[event.fd] = event.at_ns
+        if event.event in _USES | NUMBERED:
+            (sock.latest if is_full else sock.first).append(logged)
 
     def events(self, sites: CallSites | None) -> Iterator[DescriptorEvent]:
         """The first `MOST_EVENTS`, with their stacks where they are known."""
         for logged in self._events:
             yield self._with_stack(logged, sites)
 
-    def of_open(self, opened_ns: Mapping[int, int], sites: CallSites | None) -> dict[int, list[DescriptorEvent]]:
-        """What was done with each number that is open at the end, since it was opened; `opened_ns` by number."""
-        found: dict[int, list[DescriptorEvent]] = {}
-        later = [logged for of_one in self._latest.values() for logged in of_one]
-        for logged in (*self._events, *later):
-            fd = logged.event.fd
-            is_use = logged.event.event in _USES
-            if fd is not None and fd in opened_ns and is_use and logged.event.at_ns >= opened_ns[fd]:
-                found.setdefault(fd, []).append(self._with_stack(logged, sites))
+    def of_open(self, opened: Mapping[int, OpenDescriptor], sites: CallSites | None) -> dict[int, SocketUse]:
+        """Of the numbers that are open at the end and were opened during the trace: the sockets' stories."""
+        found = {}
+        for fd, known in opened.items():
+            sock = self._sockets.of_number(fd)
+            # The record of its last opening may be lost: what the number was before is another socket's.
+            if sock is not None and self._numbered_ns.get(fd, 0) >= known.at_ns - _CLOCK_NS:
+                events = tuple(self._with_stack(logged, sites) for logged in (*sock.first, *sock.latest))
+                found[fd] = SocketUse(_opening(sock.birth), events)
         return found
 
     def _with_stack(self, logged: _Logged, sites: CallSites | None) -> DescriptorEvent:
@@ -71,3 +103,10 @@ class SocketLog:
         event = msgspec.structs.replace(logged.event, stack=self._maker.frames(logged.event, stack))
         is_birth = event.event in {"socket", "accept", "receive"}
         return msgspec.structs.replace(event, maker=entry_point(stack).words()) if is_birth else event
+
+
+def _opening(birth: _Logged | None) -> OpenDescriptor | None:
+    if birth is None:
+        return None
+    event, stack = birth
+    return OpenDescriptor(event.type, event.at_ns, event.tid, event.syscall or "", stack)
