@@ -157,6 +157,39 @@ static __always_inline bool is_wanted(struct event *e) {
     return true;
 }
 
+/* Codes of anonymous inodes, by how their names begin; user space writes it. */
+struct anonymous_name {
+    char text[16];
+};
+BPF_HASH(anonymous_names, struct anonymous_name, u8, 64);
+
+static __always_inline u8 type_of_anonymous(void *file) {
+    struct anonymous_name name = {};
+    u8 *type;
+
+    bpf_probe_read_kernel_str(name.text, sizeof name.text,
+                              (void *)read_u64((void *)read_u64(file, FILE_DENTRY), DENTRY_NAME));
+    type = anonymous_names.lookup(&name);
+    return type ? *type : TYPE_ANON_INODE;
+}
+
+/* The code of what has the mode of a file, or none, by its file system: include/uapi/linux/magic.h. */
+static __always_inline u8 type_of_regular(void *file, void *inode) {
+    switch (read_u64((void *)read_u64(inode, INODE_SUPER), SUPER_MAGIC)) {
+    case 0x09041934: /* ANON_INODE_FS_MAGIC */
+        return type_of_anonymous(file);
+    case 0x50494446: /* PID_FS_MAGIC */
+        return TYPE_PIDFD;
+    case 0x6e736673: /* NSFS_MAGIC */
+        return TYPE_NAMESPACE;
+    case 0x19800202: /* ipc/mqueue.c, MQUEUE_MAGIC */
+        return TYPE_MQUEUE;
+    case 0x5345434d: /* SECRETMEM_MAGIC */
+        return TYPE_MEMFD_SECRET;
+    }
+    return TYPE_FILE;
+}
+
 /* The code of what a new descriptor is, by its inode; at open's return another thread may have closed it already. */
 static __always_inline u8 type_of_file(u64 files, s32 fd) {
     void *file = kernel_file(files, fd), *inode;
@@ -169,13 +202,15 @@ static __always_inline u8 type_of_file(u64 files, s32 fd) {
         if (read_u64((void *)read_u64(inode, INODE_SUPER), SUPER_MAGIC) == 0x50495045 /* PIPEFS_MAGIC */)
             return TYPE_PIPE;
         return TYPE_FIFO;
-    case 0x2000:
+    case 0x2000: /* include/uapi/linux/major.h: UNIX98_PTY_SLAVE_MAJOR and seven more */
+        return (read_u32(inode, INODE_DEVICE) >> 20 & ~7) == 136 ? TYPE_TERMINAL : TYPE_DEVICE;
     case 0x6000:
         return TYPE_DEVICE;
     case 0x4000:
         return TYPE_DIRECTORY;
     case 0x8000:
-        return TYPE_FILE;
+    case 0:
+        return type_of_regular(file, inode);
     case 0xa000:
         return TYPE_SYMLINK;
     case 0xc000:

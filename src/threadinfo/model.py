@@ -233,7 +233,7 @@ class Descriptor(msgspec.Struct, frozen=True, kw_only=True):
 
     fd: int
     type: str
-    """What it is: one of `DESCRIPTOR_TYPES`."""
+    """What it is: one of `descriptor_kinds.KINDS`."""
     target: str
     """What /proc/PID/fd/FD points to, as the kernel says it."""
     description: str
@@ -374,7 +374,7 @@ class SiteChurn(msgspec.Struct, frozen=True, kw_only=True):
     limit_failed_count: int
     """Calls that failed with EMFILE or ENFILE."""
     by_type: dict[str, int]
-    """What was opened; the keys are `DESCRIPTOR_TYPES`."""
+    """What was opened; the keys are `descriptor_kinds.KINDS`, and "unknown"."""
     lifetime_ns: Latency
 
 
