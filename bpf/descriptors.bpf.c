@@ -213,8 +213,10 @@ static __always_inline u8 type_of_file(u64 files, s32 fd) {
         return type_of_regular(file, inode);
     case 0xa000:
         return TYPE_SYMLINK;
-    case 0xc000:
-        return TYPE_SOCKET;
+    case 0xc000: /* the name of a Unix socket, opened with O_PATH, is no socket */
+        return read_u64((void *)read_u64(inode, INODE_SUPER), SUPER_MAGIC) == 0x534f434b /* SOCKFS_MAGIC */
+                   ? TYPE_SOCKET
+                   : TYPE_FILE;
     }
     return 0;
 }

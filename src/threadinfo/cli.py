@@ -122,7 +122,7 @@ class _Nearest(click.Choice[str]):
         from difflib import get_close_matches  # noqa: PLC0415 - only for a mistake
 
         near = get_close_matches(value.lower(), self.choices, n=1, cutoff=0)
-        self.fail(f"{value[:80]!r} is no type of descriptor. Did you mean {near[0]!r}?", param, ctx)
+        self.fail(f"{value[:80]!r} is no type of descriptor. The nearest is {near[0]!r}.", param, ctx)
 
 
 def _port_role(text: str) -> tuple[int, str]:
