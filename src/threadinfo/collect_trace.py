@@ -297,7 +297,7 @@ def _origins(report: ProcessReport, activity: DescriptorActivity, moments: Momen
             names.get(activity.opened[fd].tid, ""),
             started,
             moments,
-            activity.socket_uses[fd].events if activity.socket_uses and fd in activity.socket_uses else (),
+            tuple((activity.socket_uses or {}).get(fd, ())),
         )
         for fd in activity.opened.keys() & listed
     }

@@ -225,7 +225,8 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
     maker: str | None = None
     """Who made it, in words; null where no stack is known."""
     events: tuple[DescriptorEvent, ...] = ()
-    """Of a socket: bind, listen, connect, shutdown."""
+    """Of a socket, by whatever number: bind, listen, connect, shutdown, and how it came to other numbers; first how the
+    socket was made, where that was by another number than this."""
 
 
 class Descriptor(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import msgspec
 
 from threadinfo.model import DescriptorEvent, Origin, Socket
-from threadinfo.socket_identity import NUMBERED
+from threadinfo.socket_identity import MADE, NUMBERED
 
 _JUST_STARTED_SECONDS = 60.0
 _NEVER_USED = "never bound, connected or listened on"
@@ -26,11 +26,15 @@ def tell_maker(maker: str, thread: str, seconds_after_start: float | None) -> st
 
 def settle(sock: Socket, origin: Origin | None) -> Socket:
     """A socket whose birth and all of whose use was seen is explained by them; any other stays as it is."""
-    if sock.explanation is None or origin is None or origin.syscall not in {"socket", "accept", "accept4"}:
+    if sock.explanation is None or origin is None:
         return sock
-    story = tell_use(origin.events, is_accepted=origin.syscall != "socket")
+    call = next((event.syscall for event in origin.events if event.event in MADE), origin.syscall)
+    if call not in {"socket", "accept", "accept4"}:
+        return sock
+    uses = [event for event in origin.events if event.event not in MADE]
+    story = tell_use(uses, is_accepted=call != "socket")
     if not sock.ambiguous:
-        words = f"{sock.explanation}; {story}" if origin.events else sock.explanation
+        words = f"{sock.explanation}; {story}" if uses else sock.explanation
         return msgspec.structs.replace(sock, explanation=words)
     if sock.standing == "closed":  # by both sides, or it broke off: the first takes a shutdown of ours
         is_ours = any(event.event == "shutdown" and event.shut != "receiving" for event in origin.events)

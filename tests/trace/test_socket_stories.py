@@ -72,18 +72,16 @@ def test_a_number_that_another_socket_has_by_now_is_of_that_one(traced: Traced) 
     assert descriptor(traced, facts["first"])["origin"]["events"] == []
 
 
-def test_a_duplicate_has_the_origin_of_its_socket(traced: Traced) -> None:
+def test_a_duplicate_tells_how_its_socket_was_made_and_used(traced: Traced) -> None:
     facts = json.loads(traced.said)
     listener = descriptor(traced, facts["dup"]["numbers"][0])
-    assert listener["origin"]["syscall"] == "socket"
+    assert listener["origin"]["syscall"] == "dup"
     told = [event["event"] for event in listener["origin"]["events"]]
-    assert told == [*["duplicate"] * DUPLICATES, "bind", "listen"]
+    assert told == ["socket", *["duplicate"] * DUPLICATES, "bind", "listen"]
     assert listener["origin"]["events"][-1]["backlog"] == 11
-    for name in ("dup2", "sent"):
-        fd = facts[name]["numbers"][-1]
-        assert descriptor(traced, fd)["origin"]["syscall"] == "socket", name
+    assert listener["origin"]["events"][0]["stack"]
     sent = descriptor(traced, facts["sent"]["numbers"][0])["origin"]["events"]
-    assert [event["event"] for event in sent] == ["receive", "duplicate", "bind"]
+    assert [event["event"] for event in sent] == ["socket", "receive", "duplicate", "bind"]
     assert descriptor(traced, facts["dup2"]["numbers"][-1])["origin"]["events"][-1]["remote"] == "127.0.0.1:9"
 
 

@@ -30,7 +30,7 @@ def main() -> None:
 
     # dup: a listener that is bound by one number and listens by another; the first is closed
     made = socket.socket()
-    kept = [os.dup(made.fileno()) for _ in range(DUPLICATES)]
+    kept = [libc.dup(made.fileno()) for _ in range(DUPLICATES)]
     made.bind(("127.0.0.1", 0))
     said["dup"] = {"first": made.fileno(), "numbers": kept, "inode": os.fstat(kept[0]).st_ino}
     made.close()

@@ -18,6 +18,7 @@ import numpy as np
 from threadinfo.containment import contained
 from threadinfo.errors import NotAvailableError
 from threadinfo.model import (
+    DescriptorEvent,
     DescriptorTrace,
     Failure,
     Gap,
@@ -54,7 +55,7 @@ from threadinfo.trace.kernel_ledger import (
     TableState,
 )
 from threadinfo.trace.site_report import describe_sites
-from threadinfo.trace.socket_log import SocketLog, SocketUse
+from threadinfo.trace.socket_log import SocketLog
 from threadinfo.trace.unwinder import Stack, Unwinder
 
 ReadLinks = Callable[[int], Mapping[int, str] | None]
@@ -103,13 +104,10 @@ class DescriptorActivity(NamedTuple):
     trace: DescriptorTrace
     """Its threads are named where they have ended; the others' names are for /proc to say."""
     opened: Mapping[int, OpenDescriptor]
-    """Of the numbers that are open at the end, those that were opened during the trace.
-
-    Of another number of a socket that was made during the trace, how the socket was made.
-    """
+    """Of the numbers that are open at the end, those that were opened during the trace."""
     sockets: SocketTrace | None
     """None where it was not asked for."""
-    socket_uses: Mapping[int, SocketUse] | None
+    socket_uses: Mapping[int, Sequence[DescriptorEvent]] | None
     """Of the sockets among `opened`: their stories; None where those are not known."""
     stacks: Mapping[int, Stack]
     """Of `opened`: where they were opened, as far as that is known; by descriptor."""
@@ -393,7 +391,6 @@ class DescriptorTracer:
         if self._log_sockets_at is not None:
             with contained("sockets", self.gaps):
                 sockets, uses = self._stories(self._log_of(pid, self._log_sockets_at), opened)
-                opened = opened | {fd: use.birth for fd, use in uses.items() if use.birth is not None}
         stacks = {fd: self.stack(known.stack) for fd, known in opened.items()}
         return DescriptorActivity(
             trace,
@@ -406,7 +403,7 @@ class DescriptorTracer:
 
     def _stories(
         self, log: SocketLog, opened: Mapping[int, OpenDescriptor]
-    ) -> tuple[SocketTrace, Mapping[int, SocketUse]]:
+    ) -> tuple[SocketTrace, Mapping[int, Sequence[DescriptorEvent]]]:
         """What happened to all sockets, and what was done with those that are open."""
         omitted = self.recorder.counts().omitted + log.omitted_count
         uses = log.of_open(opened, self.sites)

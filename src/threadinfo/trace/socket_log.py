@@ -22,15 +22,6 @@ _NO_NAMES: Mapping[int, str] = {}
 _USES = {"bind", "listen", "connect", "shutdown"}
 
 
-class SocketUse(NamedTuple):
-    """What is known of the socket that a number is."""
-
-    birth: OpenDescriptor | None
-    """Who made the socket, by whatever number; None where that was not seen."""
-    events: tuple[DescriptorEvent, ...]
-    """What was done with it, by whatever number, and how it came to other numbers."""
-
-
 class _Logged(NamedTuple):
     event: DescriptorEvent
     stack: int
@@ -85,15 +76,21 @@ class SocketLog:
         for logged in self._events:
             yield self._with_stack(logged, sites)
 
-    def of_open(self, opened: Mapping[int, OpenDescriptor], sites: CallSites | None) -> dict[int, SocketUse]:
-        """Of the numbers that are open at the end and were opened during the trace: the sockets' stories."""
+    def of_open(
+        self, opened: Mapping[int, OpenDescriptor], sites: CallSites | None
+    ) -> dict[int, tuple[DescriptorEvent, ...]]:
+        """Of the numbers that are open at the end and were opened during the trace: what was done with their sockets.
+
+        By whatever number, and how they came to others; where a number is not a socket's first, how it was made.
+        """
         found = {}
         for fd, known in opened.items():
             sock = self._sockets.of_number(fd)
             # The record of its last opening may be lost: what the number was before is another socket's.
             if sock is not None and self._numbered_ns.get(fd, 0) >= known.at_ns - _CLOCK_NS:
-                events = tuple(self._with_stack(logged, sites) for logged in (*sock.first, *sock.latest))
-                found[fd] = SocketUse(_opening(sock.birth), events)
+                is_first = sock.birth is None or sock.birth.event.at_ns == self._numbered_ns[fd]
+                made = [] if is_first or sock.birth is None else [sock.birth]
+                found[fd] = tuple(self._with_stack(logged, sites) for logged in (*made, *sock.first, *sock.latest))
         return found
 
     def _with_stack(self, logged: _Logged, sites: CallSites | None) -> DescriptorEvent:
@@ -103,10 +100,3 @@ class SocketLog:
         event = msgspec.structs.replace(logged.event, stack=self._maker.frames(logged.event, stack))
         is_birth = event.event in {"socket", "accept", "receive"}
         return msgspec.structs.replace(event, maker=entry_point(stack).words()) if is_birth else event
-
-
-def _opening(birth: _Logged | None) -> OpenDescriptor | None:
-    if birth is None:
-        return None
-    event, stack = birth
-    return OpenDescriptor(event.type, event.at_ns, event.tid, event.syscall or "", stack)
