@@ -6,7 +6,7 @@
  *
  * Given by the loader: the sizes of the maps (PID_LIMIT, PROCESSES, TABLES, PAGES, THREADS, FREE_SLOTS, SHARDS,
  * CPU_COUNT, CALL_CODES, TYPE_CODES, SITES, SITE_HISTOGRAMS, FAILURES, PATHS, and the pages of each ring buffer), the
- * codes of some types (TYPE_*), the machine's registers (REGISTERS_FROM, REGISTERS_BYTES and in them REGISTER_CALL,
+ * codes of kinds (TYPE_*), the machine's registers (REGISTERS_FROM, REGISTERS_BYTES and in them REGISTER_CALL,
  * REGISTER_0 to REGISTER_3, and where stacks are known for it REGISTER_IP, REGISTER_SP: offsets in struct pt_regs;
  * PT_REGS_BYTES), the 32-bit mark (COMPAT_OFFSET, COMPAT_MASK), and from the running kernel's BTF TASK_*, FILES_*,
  * TABLE_*, FILE_*, INODE_*, and RING_* where it has io_uring.

@@ -85,7 +85,7 @@ KINDS = (
     _K("pipe", "pipe", ("pipe:[",), (), ("pipe", "pipe2"), "pipe"),
     _K("fifo", "FIFO", (), (stat.S_IFIFO,), (), "fifo"),
     _K("memfd", "anonymous memory", ("/memfd:",), (), ("memfd_create",), "memfd"),
-    _K("memfd_secret", "secret memory", ("/secretmem",), (), ("memfd_secret",), "memfd"),
+    _K("memfd_secret", "secret memory", ("/secretmem (deleted)",), (), ("memfd_secret",), "memfd"),
     _K("mqueue", "message queue", (f"{ANONYMOUS}[mqueue]",), (), ("mq_open",), "mqueue"),
     _K("namespace", "namespace", _NAMESPACES, (), (), "namespace"),
     _anonymous("eventfd", "event notification channel", "[eventfd]", "eventfd", "eventfd2"),

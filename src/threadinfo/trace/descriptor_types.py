@@ -19,7 +19,7 @@ ANONYMOUS_CODES = {
 }
 """For the program in the kernel, by as much of an anonymous inode's name as it looks at."""
 
-_TOLD_BY_INODE = {"file", "device", "terminal", "memfd", "memfd_secret", "other"}
+_TOLD_BY_INODE = {"file", "device", "terminal", "memfd_secret", "other"}
 
 
 def type_code(name: str | None) -> int:
@@ -30,4 +30,4 @@ def type_code(name: str | None) -> int:
 def code_of_link(link: str) -> int:
     """The code of what /proc/PID/fd/FD points to; 0 where the link alone does not tell: a path may lie."""
     kind = kind_of_link(link).name
-    return 0 if kind in _TOLD_BY_INODE and not link.startswith(("/memfd:", "/secretmem")) else _CODES[kind]
+    return 0 if kind in _TOLD_BY_INODE else _CODES[kind]
