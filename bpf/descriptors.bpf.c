@@ -6,7 +6,7 @@
  *
  * Given by the loader: the sizes of the maps (PID_LIMIT, PROCESSES, TABLES, PAGES, THREADS, FREE_SLOTS, SHARDS,
  * CPU_COUNT, CALL_CODES, TYPE_CODES, SITES, SITE_HISTOGRAMS, FAILURES, PATHS, and the pages of each ring buffer), the
- * codes of some types (TYPE_*), the machine's registers (REGISTERS_FROM, REGISTERS_BYTES and in them REGISTER_CALL,
+ * codes of kinds (TYPE_*), the machine's registers (REGISTERS_FROM, REGISTERS_BYTES and in them REGISTER_CALL,
  * REGISTER_0 to REGISTER_3, and where stacks are known for it REGISTER_IP, REGISTER_SP: offsets in struct pt_regs;
  * PT_REGS_BYTES), the 32-bit mark (COMPAT_OFFSET, COMPAT_MASK), and from the running kernel's BTF TASK_*, FILES_*,
  * TABLE_*, FILE_*, INODE_*, and RING_* where it has io_uring.
@@ -157,6 +157,39 @@ static __always_inline bool is_wanted(struct event *e) {
     return true;
 }
 
+/* Codes of anonymous inodes, by how their names begin; user space writes it. */
+struct anonymous_name {
+    char text[16];
+};
+BPF_HASH(anonymous_names, struct anonymous_name, u8, 64);
+
+static __always_inline u8 type_of_anonymous(void *file) {
+    struct anonymous_name name = {};
+    u8 *type;
+
+    bpf_probe_read_kernel_str(name.text, sizeof name.text,
+                              (void *)read_u64((void *)read_u64(file, FILE_DENTRY), DENTRY_NAME));
+    type = anonymous_names.lookup(&name);
+    return type ? *type : TYPE_ANON_INODE;
+}
+
+/* The code of what has the mode of a file, or none, by its file system: include/uapi/linux/magic.h. */
+static __always_inline u8 type_of_regular(void *file, void *inode) {
+    switch (read_u64((void *)read_u64(inode, INODE_SUPER), SUPER_MAGIC)) {
+    case 0x09041934: /* ANON_INODE_FS_MAGIC */
+        return type_of_anonymous(file);
+    case 0x50494446: /* PID_FS_MAGIC */
+        return TYPE_PIDFD;
+    case 0x6e736673: /* NSFS_MAGIC */
+        return TYPE_NAMESPACE;
+    case 0x19800202: /* ipc/mqueue.c, MQUEUE_MAGIC */
+        return TYPE_MQUEUE;
+    case 0x5345434d: /* SECRETMEM_MAGIC */
+        return TYPE_MEMFD_SECRET;
+    }
+    return TYPE_FILE;
+}
+
 /* The code of what a new descriptor is, by its inode; at open's return another thread may have closed it already. */
 static __always_inline u8 type_of_inode(void *file) {
     void *inode;
@@ -169,17 +202,21 @@ static __always_inline u8 type_of_inode(void *file) {
         if (read_u64((void *)read_u64(inode, INODE_SUPER), SUPER_MAGIC) == 0x50495045 /* PIPEFS_MAGIC */)
             return TYPE_PIPE;
         return TYPE_FIFO;
-    case 0x2000:
+    case 0x2000: /* include/uapi/linux/major.h: UNIX98_PTY_SLAVE_MAJOR and seven more */
+        return (read_u32(inode, INODE_DEVICE) >> 20 & ~7) == 136 ? TYPE_TERMINAL : TYPE_DEVICE;
     case 0x6000:
         return TYPE_DEVICE;
     case 0x4000:
         return TYPE_DIRECTORY;
     case 0x8000:
-        return TYPE_FILE;
+    case 0:
+        return type_of_regular(file, inode);
     case 0xa000:
         return TYPE_SYMLINK;
-    case 0xc000:
-        return TYPE_SOCKET;
+    case 0xc000: /* the name of a Unix socket, opened with O_PATH, is no socket */
+        return read_u64((void *)read_u64(inode, INODE_SUPER), SUPER_MAGIC) == 0x534f434b /* SOCKFS_MAGIC */
+                   ? TYPE_SOCKET
+                   : TYPE_FILE;
     }
     return 0;
 }
@@ -198,6 +235,13 @@ static __always_inline u64 socket_kind_of(u64 files, s32 fd) {
     socket = (void *)read_u64((void *)read_u64(file, FILE_PRIVATE), SOCKET_SK);
     return (u16)read_u32(socket, SOCK_FAMILY) | (u64)(u16)read_u32(socket, SOCK_TYPE) << 16 |
            (u64)(u16)read_u32(socket, SOCK_PROTOCOL) << 32;
+}
+
+/* Which socket a number is, whatever other numbers it has: sockfs gives 32 bits (get_next_ino). */
+static __always_inline u32 inode_of(u64 files, s32 fd) {
+    void *file = kernel_file(files, fd);
+
+    return file ? read_u64((void *)read_u64(file, FILE_INODE), INODE_NUMBER) : 0;
 }
 
 /* What a call has done. */

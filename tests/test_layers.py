@@ -20,14 +20,17 @@ MAY_IMPORT = {
     "errors": set(),
     "containment": {"errors", "model"},
     "model": set(),
+    "descriptor_kinds": set(),
     "netlink_names": set(),
     "protocol_names": set(),
-    "proc": {"model", "netlink_names", "protocol_names"},
-    "trace": {"model", "errors", "netlink_names", "protocol_names", "containment"},
-    "socket_story": {"model"},
-    "merge": {"model", "socket_story"},
+    "proc": {"model", "descriptor_kinds", "netlink_names", "protocol_names"},
+    "trace": {"model", "descriptor_kinds", "errors", "netlink_names", "protocol_names"}
+    | {"containment", "socket_identity"},
+    "socket_identity": {"model"},
+    "socket_story": {"model", "socket_identity"},
+    "merge": {"model", "socket_story", "socket_identity"},
     "findings": {"model", "containment"},
-    "render": {"model", "errors", "findings", "socket_story", "containment"},
+    "render": {"model", "descriptor_kinds", "errors", "findings", "socket_story", "socket_identity", "containment"},
     "output": {"errors", "render"},  # for the type of what may be written
     "target": {"errors", "proc"},
     "collect": {"errors", "model", "proc", "containment"},
@@ -44,7 +47,17 @@ MAY_IMPORT = {
     "collect_run": {"errors", "model", "proc", "trace", "collect", "collect_trace", "launch", "watcher"},
     "line_output": {"errors", "render"},
     "cli": {"errors", "model", "proc", "trace", "render", "output", "target", "collect", "collect_trace"}
-    | {"collect_stream", "collect_run", "collect_top", "findings", "launch", "line_output", "top", "containment"},
+    | {
+        "descriptor_kinds",
+        "collect_stream",
+        "collect_run",
+        "collect_top",
+        "findings",
+        "launch",
+        "line_output",
+        "top",
+        "containment",
+    },
     "__main__": {"cli"},
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from threadinfo.model import DescriptorEvent, Origin, Socket
-from threadinfo.socket_story import settle, tell_event
+from threadinfo.socket_story import is_empty_accept, settle, tell_event
 
 
 def event(kind: str, **facts: object) -> DescriptorEvent:
@@ -61,3 +61,18 @@ def test_settle_without_a_birth_changes_nothing() -> None:
 def test_tell_event_of_an_autobound_name_says_who_chose_it() -> None:
     assert tell_event(event("bind")) == "bound to a name that the kernel chose (thread main 7)"
     assert tell_event(event("bind", error="EINVAL")).startswith("bind to nothing failed with EINVAL")
+
+
+def test_settle_of_another_number_goes_by_how_the_socket_was_made() -> None:
+    made, second = event("socket", syscall="socket", fd=3), event("duplicate", syscall="dup", fd=5)
+    settled = settle(tcp("unbound", ambiguous=True), origin(made, second, syscall="dup"))
+    words = "TCP, never bound, connected or listened on, duplicated as FD 5 by dup (thread main 7)"
+    assert (settled.explanation, settled.ambiguous) == (words, False)
+    older = tcp("unbound", ambiguous=True)
+    assert settle(older, origin(second, syscall="dup")) is older
+
+
+def test_nobody_to_accept_is_empty_and_any_other_error_is_not() -> None:
+    assert is_empty_accept(event("accept", error="EAGAIN"))
+    assert not is_empty_accept(event("accept", error="EMFILE"))
+    assert not is_empty_accept(event("connect", error="EAGAIN"))

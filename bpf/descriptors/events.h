@@ -44,7 +44,7 @@ struct event {
     u8 type;       /* OPENED: of fd, a code of user space's; 0: not known */
     u8 ended_type; /* CLOSED: of what ended */
     u16 unused;
-    u32 unused2;
+    u32 inode; /* of the socket that fd is; 0: none, or closed by another thread already */
 };
 
 struct medium {

@@ -411,6 +411,7 @@ static __always_inline int apply_work(struct bpf_raw_tracepoint_args *ctx, bool 
         break;
     case EFFECT_ON_SOCKET:
         e->flags |= ON_SOCKET;
+        e->inode = e->argument ? inode_of(a->files, e->fd) : 0;
         break;
     case EFFECT_CLOSE_ON_EXEC:
         t = find_totals(a->process);
@@ -443,6 +444,11 @@ static __always_inline int apply_work(struct bpf_raw_tracepoint_args *ctx, bool 
         if (!w->type)
             w->type = type_of_new(a, w->fd, is_typed);
         open_number(a, e, w->fd, w->effect == EFFECT_OPEN_ONTO, w->type);
+        if (w->type == TYPE_SOCKET) {
+            e->inode = inode_of(a->files, w->fd);
+            if ((action & ACTION_MASK) != ACTION_SOCKET && (action & ACTION_MASK) != ACTION_PAIR_3)
+                e->argument = socket_kind_of(a->files, w->fd);
+        }
     }
     finish_event(w);
     if (w->effect == EFFECT_OPEN_PAIR) { /* the other one */
@@ -676,6 +682,8 @@ int open_received(struct bpf_raw_tracepoint_args *ctx) {
         w->event.flags = 0;
         w->event.lifetime_ns = 0;
         open_number(&w->actor, &w->event, number & ~IS_PIDFD, false, type);
+        w->event.inode = type == TYPE_SOCKET ? inode_of(w->actor.files, number) : 0;
+        w->event.argument = type == TYPE_SOCKET ? socket_kind_of(w->actor.files, number) : 0;
         if (is_wanted(&w->event))
             emit(&w->event);
     }

@@ -19,6 +19,7 @@ import msgspec
 from threadinfo import __version__
 from threadinfo.collect import CollectOptions, collect_report
 from threadinfo.containment import DEBUG, REMEDY, contained, faults
+from threadinfo.descriptor_kinds import KIND_NAMES
 from threadinfo.errors import (
     ENDING_SIGNALS,
     MORE_FILES,
@@ -107,6 +108,21 @@ class _Seconds(click.FloatRange):
         if math.isnan(seconds):
             self.fail(f"{value!r} is not a number of seconds.", param, ctx)
         return seconds
+
+
+class _Nearest(click.Choice[str]):
+    """One of many words; a mistake is told with the nearest of them, and not with all."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value not in self.choices:
+            self._refuse(str(value), param, ctx)
+        return str(value)
+
+    def _refuse(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> None:
+        from difflib import get_close_matches  # noqa: PLC0415 - only for a mistake
+
+        near = get_close_matches(value.lower(), self.choices, n=1, cutoff=0)
+        self.fail(f"{value[:80]!r} is no type of descriptor. The nearest is {near[0]!r}.", param, ctx)
 
 
 def _port_role(text: str) -> tuple[int, str]:
@@ -366,7 +382,14 @@ def _read_threshold(_ctx: click.Context, _option: click.Parameter, text: str) ->
 @click.option(
     "--threshold", metavar="TIME", default="1ms", callback=_read_threshold, help="Waits longer than this; default 1ms."
 )
-@click.option("--kind", "kinds", multiple=True, metavar="TYPE", help="Only descriptors of a type: file, socket, ...")
+@click.option(
+    "--kind",
+    "kinds",
+    multiple=True,
+    type=_Nearest(KIND_NAMES),
+    metavar="TYPE",
+    help="Only descriptors of a type: file, socket, ...",
+)
 @click.option("--thread", "threads", multiple=True, metavar="NAME", help="Only what a thread did: its name or number.")
 @click.option("--path", metavar="PATTERN", help="Only paths or addresses that match, for example '/var/log/*'.")
 @click.option("--failures", is_flag=True, help="Only calls that failed.")

@@ -6,7 +6,7 @@ no longer lists has ended, whether or not the trace saw its end.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -21,10 +21,12 @@ from threadinfo.model import (
     Origin,
     ProcessReport,
     Scheduling,
+    Socket,
     SocketTrace,
     StackCounts,
     Trace,
 )
+from threadinfo.socket_identity import Sockets
 from threadinfo.socket_story import settle
 
 
@@ -112,7 +114,7 @@ def merge_descriptors(
         trace = _with_time_left(_name_churn(trace, names), limit, None if descriptors is None else len(descriptors))
         gaps = [*gaps, *_stack_gaps(trace.stacks)]
     if sockets is not None:
-        events = tuple(_name_thread(event, names) for event in sockets.events)
+        events = tuple(_name_thread(event, names) for event in name_accepted(sockets.events, report.descriptors or ()))
         sockets = msgspec.structs.replace(sockets, events=events)
     return msgspec.structs.replace(
         report,
@@ -133,6 +135,33 @@ def _name_churn(trace: DescriptorTrace, names: Mapping[int, str]) -> DescriptorT
             for failure in trace.limit_failures
         ),
     )
+
+
+def name_accepted(events: Iterable[DescriptorEvent], descriptors: Iterable[Descriptor]) -> Iterator[DescriptorEvent]:
+    """The events with the addresses of what was accepted: as /proc has them, or as its listener's bind says."""
+    of_inode = {one.inode: one.socket for one in descriptors if one.socket is not None}
+    listening = {one.fd: one.socket for one in descriptors if one.socket is not None and one.socket.state == "LISTEN"}
+    bound: Sockets[dict[str, str | None]] = Sockets(dict)
+    for event in events:
+        listener = None if event.source_fd is None else bound.of_number(event.source_fd)
+        kept = bound.of_event(event)
+        if event.event == "bind" and not event.error:
+            kept["local"] = event.local
+        if event.event == "accept" and not event.error:
+            known = of_inode.get(event.inode) or Socket()
+            older = listening.get(-1 if event.source_fd is None else event.source_fd) or Socket()
+            local = known.local or _one_address((listener or {}).get("local")) or _one_address(older.local)
+            yield msgspec.structs.replace(event, local=local, remote=event.remote or known.remote)
+        else:
+            yield event
+
+
+def _one_address(local: str | None) -> str | None:
+    """A listener's address, where all that it accepts have it: none of any interface, or of a port not known yet."""
+    if not local or local.startswith(("0.0.0.0:", "[::]:")):
+        return None
+    is_chosen = local[0] in "[0123456789" and local.endswith(":0")  # the kernel's choice
+    return None if is_chosen else local
 
 
 def _name_thread(event: DescriptorEvent, names: Mapping[int, str]) -> DescriptorEvent:

@@ -225,7 +225,8 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
     maker: str | None = None
     """Who made it, in words; null where no stack is known."""
     events: tuple[DescriptorEvent, ...] = ()
-    """Of a socket: bind, listen, connect, shutdown."""
+    """Of a socket, by whatever number: bind, listen, connect, shutdown, and how it came to other numbers; first how the
+    socket was made, where that was by another number than this."""
 
 
 class Descriptor(msgspec.Struct, frozen=True, kw_only=True):
@@ -233,7 +234,7 @@ class Descriptor(msgspec.Struct, frozen=True, kw_only=True):
 
     fd: int
     type: str
-    """What it is: one of `DESCRIPTOR_TYPES`."""
+    """What it is: one of `descriptor_kinds.KINDS`."""
     target: str
     """What /proc/PID/fd/FD points to, as the kernel says it."""
     description: str
@@ -374,7 +375,7 @@ class SiteChurn(msgspec.Struct, frozen=True, kw_only=True):
     limit_failed_count: int
     """Calls that failed with EMFILE or ENFILE."""
     by_type: dict[str, int]
-    """What was opened; the keys are `DESCRIPTOR_TYPES`."""
+    """What was opened; the keys are `descriptor_kinds.KINDS`, and "unknown"."""
     lifetime_ns: Latency
 
 
@@ -431,7 +432,7 @@ class DescriptorTrace(msgspec.Struct, frozen=True, kw_only=True):
     closed_count: int
     """Deaths by every way: closed, replaced by dup2, closed by exec, gone with the process."""
     failed_count: int
-    """Calls that would have made or closed one, and failed."""
+    """Calls that would have made or closed one, and failed; without those that found nothing to accept."""
     still_open_count: int
     """Born during the trace and open at its end."""
     peak_open_count: int
@@ -450,6 +451,8 @@ class DescriptorTrace(msgspec.Struct, frozen=True, kw_only=True):
     by_thread: tuple[ThreadChurn, ...]
     """The busiest first."""
     failures: tuple[Failure, ...]
+    empty_by_syscall: dict[str, int] = {}
+    """How often accept(2) found nobody waiting (EAGAIN), as it does at the end of every turn of a loop."""
     lifetime_ns: Latency
     """Of those that were born and died during the trace."""
     interval_seconds: int
@@ -527,13 +530,15 @@ class DescriptorEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     error: str | None = None
     """For example "EMFILE"; absent where the call succeeded."""
     type: str | None = None
+    inode: int | None = None
+    """Of a socket: the same whatever numbers it has, and in every process; absent of its ends and where not known."""
     path: str | None = None
     """What was opened, or what the kernel calls it."""
     family: str | None = None
     socket_type: str | None = None
     protocol: str | None = None
     local: str | None = None
-    """What a socket was bound to."""
+    """What a socket was bound to, or accepted at; of an accept in a report only, and where it is known."""
     remote: str | None = None
     backlog: int | None = None
     """Of listen(2)."""

@@ -10,8 +10,10 @@ from collections.abc import Sequence
 import msgspec
 
 from threadinfo.model import DescriptorEvent, Origin, Socket
+from threadinfo.socket_identity import MADE, NUMBERED
 
 _JUST_STARTED_SECONDS = 60.0
+_NEVER_USED = "never bound, connected or listened on"
 
 
 def tell_maker(maker: str, thread: str, seconds_after_start: float | None) -> str:
@@ -24,11 +26,15 @@ def tell_maker(maker: str, thread: str, seconds_after_start: float | None) -> st
 
 def settle(sock: Socket, origin: Origin | None) -> Socket:
     """A socket whose birth and all of whose use was seen is explained by them; any other stays as it is."""
-    if sock.explanation is None or origin is None or origin.syscall not in {"socket", "accept", "accept4"}:
+    if sock.explanation is None or origin is None:
         return sock
-    story = tell_use(origin.events, is_accepted=origin.syscall != "socket")
+    call = next((event.syscall for event in origin.events if event.event in MADE), origin.syscall)
+    if call not in {"socket", "accept", "accept4"}:
+        return sock
+    uses = [event for event in origin.events if event.event not in MADE]
+    story = tell_use(uses, is_accepted=call != "socket")
     if not sock.ambiguous:
-        words = f"{sock.explanation}; {story}" if origin.events else sock.explanation
+        words = f"{sock.explanation}; {story}" if uses else sock.explanation
         return msgspec.structs.replace(sock, explanation=words)
     if sock.standing == "closed":  # by both sides, or it broke off: the first takes a shutdown of ours
         is_ours = any(event.event == "shutdown" and event.shut != "receiving" for event in origin.events)
@@ -38,11 +44,19 @@ def settle(sock: Socket, origin: Origin | None) -> Socket:
     return msgspec.structs.replace(sock, explanation=words, ambiguous=False)
 
 
+def is_empty_accept(event: DescriptorEvent) -> bool:
+    """Whether accept(2) found nobody waiting: no failure, but the end of a turn of its caller's loop."""
+    return event.event == "accept" and event.error == "EAGAIN"
+
+
 def tell_use(events: Sequence[DescriptorEvent], *, is_accepted: bool = False) -> str:
     """``bound to 0.0.0.0:80, listening with a backlog of 128, shut down for receiving and sending by web 12``."""
-    if not events:
-        return "accepted, and nothing else was done with it" if is_accepted else "never bound, connected or listened on"
-    return ", ".join(["accepted"] * is_accepted + [tell_event(event) for event in events])
+    told = [tell_event(event) for event in events]
+    if all(event.event in NUMBERED for event in events):  # another number is no use
+        told.insert(0, "accepted, and nothing else was done with it" if is_accepted else _NEVER_USED)
+    elif is_accepted:
+        told.insert(0, "accepted")
+    return ", ".join(told)
 
 
 def tell_event(event: DescriptorEvent) -> str:
@@ -63,6 +77,10 @@ def tell_event(event: DescriptorEvent) -> str:
         case "shutdown":
             way = {"both": "receiving and sending"}.get(event.shut or "", event.shut or "?")
             text = f"shutdown {failed}" if failed else f"shut down for {way}"
+        case "duplicate":
+            text = f"duplicated as FD {event.fd} by {event.syscall}"
+        case "receive":
+            text = f"received as FD {event.fd} by {event.syscall}"
         case _:
             text = event.event
     return text + who

@@ -118,8 +118,11 @@ def _compare_counts(told: Mapping[str, Any], figures: Figures, *, is_whole: bool
             yield from _differ_counts(
                 "closed_by", Counter(replaced=closed_by["replaced"]), Counter(replaced=ways["replaced"])
             )
-    yield from _differ("failed_count", told["failed_count"], figures.failures.total())
+    yield from _differ(
+        "failed_count", told["failed_count"] + sum(told["empty_by_syscall"].values()), figures.failures.total()
+    )
     failures = {(one["syscall"], one["error"]): one["count"] for one in told["failures"]}
+    failures |= {(call, "EAGAIN"): count for call, count in told["empty_by_syscall"].items()}
     yield from _differ_counts("failures", failures, figures.failures)
     limits = {(one["error"], one["tid"]): one["count"] for one in told["limit_failures"]}
     yield from _differ_counts("limit_failures", limits, figures.limit_failures)

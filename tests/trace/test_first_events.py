@@ -152,9 +152,12 @@ def check_report(process: dict[str, Any], name: str) -> None:
     found = process["trace"]["descriptors"]
     assert not [gap for gap in process["gaps"] if gap["section"] in {"descriptors", "sockets"}], name
     failures = {(one["syscall"], one["error"]): one["count"] for one in found["failures"]}
+    empty = {(call, "EAGAIN"): count for call, count in found["empty_by_syscall"].items()}
+    assert bool(empty) == (name == "accept_eagain"), name
+    failures |= empty
     failure = FAILURES[name]
     assert failures == ({failure: 1} if failure else {}), name
-    assert found["failed_count"] == (failure is not None), name
+    assert found["failed_count"] == (failure is not None and not empty), name
     assert found["by_syscall"] == {"openat": 1}, name
     uses = [(event["event"], event.get("error")) for event in process["trace"]["sockets"]["events"]]
     assert [use for use in uses if use[0] in {"bind", "listen", "connect"}] == ([USES[name]] if name in USES else []), (
@@ -251,6 +254,7 @@ def check_each(text: str, said: str) -> None:
     for pid, name in children.items():
         found = reports[int(pid)]["trace"]["descriptors"]
         failures = {(one["syscall"], one["error"]): one["count"] for one in found["failures"]}
+        failures |= {(call, "EAGAIN"): count for call, count in found["empty_by_syscall"].items()}
         assert failures == ({failure: 1} if (failure := FAILURES[name]) else {}), name
         assert found["by_syscall"] == {"openat": 1}, name
 

@@ -1,9 +1,10 @@
-"""every_descriptor.py DIRECTORY: one process with every kind of descriptor that this kernel and this user allow.
+"""every_descriptor.py DIRECTORY [later]: a process with every kind of descriptor that this kernel and this user allow.
 
 Prints one line of JSON: `descriptors`, each with its number, the case (for people), its kind, and `expect`: facts that
 a reporter could print, of sockets as the socket itself tells them. `description` is a regular expression for
 threadinfo's words, `type` and `details` are its own words for kind and facts. `unavailable` has the cases that this
-kernel or this user is refused, with the error. Then waits until its standard input is closed.
+kernel or this user is refused, with the error. Then waits until its standard input is closed. "later" begins with a
+line that says "ready", goes on after one from standard input, and ends after another.
 
 Everything on disk is made in DIRECTORY and removed at the end, even after a kill -9. All ports are on loopback and
 chosen by the kernel.
@@ -277,6 +278,7 @@ def _pty() -> list[Expected]:
     return [
         Expected(master, "/dev/(pts/)?ptmx", "device", {"terminal_index": index}),
         Expected(slave, "terminal", "terminal"),
+        Expected(os.open(os.ttyname(slave), os.O_RDWR | os.O_NOCTTY), "terminal", "terminal"),
     ]
 
 
@@ -933,6 +935,10 @@ def facts_of_socket(fd: int) -> dict[str, Any]:
 
 def main() -> None:
     """Makes every case, tells, and waits."""
+    is_later = sys.argv[2:] == ["later"]
+    if is_later:
+        print("ready", flush=True)
+        sys.stdin.readline()
     found: list[dict[str, Any]] = []
     unavailable = []
     for name, make in CASES.items():
@@ -948,7 +954,10 @@ def main() -> None:
             told = {"description": entry.description, "type": entry.type, "details": entry.details}
             found.append({"fd": entry.fd, "case": name, "kind": entry.type, "expect": expect, **told})
     print(json.dumps({"ready": True, "descriptors": found, "unavailable": unavailable}), flush=True)
-    sys.stdin.read()
+    if is_later:
+        sys.stdin.readline()
+    else:
+        sys.stdin.read()
     os.close(CLEANER_PIPE)
     os.waitpid(CLEANER, 0)
 

@@ -4,32 +4,6 @@ from __future__ import annotations
 
 from threadinfo.model import Details, Socket, Standing
 
-ANON_INODES = {
-    "[eventfd]": ("eventfd", "event notification channel"),
-    "[eventpoll]": ("epoll", "epoll instance (I/O event notification)"),
-    "[timerfd]": ("timerfd", "timer notification"),
-    "[signalfd]": ("signalfd", "signal notification"),
-    "inotify": ("inotify", "file system watcher"),
-    "[fanotify]": ("fanotify", "file access watcher (fanotify)"),
-    "[pidfd]": ("pidfd", "process handle (pidfd)"),
-    "[userfaultfd]": ("userfaultfd", "page fault handler (userfaultfd)"),
-    "[io_uring]": ("io_uring", "io_uring instance"),
-    "[perf_event]": ("perf_event", "performance event"),
-    "bpf-map": ("bpf_map", "BPF map"),
-    "bpf-prog": ("bpf_program", "BPF program"),
-    "bpf_link": ("bpf_link", "BPF link"),
-    "bpf_iter": ("bpf_iter", "BPF iterator"),
-    "btf": ("bpf_btf", "BPF type information"),
-    "[landlock-ruleset]": ("landlock_ruleset", "Landlock ruleset"),
-    "seccomp notify": ("seccomp_notify", "seccomp listener"),
-    "[fscontext]": ("fs_context", "file system context"),
-    "[mqueue]": ("mqueue", "message queue"),
-    "kvm-vm": ("kvm", "KVM virtual machine"),
-    "sync_file": ("sync_file", "sync file"),
-    "iommufd": ("iommufd", "I/O memory context"),
-}
-"""What follows "anon_inode:" in a link of /proc/PID/fd, to (type, words). Unlisted ones keep the kernel's name."""
-
 NAMESPACES = {
     "cgroup": "cgroup namespace",
     "ipc": "IPC namespace",

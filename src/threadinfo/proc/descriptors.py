@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from threadinfo.descriptor_kinds import BY_NAME, KIND_OF_MODE, KindName, kind_of_link
 from threadinfo.model import Descriptor, Details, Gap
 from threadinfo.proc import describe, fdinfo
 from threadinfo.proc.file_status import FileStatus
@@ -30,7 +31,7 @@ class DescriptorListing(NamedTuple):
 
 
 class _Kind(NamedTuple):
-    type: str
+    type: KindName
     description: str
     inode: int | None = None
     details: Details = {}  # noqa: RUF012 - never changed
@@ -120,7 +121,7 @@ def _read_descriptor(
     elif target[:1] == "/":
         kind = _classify_path(process, fd, target, mqueue, doubts)
     else:
-        kind = _ANON_KINDS.get(target) or _classify_special(target)
+        kind = _classify_special(target)
     details = kind.details
     if with_details:
         if sock is not None:
@@ -140,22 +141,14 @@ def _read_descriptor(
     )
 
 
-_ANON_KINDS = {f"anon_inode:{name}": _Kind(*kind) for name, kind in describe.ANON_INODES.items()}
-
-
 def _classify_special(target: str) -> _Kind:
     """A target that is no path: the kernel made the name."""
+    kind = kind_of_link(target)
     prefix, _, rest = target.partition(":")
     if prefix == "anon_inode":
-        return _Kind("anon_inode", f"anonymous inode: {rest}")
-    inode = _bracketed(target) or None
-    if prefix == "pipe":
-        return _Kind("pipe", target, inode)
-    if prefix == "pidfd":
-        return _Kind("pidfd", describe.ANON_INODES["[pidfd]"][1], inode)
-    if prefix in describe.NAMESPACES:
-        return _Kind("namespace", f"{describe.NAMESPACES[prefix]} {target}", inode)
-    return _Kind("other", target, inode)
+        return _Kind(kind.name, kind.words if kind.name != "anon_inode" else f"{kind.words}: {rest}")
+    words = f"{describe.NAMESPACES[prefix]} {target}" if kind.name == "namespace" else target
+    return _Kind(kind.name, kind.words if kind.name == "pidfd" else words, _bracketed(target) or None)
 
 
 def _classify_path(
@@ -170,26 +163,25 @@ def _classify_path(
         doubts.append(problem)
         return _Kind("other", target)
     mode, inode = status.mode, status.inode
-    if stat.S_ISCHR(mode):
-        if target.startswith("/dev/pts/"):
-            return _Kind("terminal", "terminal", inode)
-        return _Kind("device", describe.DEVICES.get(target, target), inode)
-    if stat.S_ISBLK(mode):
-        return _Kind("device", target, inode)
-    if stat.S_ISDIR(mode):
-        return _Kind("directory", f"directory: {target}", inode, {} if status.link_count else {"deleted": True})
-    if stat.S_ISFIFO(mode):
-        return _Kind("fifo", f"FIFO: {target}", inode)
-    if stat.S_ISLNK(mode):
-        return _Kind("symlink", f"symbolic link: {target}", inode)
+    by_mode = BY_NAME[KIND_OF_MODE.get(stat.S_IFMT(mode), "file")]
+    match by_mode.name:
+        case "device" if stat.S_ISCHR(mode) and kind_of_link(target).name == "terminal":
+            return _Kind("terminal", BY_NAME["terminal"].words, inode)
+        case "device":
+            return _Kind("device", describe.DEVICES.get(target, target) if stat.S_ISCHR(mode) else target, inode)
+        case "directory":
+            details: Details = {} if status.link_count else {"deleted": True}
+            return _Kind("directory", f"{by_mode.words}: {target}", inode, details)
+        case "fifo" | "symlink":
+            return _Kind(by_mode.name, f"{by_mode.words}: {target}", inode)
     if stat.S_ISSOCK(mode):  # opened with O_PATH: the name of a socket, not a socket
         return _Kind("file", f"socket file: {target}", inode)
-    details: Details = {"size_bytes": status.size_bytes}
+    details = {"size_bytes": status.size_bytes}
     if target.endswith(_DELETED) and target.startswith("/memfd:"):
         name = target.removeprefix("/memfd:").removesuffix(_DELETED)
-        return _Kind("memfd", f"anonymous memory: {name}", inode, details | {"name": name})
+        return _Kind("memfd", f"{BY_NAME['memfd'].words}: {name}", inode, details | {"name": name})
     if target == f"/secretmem{_DELETED}":
-        return _Kind("memfd_secret", "secret memory", inode, details)
+        return _Kind("memfd_secret", BY_NAME["memfd_secret"].words, inode, details)
     name = target.removesuffix(_DELETED) if status.link_count == 0 else target
     if status.size_bytes == _MQUEUE_FILE_BYTES and name.count("/") == 1 and mqueue.holds(status):
         if status.link_count:

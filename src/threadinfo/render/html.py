@@ -31,7 +31,7 @@ from threadinfo.model import (
 from threadinfo.render import charts
 from threadinfo.render.details import format_details
 from threadinfo.render.escape import Printable, format_text, printable
-from threadinfo.render.text_sockets import format_socket_event, tell_stories
+from threadinfo.render.text_sockets import format_socket_event, story_kind, story_numbers, tell_stories
 from threadinfo.render.text_trace import confidence_lines
 from threadinfo.socket_story import tell_event
 
@@ -104,6 +104,8 @@ def render_html(report: Report) -> Printable:
         long_time=_long_time,
         told=tell_event,
         happened=format_socket_event,
+        story_numbers=story_numbers,
+        story_kind=story_kind,
     )
     page = environment.get_template("report.html.j2").render(
         report=report,

@@ -9,6 +9,7 @@ from threadinfo.render.escape import Printable, format_text, printable
 from threadinfo.render.json import encode_ascii
 from threadinfo.render.text_duration import format_duration
 from threadinfo.render.text_trace import confidence_lines
+from threadinfo.socket_story import is_empty_accept
 
 _VERBS = {
     "open": "open",
@@ -63,6 +64,8 @@ def describe_event(event: DescriptorEvent) -> str:
         return format_text(event.path or "")
     words = [str(event.fd) if event.fd is not None else "", event.type or "", _subject(event)]
     text = " ".join(word for word in words if word)
+    if is_empty_accept(event):
+        return f"empty ({event.syscall})"
     if event.error:
         return f"{text} failed: {event.error} ({event.syscall})".lstrip()
     if event.event == "close":
@@ -80,7 +83,7 @@ def _subject(event: DescriptorEvent) -> str:
     if event.event in {"accept", "receive"} and event.source_fd is not None:
         words.append(f"on {event.source_fd}")
     if event.family:
-        words.append(f"{event.family} {event.socket_type} {event.protocol}")
+        words += [event.family, event.socket_type or "", event.protocol or ""]
     if event.local:
         words.append(f"at {event.local}")
     if event.remote:
@@ -91,7 +94,7 @@ def _subject(event: DescriptorEvent) -> str:
         words.append({"both": "receiving and sending"}.get(event.shut, event.shut))
     if event.path:
         words.append(event.path)
-    return format_text(" ".join(words))
+    return format_text(" ".join(word for word in words if word))
 
 
 def render_event_json(event: DescriptorEvent | DelayEvent) -> Printable:

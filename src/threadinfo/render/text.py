@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 
 from threadinfo.containment import contained
+from threadinfo.descriptor_kinds import KINDS, KindName
 from threadinfo.model import Descriptor, Finding, Gap, Memory, ProcessReport, Report, Thread
 from threadinfo.render.details import format_details
 from threadinfo.render.escape import Printable, format_text, printable
@@ -19,21 +20,8 @@ _NOTE = (
     "The total memory footprint combines both in-RAM (RSS) and swapped pages.",
 )
 _STANDARD_STREAMS = {0: "stdin: ", 1: "stdout: ", 2: "stderr: "}
-_STREAM_TYPES = {"terminal", "device", "file", "pipe", "fifo", "directory"}
-_PLAIN_TYPES = {
-    "file",
-    "directory",
-    "device",
-    "socket",
-    "pipe",
-    "fifo",
-    "memfd",
-    "mqueue",
-    "namespace",
-    "symlink",
-    "other",
-}
-_COLUMN_TYPES = {"terminal": "device", "memfd_secret": "memfd"} | {kind: kind for kind in _PLAIN_TYPES}
+_STREAM_TYPES: set[KindName] = {"terminal", "device", "file", "pipe", "fifo", "directory"}
+_COLUMNS: dict[str, str] = {kind.name: kind.column for kind in KINDS}
 _NOT_READ = "(not read: see the end)"
 
 
@@ -176,7 +164,7 @@ def _descriptors(descriptors: tuple[Descriptor, ...] | None, *, verbose: bool) -
         "-" * 32,
     ]
     for descriptor in descriptors:
-        kind = _COLUMN_TYPES.get(descriptor.type, "anon_inode")
+        kind = _COLUMNS.get(descriptor.type, "anon_inode")  # a saved report may be of another version
         words = descriptor.description
         if descriptor.fd in _STANDARD_STREAMS:
             words = _STANDARD_STREAMS[descriptor.fd] + words

@@ -43,6 +43,7 @@ def render_churn(trace: DescriptorTrace, descriptors: tuple[Descriptor, ...] | N
     lines += [f"Failed: {failure.syscall} {failure.error} {failure.count}" for failure in trace.failures[:_LISTED]]
     if len(trace.failures) > _LISTED:
         lines.append(f"Failed otherwise: {sum(failure.count for failure in trace.failures[_LISTED:])}")
+    lines += _counts("Nobody to accept", trace.empty_by_syscall) if trace.empty_by_syscall else []
     return lines + _born(descriptors)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from threadinfo.model import DescriptorEvent, SocketTrace
 from threadinfo.render.escape import format_text
 from threadinfo.render.text_duration import format_duration
+from threadinfo.socket_identity import Sockets
 from threadinfo.socket_story import tell_event
 
 _STORIES, _FRAMES, _ALL_FRAMES = 20, 4, 64
@@ -32,31 +33,43 @@ def render_sockets(trace: SocketTrace, *, verbose: bool) -> list[str]:
 
 
 def tell_stories(events: Iterable[DescriptorEvent]) -> Iterable[_Story]:
-    """The events of each socket, from birth to death; two ends of a pair are two sockets."""
-    alive: dict[int, _Story] = {}
+    """The events of each socket, whatever numbers it has had, until the last of them; two ends of a pair are two."""
     stories: list[_Story] = []
+    sockets: Sockets[_Story] = Sockets(list)
     for event in events:
-        story = None if event.fd is None else alive.get(event.fd)
-        is_birth = event.event in {"socket", "accept", "receive", "duplicate"}
-        if story is None or is_birth:
-            story = []
+        story = sockets.of_event(event)
+        if not story:
             stories.append(story)
         story.append(event)
-        if event.fd is not None:
-            alive[event.fd] = story
-            if event.event == "close" and not event.error:
-                del alive[event.fd]
     return stories
+
+
+def story_numbers(story: _Story) -> str:
+    """``3, 7``: the numbers that a socket has had, in their order."""
+    sources = [event.source_fd for event in story[:1] if event.event == "duplicate"]
+    numbers = dict.fromkeys(fd for fd in (*sources, *(event.fd for event in story)) if fd is not None)
+    return ", ".join(map(str, numbers))
+
+
+def story_kind(story: _Story) -> str:
+    """``AF_INET SOCK_STREAM TCP on FD 3 from 10.0.0.7:4711 to 10.0.0.1:80``: what it is, and how it was accepted."""
+    first = story[0]
+    known = next((event for event in story if event.family), first)
+    words = [known.family, known.socket_type, known.protocol] if known.family else [known.type]
+    if first.event == "accept":
+        words += [f"on FD {first.source_fd}" if first.source_fd is not None else None]
+        words += [f"from {first.remote}" if first.remote else None, f"to {first.local}" if first.local else None]
+    return " ".join(word for word in words if word)
 
 
 def _tell(story: _Story, *, verbose: bool) -> list[str]:
     first = story[0]
-    kind = f"{first.family} {first.socket_type} {first.protocol}" if first.family else first.type or ""
-    name = f"FD {first.fd}" if first.fd is not None else first.event
-    peer = f" from {first.remote}" if first.event == "accept" and first.remote else ""
-    lines = _wrap(f"{name} {kind}{peer}".rstrip(), "", "  ")
+    numbers = story_numbers(story)
+    lines = _wrap(f"{f'FD {numbers}' if numbers else first.event} {story_kind(story)}".rstrip(), "", "  ")
+    has_several = len({event.fd for event in story}) > 1
     for event in story:
-        lines += _wrap(f"{event.time[11:26]} {format_socket_event(event)}", "  ", "    ")
+        which = f"FD {event.fd} " if has_several and event.event == "close" else ""
+        lines += _wrap(f"{event.time[11:26]} {which}{format_socket_event(event)}", "  ", "    ")
         if event.maker:
             lines += _wrap(f"made by {event.maker}", "    ", "      ")
         if event.stack and (verbose or event is first):
@@ -73,7 +86,7 @@ def format_socket_event(event: DescriptorEvent) -> str:
     if event.event == "close":
         life = f" after {format_duration(event.lifetime_ns)}" if event.lifetime_ns is not None else ""
         return f"closed{life} ({event.syscall}, {thread})"
-    if event.event in {"socket", "accept", "receive", "duplicate"}:
+    if event.event in {"socket", "accept"}:
         failed = f" failed with {event.error}" if event.error else ""
         return f"{event.syscall}{failed} ({thread})"
     return tell_event(event)

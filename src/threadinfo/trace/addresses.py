@@ -7,11 +7,12 @@ import struct
 from typing import NamedTuple
 
 from threadinfo import netlink_names
+from threadinfo.protocol_names import ethernet_protocol_name, ip_protocol_name
 
 _FAMILIES = {int(family): family.name for family in socket.AddressFamily}
 _TYPE_MASK = 0xF  # SOCK_TYPE_MASK: SOCK_NONBLOCK and SOCK_CLOEXEC are above it
 _TYPES = {1: "SOCK_STREAM", 2: "SOCK_DGRAM", 3: "SOCK_RAW", 4: "SOCK_RDM", 5: "SOCK_SEQPACKET", 10: "SOCK_PACKET"}
-_PROTOCOLS = {1: "ICMP", 6: "TCP", 17: "UDP", 33: "DCCP", 58: "ICMPV6", 132: "SCTP", 136: "UDPLITE", 262: "MPTCP"}
+_MPTCP = 262  # IPPROTO_MPTCP is no protocol of IP's
 _DEFAULTS = {1: 6, 2: 17}  # of AF_INET and AF_INET6, by type
 
 
@@ -20,7 +21,12 @@ class SocketKind(NamedTuple):
 
     family: str
     type: str
-    protocol: str
+    protocol: str | None
+    """None of a packet socket without one: it receives nothing, or takes it with its address (packet(7))."""
+
+    def words(self) -> str:
+        """``AF_INET SOCK_STREAM TCP``."""
+        return " ".join(word for word in self if word)
 
 
 def socket_kind(argument: int) -> SocketKind:
@@ -31,30 +37,32 @@ def socket_kind(argument: int) -> SocketKind:
     )
 
 
-def _protocol(family: int, kind: int, protocol: int) -> str:
+def _protocol(family: int, kind: int, protocol: int) -> str | None:
     if family in {socket.AF_INET, socket.AF_INET6}:
         number = protocol or _DEFAULTS.get(kind, 0)
-        return _PROTOCOLS.get(number, str(number))
+        return "MPTCP" if number == _MPTCP else ip_protocol_name(number)
     if family == socket.AF_NETLINK:
         return netlink_names.protocol_name(protocol)
+    if family == socket.AF_PACKET:  # 16 bits in the network's order, whatever is above them
+        return ethernet_protocol_name(socket.ntohs(protocol & 0xFFFF))
     return "UNIX" if family == socket.AF_UNIX else str(protocol)
 
 
-def format_address(data: bytes, protocol: int = 0) -> str | None:
+def format_address(data: bytes, protocol: int = 0, *, is_own: bool = False) -> str | None:
     """An address in words: ``127.0.0.1:5000``, ``[::1]:80``, ``/run/x``, ``@abstract``; None where there is none.
 
-    `protocol`: the socket's, on which the names of netlink groups depend.
+    `protocol`: the socket's, on which the names of netlink groups depend. `is_own`: the address is to be the socket's.
     """
     if len(data) < 2:
         return None
     family = int.from_bytes(data[:2], "little")
     try:
-        return _format(family, data, protocol)
+        return _format(family, data, protocol, is_own=is_own)
     except (struct.error, ValueError):
         return f"malformed {_FAMILIES.get(family, family)} address"
 
 
-def _format(family: int, data: bytes, protocol: int) -> str | None:
+def _format(family: int, data: bytes, protocol: int, *, is_own: bool) -> str | None:
     if family == socket.AF_UNIX:
         return _format_unix(data[2:])
     if family == socket.AF_INET:
@@ -67,13 +75,17 @@ def _format(family: int, data: bytes, protocol: int) -> str | None:
     if family == socket.AF_NETLINK:
         port, groups = struct.unpack_from("=II", data, 4)
         names = ", ".join(netlink_names.group_names(protocol, groups))
-        return f"portid {port}" + (f", groups {groups:#x} ({names})" if groups else "")
+        # netlink(7): 0 is the kernel as a peer, and as an own address a choice that is left to the kernel
+        name = f"port id {port}" if port else "a port id of the kernel's choice" if is_own else "the kernel"
+        return name + (f", groups {groups:#x} ({names})" if groups else "")
     if family == socket.AF_VSOCK:
         port, context = struct.unpack_from("=II", data, 4)
         return f"{context}:{port}"
     if family == socket.AF_PACKET:
         protocol, index = struct.unpack_from("!H", data, 2)[0], struct.unpack_from("=i", data, 4)[0]
-        return f"interface {index}, protocol {protocol:#06x}"
+        where = f"interface {index}" if index else "every interface"
+        of_packets = ethernet_protocol_name(protocol)  # packet(7): 0 leaves the socket's own
+        return where + (f", protocol {of_packets}" if of_packets else "")
     return None
 
 

@@ -14,7 +14,7 @@ BTF_PATH = "/sys/kernel/btf/vmlinux"
 _REMEDY = "a kernel with CONFIG_DEBUG_INFO_BTF has it; Debian's and Ubuntu's have since Linux 5.10"
 
 # include/uapi/linux/btf.h
-_KIND_STRUCT, _KIND_TYPEDEF = 4, 8
+_KIND_STRUCT, _KIND_UNION, _KIND_TYPEDEF, _KIND_CONST = 4, 5, 8, 10
 _TYPE = struct.Struct("=III")
 _MEMBER = struct.Struct("=III")
 
@@ -73,14 +73,26 @@ class KernelTypes:
         return self._field_of(identifier, field_name) if identifier else None
 
     def _field_of(self, identifier: int, field_name: str) -> tuple[int, int] | None:
-        address, count, _ = self._type(identifier)
+        """Also of a struct or union without a name in it, whose fields are the outer one's; const does not matter."""
+        address, count, inner = self._type(identifier)
+        own = self._kind(address)
+        if own == _KIND_CONST:
+            return self._field_of(inner, field_name)
+        if own not in {_KIND_STRUCT, _KIND_UNION}:
+            return None
         for index in range(count):
             at = address + _TYPE.size + index * _MEMBER.size
             name_offset, kind, bits = _MEMBER.unpack(ctypes.string_at(at, _MEMBER.size))
             name = ctypes.string_at(self._lib.btf__name_by_offset(ctypes.c_void_p(self._btf), name_offset))
             if name == field_name.encode():
                 return (bits & 0xFFFFFF) // 8, kind
+            if not name and (found := self._field_of(kind, field_name)) is not None:
+                return (bits & 0xFFFFFF) // 8 + found[0], found[1]
         return None
+
+    def _kind(self, address: int) -> int:
+        _, info, _ = _TYPE.unpack(ctypes.string_at(address, _TYPE.size))
+        return int(info >> 24 & 0x1F)
 
     def offset(self, struct_name: str, *field_names: str) -> int | None:
         """The offset in bytes of a field, or of a field of a field; None where the kernel lacks it."""

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from enum import IntEnum, auto
 from typing import NamedTuple
 
+from threadinfo.descriptor_kinds import KIND_OF_CALL, KindName
 from threadinfo.model import EventKind
 
 
@@ -60,84 +61,87 @@ class Call(NamedTuple):
 
     name: str
     action: Action
-    type: str | None
-    """Of the descriptor that it makes, as `model.Descriptor.type`; None where that depends on what was opened."""
     event: EventKind
     x86_64: int | None = None
     aarch64: int | None = None
 
+    @property
+    def type(self) -> KindName | None:
+        """Of the descriptor that it makes; None where that depends on what was opened."""
+        return KIND_OF_CALL.get(self.name)
+
 
 _A = Action
 SYSTEM_CALLS = (
-    Call("open", _A.NUMBER_PATH_0, None, "open", 2),
-    Call("openat", _A.NUMBER_PATH_1, None, "open", 257, 56),
-    Call("openat2", _A.NUMBER_PATH_1, None, "open", 437, 437),
-    Call("creat", _A.NUMBER_PATH_0, None, "open", 85),
-    Call("open_by_handle_at", _A.NUMBER, "file", "open", 304, 265),
-    Call("open_tree", _A.NUMBER_PATH_1, "directory", "open", 428, 428),
-    Call("open_tree_attr", _A.NUMBER_PATH_1, "directory", "open", 467, 467),
-    Call("mq_open", _A.NUMBER_PATH_0, "mqueue", "open", 240, 180),
-    Call("memfd_create", _A.NUMBER_PATH_0, "memfd", "open", 319, 279),
-    Call("memfd_secret", _A.NUMBER, "memfd", "open", 447, 447),
-    Call("fsopen", _A.NUMBER_PATH_0, "fs_context", "open", 430, 430),
-    Call("fsmount", _A.NUMBER, "directory", "open", 432, 432),
-    Call("fspick", _A.NUMBER_PATH_1, "fs_context", "open", 433, 433),
-    Call("eventfd", _A.NUMBER, "eventfd", "open", 284),
-    Call("eventfd2", _A.NUMBER, "eventfd", "open", 290, 19),
-    Call("epoll_create", _A.NUMBER, "epoll", "open", 213),
-    Call("epoll_create1", _A.NUMBER, "epoll", "open", 291, 20),
-    Call("timerfd_create", _A.NUMBER, "timerfd", "open", 283, 85),
-    Call("signalfd", _A.SIGNALFD, "signalfd", "open", 282),
-    Call("signalfd4", _A.SIGNALFD, "signalfd", "open", 289, 74),
-    Call("inotify_init", _A.NUMBER, "inotify", "open", 253),
-    Call("inotify_init1", _A.NUMBER, "inotify", "open", 294, 26),
-    Call("fanotify_init", _A.NUMBER, "fanotify", "open", 300, 262),
-    Call("userfaultfd", _A.NUMBER, "userfaultfd", "open", 323, 282),
-    Call("perf_event_open", _A.NUMBER, "perf_event", "open", 298, 241),
-    Call("io_uring_setup", _A.NUMBER, "io_uring", "open", 425, 425),
-    Call("pidfd_open", _A.NUMBER, "pidfd", "open", 434, 434),
-    Call("landlock_create_ruleset", _A.LANDLOCK, "landlock_ruleset", "open", 444, 444),
-    Call("seccomp", _A.SECCOMP, "seccomp_notify", "open", 317, 277),
-    Call("bpf", _A.BPF_CALL, "bpf", "open", 321, 280),
-    Call("clone", _A.CLONE, "pidfd", "open", 56, 220),
-    Call("clone3", _A.CLONE3, "pidfd", "open", 435, 435),
-    Call("dup", _A.DUP, None, "duplicate", 32, 23),
-    Call("dup2", _A.DUP_ONTO, None, "duplicate", 33),
-    Call("dup3", _A.DUP_ONTO, None, "duplicate", 292, 24),
-    Call("fcntl", _A.FCNTL, None, "duplicate", 72, 25),
-    Call("pipe", _A.PAIR_0, "pipe", "pipe", 22),
-    Call("pipe2", _A.PAIR_0, "pipe", "pipe", 293, 59),
-    Call("socket", _A.SOCKET, "socket", "socket", 41, 198),
-    Call("socketpair", _A.PAIR_3, "socket", "socket", 53, 199),
-    Call("accept", _A.ACCEPT, "socket", "accept", 43, 202),
-    Call("accept4", _A.ACCEPT, "socket", "accept", 288, 242),
-    Call("recvmsg", _A.RECVMSG, None, "receive", 47, 212),
-    Call("recvmmsg", _A.RECVMMSG, None, "receive", 299, 243),
-    Call("getsockopt", _A.GETSOCKOPT, "pidfd", "receive", 55, 209),
-    Call("pidfd_getfd", _A.NUMBER, None, "receive", 438, 438),
-    Call("bind", _A.ADDRESS, None, "bind", 49, 200),
-    Call("connect", _A.ADDRESS, None, "connect", 42, 203),
-    Call("listen", _A.NUMBER_OF_SOCKET, None, "listen", 50, 201),
-    Call("shutdown", _A.NUMBER_OF_SOCKET, None, "shutdown", 48, 210),
-    Call("close", _A.CLOSE, None, "close", 3, 57),
-    Call("close_range", _A.CLOSE_RANGE, None, "close", 436, 436),
-    Call("ioctl", _A.IOCTL, None, "close_on_exec", 16, 29),
-    Call("unshare", _A.UNSHARE, None, "open", 272, 97),
+    Call("open", _A.NUMBER_PATH_0, "open", 2),
+    Call("openat", _A.NUMBER_PATH_1, "open", 257, 56),
+    Call("openat2", _A.NUMBER_PATH_1, "open", 437, 437),
+    Call("creat", _A.NUMBER_PATH_0, "open", 85),
+    Call("open_by_handle_at", _A.NUMBER, "open", 304, 265),
+    Call("open_tree", _A.NUMBER_PATH_1, "open", 428, 428),
+    Call("open_tree_attr", _A.NUMBER_PATH_1, "open", 467, 467),
+    Call("mq_open", _A.NUMBER_PATH_0, "open", 240, 180),
+    Call("memfd_create", _A.NUMBER_PATH_0, "open", 319, 279),
+    Call("memfd_secret", _A.NUMBER, "open", 447, 447),
+    Call("fsopen", _A.NUMBER_PATH_0, "open", 430, 430),
+    Call("fsmount", _A.NUMBER, "open", 432, 432),
+    Call("fspick", _A.NUMBER_PATH_1, "open", 433, 433),
+    Call("eventfd", _A.NUMBER, "open", 284),
+    Call("eventfd2", _A.NUMBER, "open", 290, 19),
+    Call("epoll_create", _A.NUMBER, "open", 213),
+    Call("epoll_create1", _A.NUMBER, "open", 291, 20),
+    Call("timerfd_create", _A.NUMBER, "open", 283, 85),
+    Call("signalfd", _A.SIGNALFD, "open", 282),
+    Call("signalfd4", _A.SIGNALFD, "open", 289, 74),
+    Call("inotify_init", _A.NUMBER, "open", 253),
+    Call("inotify_init1", _A.NUMBER, "open", 294, 26),
+    Call("fanotify_init", _A.NUMBER, "open", 300, 262),
+    Call("userfaultfd", _A.NUMBER, "open", 323, 282),
+    Call("perf_event_open", _A.NUMBER, "open", 298, 241),
+    Call("io_uring_setup", _A.NUMBER, "open", 425, 425),
+    Call("pidfd_open", _A.NUMBER, "open", 434, 434),
+    Call("landlock_create_ruleset", _A.LANDLOCK, "open", 444, 444),
+    Call("seccomp", _A.SECCOMP, "open", 317, 277),
+    Call("bpf", _A.BPF_CALL, "open", 321, 280),
+    Call("clone", _A.CLONE, "open", 56, 220),
+    Call("clone3", _A.CLONE3, "open", 435, 435),
+    Call("dup", _A.DUP, "duplicate", 32, 23),
+    Call("dup2", _A.DUP_ONTO, "duplicate", 33),
+    Call("dup3", _A.DUP_ONTO, "duplicate", 292, 24),
+    Call("fcntl", _A.FCNTL, "duplicate", 72, 25),
+    Call("pipe", _A.PAIR_0, "pipe", 22),
+    Call("pipe2", _A.PAIR_0, "pipe", 293, 59),
+    Call("socket", _A.SOCKET, "socket", 41, 198),
+    Call("socketpair", _A.PAIR_3, "socket", 53, 199),
+    Call("accept", _A.ACCEPT, "accept", 43, 202),
+    Call("accept4", _A.ACCEPT, "accept", 288, 242),
+    Call("recvmsg", _A.RECVMSG, "receive", 47, 212),
+    Call("recvmmsg", _A.RECVMMSG, "receive", 299, 243),
+    Call("getsockopt", _A.GETSOCKOPT, "receive", 55, 209),
+    Call("pidfd_getfd", _A.NUMBER, "receive", 438, 438),
+    Call("bind", _A.ADDRESS, "bind", 49, 200),
+    Call("connect", _A.ADDRESS, "connect", 42, 203),
+    Call("listen", _A.NUMBER_OF_SOCKET, "listen", 50, 201),
+    Call("shutdown", _A.NUMBER_OF_SOCKET, "shutdown", 48, 210),
+    Call("close", _A.CLOSE, "close", 3, 57),
+    Call("close_range", _A.CLOSE_RANGE, "close", 436, 436),
+    Call("ioctl", _A.IOCTL, "close_on_exec", 16, 29),
+    Call("unshare", _A.UNSHARE, "open", 272, 97),
 )
 
 # What is not a system call has a number of its own, as in bpf/descriptors/events.h.
 URING, FORK, EXEC, EXIT, PATH = 1024, 2000, 2001, 2002, 2003
 URING_ACCEPT, URING_CLOSE = URING + 13, URING + 19
 OTHER_CALLS = {
-    URING_ACCEPT: Call("io_uring accept", _A.NOTHING, "socket", "accept"),
-    URING + 18: Call("io_uring openat", _A.NOTHING, None, "open"),
-    URING_CLOSE: Call("io_uring close", _A.NOTHING, None, "close"),
-    URING + 28: Call("io_uring openat2", _A.NOTHING, None, "open"),
-    URING + 45: Call("io_uring socket", _A.NOTHING, "socket", "socket"),
-    URING + 54: Call("io_uring fixed_fd_install", _A.NOTHING, None, "open"),
-    FORK: Call("fork", _A.NOTHING, None, "fork"),
-    EXEC: Call("execve", _A.NOTHING, None, "exec"),
-    EXIT: Call("exit", _A.NOTHING, None, "exit"),
+    URING_ACCEPT: Call("io_uring accept", _A.NOTHING, "accept"),
+    URING + 18: Call("io_uring openat", _A.NOTHING, "open"),
+    URING_CLOSE: Call("io_uring close", _A.NOTHING, "close"),
+    URING + 28: Call("io_uring openat2", _A.NOTHING, "open"),
+    URING + 45: Call("io_uring socket", _A.NOTHING, "socket"),
+    URING + 54: Call("io_uring fixed_fd_install", _A.NOTHING, "open"),
+    FORK: Call("fork", _A.NOTHING, "fork"),
+    EXEC: Call("execve", _A.NOTHING, "exec"),
+    EXIT: Call("exit", _A.NOTHING, "exit"),
 }
 
 # 32-bit calls that make or close descriptors: seen, counted, and not decoded.

@@ -7,6 +7,7 @@ read.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import datetime, timezone
 from typing import Literal, NamedTuple
@@ -38,7 +39,7 @@ from threadinfo.trace.kernel_ledger import KernelLedger
 from threadinfo.trace.site_groups import format_frames, site_frames
 from threadinfo.trace.unwinder import Stack
 
-_CLOSING, _OPENING, _FAILURE, _CLOEXEC_CHANGE, _PROCESS, _SOCKET_USE = range(6)
+_CLOSING, _OPENING, _FAILURE, _CLOEXEC_CHANGE, _PROCESS, _SOCKET_USE, _EMPTY = range(7)
 _SHUT: tuple[Literal["receiving", "sending", "both"], ...] = ("receiving", "sending", "both")
 _WHOLE_STACKS = {"socket", "accept", "bind", "listen", "connect", "shutdown"}
 _MOST_DUPLICATIONS = 8
@@ -103,7 +104,7 @@ class EventChunk(NamedTuple):
 
     def only_sockets(self) -> EventChunk:
         """What was done with sockets alone."""
-        return self.take(self.type == _SOCKET)
+        return self.take((self.type == _SOCKET) & (self.kind != _EMPTY))
 
     def without_socket_use(self) -> EventChunk:
         """Without what was done with a socket between its opening and its end."""
@@ -143,6 +144,7 @@ class ChunkMaker:
         # Text, type and lifetime of what is closed by calls that have not returned.
         self._is_duplicate = np.zeros(max(calls) + 8, bool)
         self._is_duplicate[[number for number, call in calls.items() if call.event == "duplicate"]] = True
+        self._accepts = [number for number, call in calls.items() if call.event == "accept"]
 
     def seed(self, table: int, links: Mapping[int, str]) -> None:
         """What is open at the beginning, as in /proc/PID/fd."""
@@ -158,13 +160,16 @@ class ChunkMaker:
         told = OPENED | CLOSED | LATE | FAILED | CLOSE_ON_EXEC | SOCKET_USE
         unseen = (flags & told == 0) & ~is_process  # closes what nobody was seen to open
         late, owed = (flags & LATE) != 0, (flags & OWED) != 0  # what is owed is told when it is seen
+        failed = (flags & FAILED) != 0
+        empty = failed & (events["result"] == -errno.EAGAIN) & np.isin(call, self._accepts)
         how = np.where(call == EXEC, 2, np.where(opens, 1, 0))
         used = events["type"].copy()
         used[(flags & SOCKET_USE) != 0] = _SOCKET
         parts = [
             self._part(events, (closes & ~owed) | unseen | late, _CLOSING, how, lifetimes, events["ended_type"]),
             self._part(events, opens, _OPENING, how, lifetimes, events["type"]),
-            self._part(events, (flags & FAILED) != 0, _FAILURE, how, lifetimes, used),
+            self._part(events, failed & ~empty, _FAILURE, how, lifetimes, used),
+            self._part(events, empty, _EMPTY, how, lifetimes, used),
             self._part(events, (flags & CLOSE_ON_EXEC) != 0, _CLOEXEC_CHANGE, how, lifetimes, used),
             self._part(events, is_process & ~closes, _PROCESS, how, lifetimes, used),
             self._part(events, (flags & SOCKET_USE) != 0, _SOCKET_USE, how, lifetimes, used),
@@ -382,7 +387,7 @@ def event_text(calls: Mapping[int, Call], batch: Batch, index: int) -> str | Non
     if call is None:
         return None
     if call.action in {Action.SOCKET, Action.PAIR_3}:
-        return "{0.family} {0.type} {0.protocol}".format(socket_kind(int(event["argument"])))
+        return socket_kind(int(event["argument"])).words()
     if call.action == Action.ACCEPT:
         return format_address(batch.data(index))
     if int(event["length"]) and call.event in {"open", "exec"}:
@@ -465,8 +470,10 @@ class EventMaker:
         text = text_of(self._calls, chunk, row.event)
         source = int(record["fd2"]) if known.event in {"duplicate", "accept", "receive"} else -1
         family = socket_type = protocol = None
+        if known.action in {Action.SOCKET, Action.PAIR_3} or (row.type == _SOCKET and record["argument"]):
+            family, socket_type, protocol = socket_kind(int(record["argument"]))
         if known.action in {Action.SOCKET, Action.PAIR_3}:
-            (family, socket_type, protocol), text = socket_kind(int(record["argument"])), None
+            text = None
         is_accept = known.event == "accept"
         return self._event(
             row,
@@ -476,6 +483,7 @@ class EventMaker:
             fd=row.fd,
             result=int(record["result"]),
             type=TYPE_NAMES[row.type],
+            inode=int(record["inode"]) or None,
             path=None if is_accept else text,
             remote=text if is_accept else None,
             family=family,
@@ -500,7 +508,7 @@ class EventMaker:
             syscall=known.name if not is_process or row.call == EXEC else None,
             fd=row.fd if has_fd and row.fd >= 0 else None,
             result=None if is_process else result,
-            error=error_name(-result) if row.kind == _FAILURE else None,
+            error=error_name(-result) if row.kind in {_FAILURE, _EMPTY} else None,
             path=event_text(self._calls, chunk.batch, row.event) if family is None else None,
             family=family,
             socket_type=socket_type,
@@ -515,7 +523,9 @@ class EventMaker:
         known = self._calls[row.call]
         record = chunk.batch.events[row.event]
         result, kind, value = int(record["result"]), int(record["argument"]), int(record["fd2"])
-        address = format_address(chunk.batch.data(row.event), kind >> 32) if known.action == Action.ADDRESS else None
+        is_bind, address = known.event == "bind", None
+        if known.action == Action.ADDRESS:
+            address = format_address(chunk.batch.data(row.event), kind >> 32, is_own=is_bind)
         family, socket_type, protocol = socket_kind(kind) if kind else (None, None, None)
         return self._event(
             row,
@@ -526,10 +536,11 @@ class EventMaker:
             result=result,
             error=error_name(-result) if result < 0 else None,
             type="socket" if kind else None,
+            inode=int(record["inode"]) or None,
             family=family,
             socket_type=socket_type,
             protocol=protocol,
-            local=address if known.event == "bind" else None,
+            local=address if is_bind else None,
             remote=address if known.event == "connect" else None,
             backlog=value if known.event == "listen" else None,
             shut=_SHUT[value] if known.event == "shutdown" and 0 <= value < len(_SHUT) else None,

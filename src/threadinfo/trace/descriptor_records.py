@@ -21,7 +21,7 @@ from threadinfo.trace import bpf
 from threadinfo.trace.awaited import AWAITED_BYTES, AwaitedProcess
 from threadinfo.trace.btf import KernelTypes
 from threadinfo.trace.calls import COMPAT_FIELD, MACHINES, PATH, actions_of
-from threadinfo.trace.descriptor_types import DEFINES, type_code
+from threadinfo.trace.descriptor_types import ANONYMOUS_CODES, ANONYMOUS_NAME_BYTES, DEFINES, type_code
 from threadinfo.trace.following import FOLLOWING_BYTES, Following
 from threadinfo.trace.kernel_ledger import KernelLedger, Sizes, choose_sizes
 from threadinfo.trace.loader import Programs, ProgramStatistics, TypedTracepoint
@@ -49,7 +49,7 @@ EVENT = np.dtype(
         ("type", "u1"),
         ("ended_type", "u1"),
         ("unused", "<u2"),
-        ("unused2", "<u4"),
+        ("inode", "<u4"),
     ]
 )
 TRUNCATED, UNREADABLE, SHARES, LAST, FOLLOWED, OPENED, CLOSED, OWED = (1 << bit for bit in range(8))
@@ -109,7 +109,11 @@ _OFFSETS = {
     "SOCK_TYPE": ("sock", "sk_type"),
     "SOCK_PROTOCOL": ("sock", "sk_protocol"),
     "INODE_MODE": ("inode", "i_mode"),
+    "INODE_NUMBER": ("inode", "i_ino"),
     "INODE_SUPER": ("inode", "i_sb"),
+    "INODE_DEVICE": ("inode", "i_rdev"),
+    "FILE_DENTRY": ("file", "f_path", "dentry"),
+    "DENTRY_NAME": ("dentry", "d_name", "name"),
     "INODE_PRIVATE": ("inode", "i_private"),
     "PID_TASKS": ("pid", "tasks"),
     "TASK_PID_LINKS": ("task_struct", "pid_links"),
@@ -278,6 +282,9 @@ class DescriptorRecorder:
             actions = (ctypes.c_uint64 * _CALLS).from_buffer(programs.memory("actions", 8, _CALLS))
             for number, action in actions_of(machine, type_code, with_stacks=with_stacks).items():
                 actions[number] = action
+            names = programs.map("anonymous_names", ctypes.c_char * ANONYMOUS_NAME_BYTES, ctypes.c_uint8)
+            for text, code in ANONYMOUS_CODES.items():
+                names.set((ctypes.c_char * ANONYMOUS_NAME_BYTES).from_buffer_copy(text), ctypes.c_uint8(code))
             counts = programs.memory("counts", ctypes.sizeof(_Counts), self._cpu_count)
             self._counts = (_Counts * self._cpu_count).from_buffer(counts)
             self.awaited = AwaitedProcess(programs.memory("awaited", AWAITED_BYTES, 1))

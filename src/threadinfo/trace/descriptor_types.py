@@ -1,46 +1,33 @@
-"""The types of descriptors as small numbers: the kernel side counts by them."""
+"""The kinds of descriptors as small numbers: the kernel side counts by them."""
 
 from __future__ import annotations
 
-from threadinfo.trace.calls import OTHER_CALLS, SYSTEM_CALLS
+from threadinfo.descriptor_kinds import ANONYMOUS_NAMES, KIND_NAMES, kind_of_link
 
-_OF_INODES = ("socket", "file", "directory", "device", "fifo", "pipe", "symlink", "pidfd")
 TYPE_CODES = 48
-TYPE_NAMES: tuple[str | None, ...] = (
-    None,
-    *_OF_INODES,
-    *sorted({call.type for call in (*SYSTEM_CALLS, *OTHER_CALLS.values()) if call.type} - set(_OF_INODES)),
-    *("anon_inode", "bpf_map"),
-)
+TYPE_NAMES: tuple[str | None, ...] = (None, *KIND_NAMES)
 """By code; 0: not known."""
 _CODES = {name: code for code, name in enumerate(TYPE_NAMES)}
 
-DEFINES = {f"TYPE_{name.upper()}": _CODES[name] for name in _OF_INODES}
+DEFINES = {f"TYPE_{name.upper()}": _CODES[name] for name in KIND_NAMES}
 """For the program in the kernel."""
 
-_LINKS = {"socket:": "socket", "pipe:": "pipe", "anon_inode:": "anon_inode", "/memfd:": "memfd"}
-_ANONYMOUS = {
-    "[eventfd]": "eventfd",
-    "[eventpoll]": "epoll",
-    "[timerfd]": "timerfd",
-    "[signalfd]": "signalfd",
-    "inotify": "inotify",
-    "[fanotify]": "fanotify",
-    "[pidfd]": "pidfd",
-    "[userfaultfd]": "userfaultfd",
-    "[io_uring]": "io_uring",
-    "[perf_event]": "perf_event",
+ANONYMOUS_NAME_BYTES = 16
+ANONYMOUS_CODES = {
+    name.encode()[: ANONYMOUS_NAME_BYTES - 1].ljust(ANONYMOUS_NAME_BYTES, b"\0"): _CODES[kind]
+    for name, kind in ANONYMOUS_NAMES.items()
 }
+"""For the program in the kernel, by as much of an anonymous inode's name as it looks at."""
+
+_TOLD_BY_INODE = {"file", "device", "terminal", "memfd_secret", "other"}
 
 
 def type_code(name: str | None) -> int:
-    """The code of a type; 0 for None and for one that no call makes."""
+    """The code of a type; 0 for None and for one that is not known."""
     return _CODES.get(name, 0)
 
 
-def type_of_link(link: str) -> str | None:
-    """The type of what /proc/PID/fd/FD points to, as far as the link tells."""
-    for prefix, name in _LINKS.items():
-        if link.startswith(prefix):
-            return _ANONYMOUS.get(link.removeprefix("anon_inode:"), name)
-    return "device" if link.startswith("/dev/") else "file" if link.startswith("/") else None
+def code_of_link(link: str) -> int:
+    """The code of what /proc/PID/fd/FD points to; 0 where the link alone does not tell: a path may lie."""
+    kind = kind_of_link(link).name
+    return 0 if kind in _TOLD_BY_INODE else _CODES[kind]

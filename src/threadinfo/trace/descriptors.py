@@ -8,6 +8,7 @@ import errno
 import os
 import platform
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import NamedTuple
@@ -29,7 +30,7 @@ from threadinfo.model import (
 )
 from threadinfo.trace.awaited import NAME_BYTES
 from threadinfo.trace.call_sites import CallSites, ReadMaps
-from threadinfo.trace.calls import EXEC, EXIT, FORK, calls_of
+from threadinfo.trace.calls import EXEC, EXIT, FORK, OTHER_CALLS, SYSTEM_CALLS, calls_of
 from threadinfo.trace.debug_files import DebugFiles
 from threadinfo.trace.descriptor_events import ChunkMaker, EventChunk, EventMaker, Moments
 from threadinfo.trace.descriptor_records import (
@@ -74,6 +75,7 @@ _KCMP_FILES = 2
 _LIBC = ctypes.CDLL(None)
 _UNWIND_SECONDS, _FETCH_SECONDS = 3.0, 120.0  # at the end, for what is still waiting
 _SHOWN_PATHS = 20
+_ACCEPTS = frozenset(call.name for call in (*SYSTEM_CALLS, *OTHER_CALLS.values()) if call.event == "accept")
 _SOCKET_RECORDS = 60_000
 """Of a report: what is done with sockets after so many is counted, and told of those alone that stay open."""
 
@@ -106,7 +108,7 @@ class DescriptorActivity(NamedTuple):
     sockets: SocketTrace | None
     """None where it was not asked for."""
     socket_uses: Mapping[int, Sequence[DescriptorEvent]] | None
-    """Of the sockets among `opened`: what was done with them; None where that is not known."""
+    """Of the sockets among `opened`: their stories; None where those are not known."""
     stacks: Mapping[int, Stack]
     """Of `opened`: where they were opened, as far as that is known; by descriptor."""
     stack_problem: NotAvailableError | None
@@ -350,11 +352,12 @@ class DescriptorTracer:
         rates = self._rates.get(pid)
         interval, opened_each, closed_each = rates.series() if rates else (1, (), ())
         failures, limit_failures = ledger.failures(slot)
+        empty = _take_empty(failures)
         unseen = ledger.unseen(table) if table is not None else (0, 0)
         trace = DescriptorTrace(
             opened_count=int(totals.opened.sum()),
             closed_count=int(totals.closed.sum()),
-            failed_count=int(totals.failed.sum()),
+            failed_count=int(totals.failed.sum()) - empty.total(),
             still_open_count=0 if table in self._left_open else len(opened),
             peak_open_count=0 if table is None else ledger.peak_count(table),
             unseen_birth_count=unseen[0],
@@ -366,6 +369,7 @@ class DescriptorTracer:
             closed_by=totals.closed_by(),
             by_thread=tuple(sorted(churn, key=lambda one: (-one.opened_count - one.closed_count, one.tid))),
             failures=tuple(Failure(call, error_name(error), count) for (call, error), count in failures.most_common()),
+            empty_by_syscall=dict(empty.most_common()),
             lifetime_ns=totals.lifetime,
             interval_seconds=interval,
             opened_per_interval=tuple(opened_each),
@@ -383,11 +387,11 @@ class DescriptorTracer:
                 fds.setdefault(known.stack, []).append(fd)
             counts = self.recorder.counts()
             trace = describe_sites(trace, slot, ledger, self.sites, self._growth, fds, self.stopped_ns, counts.uncopied)
-        stacks = {fd: self.stack(known.stack) for fd, known in opened.items()}
         sockets, uses = None, None
         if self._log_sockets_at is not None:
             with contained("sockets", self.gaps):
                 sockets, uses = self._stories(self._log_of(pid, self._log_sockets_at), opened)
+        stacks = {fd: self.stack(known.stack) for fd, known in opened.items()}
         return DescriptorActivity(
             trace,
             opened,
@@ -402,7 +406,7 @@ class DescriptorTracer:
     ) -> tuple[SocketTrace, Mapping[int, Sequence[DescriptorEvent]]]:
         """What happened to all sockets, and what was done with those that are open."""
         omitted = self.recorder.counts().omitted + log.omitted_count
-        uses = log.of_open({fd: known.at_ns for fd, known in opened.items()}, self.sites)
+        uses = log.of_open(opened, self.sites)
         return SocketTrace(events=tuple(log.events(self.sites)), omitted_count=omitted), uses
 
     def opened(self, pid: int) -> Mapping[int, OpenDescriptor]:
@@ -414,7 +418,10 @@ class DescriptorTracer:
     def counts(self, pid: int) -> tuple[int, int, int]:
         """What a process has opened and closed, and how many calls failed, so far."""
         slot = self.slot(pid)
-        return (0, 0, 0) if slot is None else self.ledger.counts(slot)
+        if slot is None:
+            return 0, 0, 0
+        opened, closed, failed = self.ledger.counts(slot)
+        return opened, closed, failed - _take_empty(self.ledger.failures(slot)[0]).total()
 
     def stack(self, number: int) -> Stack | None:
         """The stack behind a stack id, where it is known by now."""
@@ -429,6 +436,14 @@ class DescriptorTracer:
         except NotAvailableError as problem:
             self.stack_problem = problem
             return None
+
+
+def _take_empty(failures: Counter[tuple[str, int]]) -> Counter[str]:
+    """Takes those accepts that found nobody waiting out of the failures, and gives them by the name of the call."""
+    empty = Counter({call: failures[call, errno.EAGAIN] for call in _ACCEPTS if (call, errno.EAGAIN) in failures})
+    for call in empty:
+        del failures[call, errno.EAGAIN]
+    return empty
 
 
 def _hurry() -> int | None:

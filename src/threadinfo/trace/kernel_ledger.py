@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from threadinfo.model import Latency
 from threadinfo.trace.calls import CALL_CODES, CALL_NAMES, CODE_EXEC, CODE_EXIT, REPLACING_CODES
-from threadinfo.trace.descriptor_types import TYPE_CODES, TYPE_NAMES, type_code, type_of_link
+from threadinfo.trace.descriptor_types import TYPE_CODES, TYPE_NAMES, code_of_link
 from threadinfo.trace.histogram import BUCKETS, buckets_of, summarize
 from threadinfo.trace.loader import Programs
 
@@ -300,8 +300,7 @@ class KernelLedger:
                 return
             entry = self._pages[page]
             entry["was_open"][fd % _PAGE_NUMBERS // 64] |= np.uint64(1 << fd % 64)
-            kind = type_of_link(link)  # of a path its inode says more
-            entry["types"][fd % _PAGE_NUMBERS] = type_code(None if kind in {"file", "device"} else kind)
+            entry["types"][fd % _PAGE_NUMBERS] = code_of_link(link)
         self._tables[table]["open_count"] = self._tables[table]["peak_count"] = len(links)
 
     def correct(self, table: int, before: Iterable[int], now: Iterable[int]) -> None:

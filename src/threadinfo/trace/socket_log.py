@@ -9,12 +9,15 @@ from typing import NamedTuple
 import msgspec
 
 from threadinfo.model import DescriptorEvent
+from threadinfo.socket_identity import MADE, NUMBERED, Sockets
 from threadinfo.trace.call_sites import CallSites
 from threadinfo.trace.descriptor_events import EventChunk, EventMaker
+from threadinfo.trace.kernel_ledger import OpenDescriptor
 from threadinfo.trace.site_groups import entry_point
 
 MOST_EVENTS = 10_000
 _MOST_OF_ONE = 16
+_CLOCK_NS = 8  # the ledger rounds moments to less than this
 _NO_NAMES: Mapping[int, str] = {}
 _USES = {"bind", "listen", "connect", "shutdown"}
 
@@ -24,44 +27,70 @@ class _Logged(NamedTuple):
     stack: int
 
 
+class _Socket:
+    """One socket, as long as it may be used."""
+
+    def __init__(self) -> None:
+        self.birth: _Logged | None = None
+        self.first: list[_Logged] = []
+        self.latest: deque[_Logged] = deque(maxlen=_MOST_OF_ONE)
+        """What was done after the log was full."""
+
+
 class SocketLog:
     """Of one process. Threads are named by whoever shows it."""
 
     def __init__(self, maker: EventMaker) -> None:
         self._maker = maker
         self._events: list[_Logged] = []
-        self._latest: dict[int, deque[_Logged]] = {}  # by number, of those that are used after the log is full
+        self._sockets = Sockets(_Socket)
+        self._numbered_ns: dict[int, int] = {}  # when a number became a socket's
         self.omitted_count = 0
         """Events after the log was full."""
 
     def add(self, chunk: EventChunk) -> None:
         """Events of sockets of this process."""
-        room = MOST_EVENTS - len(self._events)
-        self._events += [_Logged(*one) for one in self._maker.events_with_ids(chunk.take(slice(room)), _NO_NAMES)]
-        rest = chunk.take(slice(room, None))
-        self.omitted_count += len(rest.at_ns)
-        for event, stack in self._maker.events_with_ids(rest, _NO_NAMES):
-            if event.fd is None:
-                continue
-            if event.event in _USES:
-                self._latest.setdefault(event.fd, deque(maxlen=_MOST_OF_ONE)).append(_Logged(event, stack))
-            else:  # another socket has the number from now on, or none
-                self._latest.pop(event.fd, None)
+        for one in self._maker.events_with_ids(chunk, _NO_NAMES):
+            logged = _Logged(*one)
+            is_full = len(self._events) >= MOST_EVENTS
+            if is_full:
+                self.omitted_count += 1
+            else:
+                self._events.append(logged)
+            self._note(logged, is_full=is_full)
+
+    def _note(self, logged: _Logged, *, is_full: bool) -> None:
+        event = logged.event
+        if event.fd is None:
+            return
+        sock = self._sockets.of_event(event)
+        if event.event in MADE:
+            sock.birth = logged
+        if event.event in MADE | NUMBERED:
+            self._numbered_ns[event.fd] = event.at_ns
+        if event.event in _USES | NUMBERED:
+            (sock.latest if is_full else sock.first).append(logged)
 
     def events(self, sites: CallSites | None) -> Iterator[DescriptorEvent]:
         """The first `MOST_EVENTS`, with their stacks where they are known."""
         for logged in self._events:
             yield self._with_stack(logged, sites)
 
-    def of_open(self, opened_ns: Mapping[int, int], sites: CallSites | None) -> dict[int, list[DescriptorEvent]]:
-        """What was done with each number that is open at the end, since it was opened; `opened_ns` by number."""
-        found: dict[int, list[DescriptorEvent]] = {}
-        later = [logged for of_one in self._latest.values() for logged in of_one]
-        for logged in (*self._events, *later):
-            fd = logged.event.fd
-            is_use = logged.event.event in _USES
-            if fd is not None and fd in opened_ns and is_use and logged.event.at_ns >= opened_ns[fd]:
-                found.setdefault(fd, []).append(self._with_stack(logged, sites))
+    def of_open(
+        self, opened: Mapping[int, OpenDescriptor], sites: CallSites | None
+    ) -> dict[int, tuple[DescriptorEvent, ...]]:
+        """Of the numbers that are open at the end and were opened during the trace: what was done with their sockets.
+
+        By whatever number, and how they came to others; where a number is not a socket's first, how it was made.
+        """
+        found = {}
+        for fd, known in opened.items():
+            sock = self._sockets.of_number(fd)
+            # The record of its last opening may be lost: what the number was before is another socket's.
+            if sock is not None and self._numbered_ns.get(fd, 0) >= known.at_ns - _CLOCK_NS:
+                is_first = sock.birth is None or sock.birth.event.at_ns == self._numbered_ns[fd]
+                made = [] if is_first or sock.birth is None else [sock.birth]
+                found[fd] = tuple(self._with_stack(logged, sites) for logged in (*made, *sock.first, *sock.latest))
         return found
 
     def _with_stack(self, logged: _Logged, sites: CallSites | None) -> DescriptorEvent:

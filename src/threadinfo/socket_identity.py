@@ -1,0 +1,57 @@
+"""Which events are of one socket, whatever numbers it has had. Pure; for whoever follows sockets through a trace.
+
+A duplicate (dup(2), fcntl(2), a message with SCM_RIGHTS) is another number of the same socket, and what is done by any
+of them is done with it. The kernel's inode tells which socket a number is; where it is not known, the numbers do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from threadinfo.model import DescriptorEvent
+
+MADE = frozenset({"socket", "accept"})
+"""Events that make a socket."""
+NUMBERED = frozenset({"duplicate", "receive"})
+"""Events that give a socket another number."""
+
+T = TypeVar("T")
+
+
+class Sockets(Generic[T]):
+    """What is kept of each socket of one process, found by its events, in the order of time."""
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+        self._by_number: dict[int, T] = {}
+        self._by_inode: dict[int, T] = {}  # also of those without a number: one may be on its way in a message
+
+    def of_event(self, event: DescriptorEvent) -> T:
+        """What is kept of the socket that an event is of; it is made where none is known."""
+        if event.error and event.fd is None:
+            return self._make()
+        kept = self._make() if event.event in MADE else self._find(event)
+        if event.event == "duplicate" and event.source_fd is not None:
+            self._by_number[event.source_fd] = kept  # a source that is older than the trace has had no event yet
+        if event.inode is not None:
+            self._by_inode[event.inode] = kept
+        if event.fd is not None:
+            self._by_number[event.fd] = kept
+            if event.event == "close" and not event.error:
+                del self._by_number[event.fd]
+        return kept
+
+    def of_number(self, fd: int) -> T | None:
+        """What is kept of the socket that has a number now."""
+        return self._by_number.get(fd)
+
+    def _find(self, event: DescriptorEvent) -> T:
+        if event.inode is not None:
+            if (kept := self._by_inode.get(event.inode)) is not None:
+                return kept
+            if event.event in NUMBERED:  # of one that is older than the trace
+                return self._make()
+        number = event.source_fd if event.event == "duplicate" else None if event.event == "receive" else event.fd
+        kept = None if number is None else self._by_number.get(number)
+        return self._make() if kept is None else kept
