@@ -14,6 +14,7 @@ from threadinfo.socket_story import tell_event
 _STORIES, _FRAMES, _ALL_FRAMES = 20, 4, 64
 _COLUMNS = 80
 _Story = list[DescriptorEvent]
+_Shape = tuple[tuple[object, ...], ...]
 
 
 def render_sockets(trace: SocketTrace, *, verbose: bool) -> list[str]:
@@ -23,13 +24,29 @@ def render_sockets(trace: SocketTrace, *, verbose: bool) -> list[str]:
         return []
     made = sum(story[0].event in {"socket", "accept", "receive"} and not story[0].error for story in stories)
     lines = ["", "=== Sockets (traced) ===", f"{made} made, {len(trace.events)} events"]
-    for story in stories[:_STORIES]:
-        lines += _tell(story, verbose=verbose)
-    if len(stories) > _STORIES:
-        lines.append(f"{len(stories) - _STORIES} other sockets; the JSON report has {len(trace.events)} events")
+    folded: dict[_Shape, list[_Story]] = {}
+    for story in stories:
+        folded.setdefault(_shape(story), []).append(story)
+    for equal in list(folded.values())[:_STORIES]:
+        lines += _tell(equal[0], verbose=verbose)
+        if len(equal) > 1:
+            lines.append(f"  {len(equal) - 1} more like this, until {equal[-1][-1].time[11:26]}")
+    others = sum(len(equal) for equal in list(folded.values())[_STORIES:])
+    if others:
+        lines.append(f"{others} other sockets; the JSON report has {len(trace.events)} events")
     if trace.omitted_count:
         lines.append(f"{trace.omitted_count} events after those are counted only")
     return lines
+
+
+def _shape(story: _Story) -> _Shape:
+    """What two sockets have in common that went the same way: all but numbers, times and addresses."""
+    known = next((event for event in story if event.family), story[0])
+    kind = known.family, known.socket_type, known.protocol, known.type
+    return kind, *(
+        (one.event, one.syscall, one.error, one.shut, one.backlog, one.maker, one.stack, one.thread_name)
+        for one in story
+    )
 
 
 def tell_stories(events: Iterable[DescriptorEvent]) -> Iterable[_Story]:
