@@ -44,7 +44,8 @@ class SocketLog:
         self._maker = maker
         self._events: list[_Logged] = []
         self._sockets = Sockets(_Socket)
-        self._numbered_ns: dict[int, int] = {}  # when a number became a socket's
+        self._numbered: dict[int, tuple[_Socket, int]] = {}
+        """The last socket of a number, and since when; also once it is closed: it was open shortly before the end."""
         self.omitted_count = 0
         """Events after the log was full."""
 
@@ -67,7 +68,7 @@ class SocketLog:
         if event.event in MADE:
             sock.birth = logged
         if event.event in MADE | NUMBERED:
-            self._numbered_ns[event.fd] = event.at_ns
+            self._numbered[event.fd] = sock, event.at_ns
         if event.event in _USES | NUMBERED:
             (sock.latest if is_full else sock.first).append(logged)
 
@@ -85,10 +86,12 @@ class SocketLog:
         """
         found = {}
         for fd, known in opened.items():
-            sock = self._sockets.of_number(fd)
+            if fd not in self._numbered:
+                continue
+            sock, since_ns = self._numbered[fd]
             # The record of its last opening may be lost: what the number was before is another socket's.
-            if sock is not None and self._numbered_ns.get(fd, 0) >= known.at_ns - _CLOCK_NS:
-                is_first = sock.birth is None or sock.birth.event.at_ns == self._numbered_ns[fd]
+            if since_ns >= known.at_ns - _CLOCK_NS:
+                is_first = sock.birth is None or sock.birth.event.at_ns == since_ns
                 made = [] if is_first or sock.birth is None else [sock.birth]
                 found[fd] = tuple(self._with_stack(logged, sites) for logged in (*made, *sock.first, *sock.latest))
         return found
