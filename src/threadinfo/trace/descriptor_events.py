@@ -255,18 +255,12 @@ class ChunkMaker:
                 own = np.flatnonzero(chunk.tid[:row] == chunk.tid[row])
                 same[: own[-1] + 1 if own.size else 0] = False
                 found = np.flatnonzero(same)
-                if not found.size and rows is late and not self._owed.get((int(tables[row]), int(chunk.fd[row]))):
-                    # On two CPUs at once the close may have looked at the clock first, and at the number last.
-                    behind = free[row:] & (chunk.fd[row:] == chunk.fd[row]) & (tables[row:] == tables[row])
-                    found = row + np.flatnonzero(behind)
                 if not found.size:
                     continue
                 other = int(found[0] if rows is late else found[-1])
                 free[other] = False
                 place[row] = place[other] - 0.5
-                columns["at_ns"][row] = (
-                    min(chunk.at_ns[row], chunk.at_ns[other]) if rows is late else chunk.at_ns[other]
-                )
+                columns["at_ns"][row] = chunk.at_ns[other]
                 if rows is late:
                     opening = events[chunk.event[other]]
                     columns["type"][row] = opening["ended_type"]
