@@ -56,8 +56,8 @@ def kept_terminal() -> Iterator[None]:
 
 
 class _Screen:
-    """Standard output under another number, as the file that Textual writes to: what is written while the tracer
-    captures descriptor 2, or to a terminal that has hung up, does no harm.
+    """Standard output under another number, as the file that Textual writes to: what is written to a terminal that has
+    hung up does no harm.
     """
 
     def __init__(self) -> None:

@@ -14,7 +14,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
-ARRAY, PROG_ARRAY, RING_BUFFER = 2, 3, 27  # enum bpf_map_type
+ARRAY, RING_BUFFER = 2, 27  # enum bpf_map_type
 MAPPABLE = 1 << 10  # BPF_F_MMAPABLE
 INSTRUCTION_BYTES = 8
 
