@@ -50,11 +50,11 @@ STAGES = {
     "collect:read_limits": ("limits", ()),
     "collect:read_threads": ("threads", ()),
     "collect:_collect_from": ("process", ()),
-    "trace.session:SchedulingTracer": ("scheduling", ("Scheduling",)),
-    "trace.scheduling:SchedulingTracer.start": ("scheduling", ("Scheduling",)),
-    "trace.scheduling:SchedulingTracer.holders_and_wakers": ("scheduling", ("Scheduling",)),
-    "trace.scheduling:SchedulingTracer.activities": ("scheduling", ("Scheduling",)),
-    "trace.session:DescriptorTracer": ("descriptors", ("Descriptor Churn",)),
+    "trace.scheduling_tracer:SchedulingRecorder": ("scheduling", ("Scheduling",)),
+    "trace.scheduling:SchedulingRecorder.start": ("scheduling", ("Scheduling",)),
+    "trace.scheduling:SchedulingRecorder.holders_and_wakers": ("scheduling", ("Scheduling",)),
+    "trace.scheduling:SchedulingRecorder.activities": ("scheduling", ("Scheduling",)),
+    "trace.descriptors:DescriptorTracer.attach": ("descriptors", ("Descriptor Churn",)),
     "trace.descriptors:DescriptorTracer.read": ("descriptors", ("Descriptor Churn",)),
     "trace.descriptors:DescriptorTracer.finish": ("ledger", ()),
     "trace.descriptors:DescriptorTracer.activity": ("descriptors", ("Descriptor Churn",)),
@@ -118,9 +118,9 @@ def test_fault_late_in_a_long_trace_leaves_a_whole_report_of_the_rest(start: Sta
 @pytest.mark.parametrize(
     ("stage", "section"),
     [
-        ("trace.descriptors:DescriptorTracer.read", "descriptors"),
+        ("trace.descriptors:DescriptorTracer.read_events", "descriptors"),
         ("trace.descriptors:DescriptorTracer.finish", "ledger"),
-        ("trace.scheduling:SchedulingTracer.read_delays", "scheduling"),
+        ("trace.scheduling:SchedulingRecorder.read_delays", "scheduling"),
         ("trace.descriptor_events:EventMaker.events", "events"),
         ("render.stream:describe_event", "lines"),
         ("trace.loader:Programs.close", "detaching"),
@@ -277,7 +277,7 @@ def test_fault_in_the_trace_of_the_live_view_leaves_what_proc_says(
 ) -> None:
     process = start(sys.executable, WORKLOADS / "lively.py", "fragile", 8, 40)
     program = tmp_path / "broken.py"
-    program.write_text(BREAK.format(stage="trace.descriptors:DescriptorTracer.read"))
+    program.write_text(BREAK.format(stage="trace.descriptors:DescriptorTracer.read_events"))
     window = terminal(120, 40)
     window.type(f"{sys.executable} {program} top {process.pid} --interval 0.3; echo status=$?\n")
     window.wait_for("Threads  1-8 of 8", "Descriptors  1-", "a fault of threadinfo itself")

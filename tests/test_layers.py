@@ -24,7 +24,8 @@ MAY_IMPORT = {
     "netlink_names": set(),
     "protocol_names": set(),
     "proc": {"model", "descriptor_kinds", "netlink_names", "protocol_names"},
-    "trace": {"model", "descriptor_kinds", "errors", "netlink_names", "protocol_names"}
+    "tracers": {"trace"},  # for types; what it loads it loads late
+    "trace": {"tracers", "model", "descriptor_kinds", "errors", "netlink_names", "protocol_names"}
     | {"containment", "socket_identity"},
     "socket_identity": {"model"},
     "socket_story": {"model", "socket_identity"},
@@ -34,17 +35,19 @@ MAY_IMPORT = {
     "output": {"errors", "render"},  # for the type of what may be written
     "target": {"errors", "proc"},
     "collect": {"errors", "model", "proc", "containment"},
-    "collect_trace": {"errors", "model", "proc", "trace", "merge", "collect"}
+    "target_reader": {"errors", "model", "proc"},
+    "collect_trace": {"errors", "model", "proc", "trace", "merge", "collect", "target_reader"}
     | {"socket_story", "watcher", "containment"},
-    "collect_stream": {"errors", "model", "proc", "trace", "collect_trace", "containment"},
+    "collect_stream": {"errors", "model", "proc", "trace", "collect_trace", "containment", "target_reader"},
     "snapshot": {"model"},
     "collect_top": {"errors", "model", "proc", "trace", "merge", "collect", "collect_trace", "findings", "snapshot"}
-    | {"containment"},
+    | {"containment", "target_reader", "tracers"},
     "top": {"model", "errors", "render", "snapshot"},  # it draws, and never collects
     "own_terminal": {"proc"},
     "launch": {"errors", "own_terminal"},
     "watcher": {"errors", "model", "proc", "collect"},
-    "collect_run": {"errors", "model", "proc", "trace", "collect", "collect_trace", "launch", "watcher"},
+    "collect_run": {"errors", "model", "proc", "trace", "collect", "collect_trace", "launch", "watcher"}
+    | {"target_reader"},
     "line_output": {"errors", "render"},
     "cli": {"errors", "model", "proc", "trace", "render", "output", "target", "collect", "collect_trace"}
     | {
@@ -53,6 +56,7 @@ MAY_IMPORT = {
         "collect_run",
         "collect_top",
         "findings",
+        "tracers",
         "launch",
         "line_output",
         "top",

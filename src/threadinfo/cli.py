@@ -39,6 +39,7 @@ from threadinfo.output import OutputFile, write_standard_output
 from threadinfo.proc.reader import ProcDirectory, ProcError
 from threadinfo.render.escape import Printable, printable
 from threadinfo.target import find_processes
+from threadinfo.tracers import watched
 
 if TYPE_CHECKING:
     from click._termui_impl import ProgressBar
@@ -55,7 +56,6 @@ _DEFAULT_COMMAND = "report"
 _FAILURE_OF_OURS = 125
 _KERNEL_NAME_BYTES = 15
 _LONGEST_TRACE_SECONDS = 86_400
-_WATCHED = ("descriptors", "sockets", "scheduling")
 _LARGEST_REPORT_BYTES = 256 << 20
 _CHUNK_BYTES = 1 << 20
 _LARGEST_PORTS_FILE = 1 << 20
@@ -161,10 +161,10 @@ def _read_ports_file(_ctx: click.Context, _option: click.Parameter, path: str | 
 def _read_only(_ctx: click.Context, _option: click.Parameter, text: str | None) -> frozenset[str]:
     """``descriptors,scheduling`` to a set; everything where it is not given."""
     if text is None:
-        return frozenset(_WATCHED)
+        return frozenset(watched())
     names = frozenset(name.strip() for name in text.split(","))
-    if unknown := names - set(_WATCHED):
-        raise click.BadParameter(f"{', '.join(sorted(unknown))!r} is none of {', '.join(_WATCHED)}")
+    if unknown := names - set(watched()):
+        raise click.BadParameter(f"{', '.join(sorted(unknown))!r} is none of {', '.join(watched())}")
     return names
 
 
@@ -220,9 +220,7 @@ _follow_option = click.option("--follow", is_flag=True, help="Trace and report t
     type=_Seconds(0, _LONGEST_TRACE_SECONDS, min_open=True),
     help="As root: watch for so long, and add what threads and descriptors did.",
 )
-@click.option(
-    "--only", metavar="WHAT", callback=_read_only, help="Of a trace: descriptors, sockets, scheduling; default all."
-)
+@click.option("--only", metavar="WHAT", callback=_read_only, help=f"Of a trace: {', '.join(watched())}; default all.")
 @click.option("--wait", is_flag=True, help="As root: wait for TARGET to start; trace it from its first instruction.")
 @_follow_option
 @_debuginfod_option
@@ -307,8 +305,7 @@ def _collect_traced(
     if root.path != "/proc":
         raise BadInputError("--trace watches this machine's processes, and --proc names others", "leave out --proc")
     if not sys.stderr.isatty() or seconds < _SHORTEST_PROGRESS_SECONDS:
-        silent = lambda _seconds, _events: None  # noqa: E731
-        return collect_traced_report(root, pids, options, seconds, only, silent, with_children=follow)
+        return collect_traced_report(root, pids, options, seconds, only, None, with_children=follow)
     progress: ProgressBar[int] = click.progressbar(
         length=round(seconds * 10),
         label="tracing",
@@ -370,9 +367,7 @@ def _read_threshold(_ctx: click.Context, _option: click.Parameter, text: str) ->
 
 @cli.command("trace")
 @click.argument("targets", nargs=-1, required=True, metavar="TARGET...", shell_complete=_complete_target)
-@click.option(
-    "--only", metavar="WHAT", callback=_read_only, help="descriptors, sockets, scheduling, with commas; default all."
-)
+@click.option("--only", metavar="WHAT", callback=_read_only, help=f"{', '.join(watched())}, with commas; default all.")
 @click.option(
     "--duration",
     metavar="SECONDS",
@@ -483,9 +478,7 @@ def _print_stream(stream: EventStream, duration: float | None, output_format: st
 @click.option("--user", metavar="NAME", help="Start it as this user, with an environment and a terminal of its own.")
 @click.option("--preserve-env", is_flag=True, help="With --user: pass our environment on.")
 @click.option("--no-new-privs", is_flag=True, help="Nothing that it executes may give it more rights (set-user-ID).")
-@click.option(
-    "--only", metavar="WHAT", callback=_read_only, help="descriptors, sockets, scheduling, with commas; default all."
-)
+@click.option("--only", metavar="WHAT", callback=_read_only, help=f"{', '.join(watched())}, with commas; default all.")
 @_follow_option
 @_debuginfod_option
 @click.option("--format", "output_format", type=click.Choice(_REPORT_FORMATS), default="text", show_default=True)
@@ -646,7 +639,7 @@ def _rehearse(root: ProcDirectory) -> Check:
     name, effect = "rehearsal", "no tracing"
     options = CollectOptions(with_details=False, may_borrow=True, ports={})
     try:
-        report = _collect_traced(root, [os.getpid()], options, _REHEARSAL_SECONDS, frozenset(_WATCHED), follow=False)
+        report = _collect_traced(root, [os.getpid()], options, _REHEARSAL_SECONDS, frozenset(watched()), follow=False)
     except ThreadinfoError as problem:
         return Check(name, "missing", problem.message, effect, problem.remedy, is_required=True)
     except (OSError, MemoryError, ImportError) as problem:

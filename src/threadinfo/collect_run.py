@@ -6,29 +6,24 @@ import math
 import os
 from collections.abc import Callable
 from time import monotonic
-from typing import TypedDict
 
 import msgspec
 
 from threadinfo.collect import CollectOptions, timestamp, unseen
 from threadinfo.collect_trace import (
     NEVER_SEEN,
-    TargetReader,
     add_children,
-    follow_children,
-    hold_none,
-    hold_targets,
     merge_trace,
     seen_before_end,
+    trace_options,
+    welcome_child,
 )
 from threadinfo.launch import Command
 from threadinfo.model import ProcessReport, Report
 from threadinfo.proc.reader import ProcDirectory
+from threadinfo.target_reader import hold_none, hold_targets
 from threadinfo.trace.awaited import NAME_BYTES
-from threadinfo.trace.descriptors import CodeAccess, ReadLinks, ReadNumbers
-from threadinfo.trace.kernel_accounts import ReadAccount
-from threadinfo.trace.scheduling import ReadThreads
-from threadinfo.trace.session import Awaited, ReadName, TraceResult, trace_processes
+from threadinfo.trace.session import Awaited, Hooks, TraceResult, trace_processes
 from threadinfo.watcher import FamilyWatcher, Watcher, arguments_address
 
 
@@ -56,18 +51,14 @@ def collect_run(
         return watcher.look() or has_looked
 
     with hold_targets(root, [command.pid]) as reader:
-        result = trace_processes(
-            [command.pid],
-            math.inf,
-            **_tracing(reader, only, options.debuginfod),
-            read_pids=root.numbers,
-            progress=lambda _seconds, _events: None,
+        hooks = Hooks(
             on_watching=command.release,
             on_tick=on_tick,
-            is_interruptible=False,
-            follow=follow_children(reader, family) if family else None,
+            on_child=welcome_child(reader, family) if family else None,
             is_over=lambda: command.is_asked_to_end,
+            is_interruptible=False,
         )
+        result = trace_processes(reader, math.inf, trace_options(only, options, with_children=with_children), hooks)
         status = command.wait()
     reports = [_merge_last(watcher, result, only, command.arguments)]
     if family:
@@ -100,45 +91,16 @@ def collect_awaited(
             watcher.pid = pid
 
         result = trace_processes(
-            [],
+            reader,
             seconds,
-            **_tracing(reader, only, options.debuginfod),
-            read_pids=root.numbers,
-            progress=lambda _seconds, _events: None,
-            on_tick=look,
-            awaited=Awaited(name, on_waiting, note_come),
-            follow=follow_children(reader, family) if family else None,
+            trace_options(only, options, with_children=with_children),
+            Hooks(on_tick=look, on_child=welcome_child(reader, family) if family else None),
+            Awaited(name, on_waiting, note_come),
         )
     reports = [_merge_last(watcher, result, only, (name,))]
     if family:
         reports = add_children(reports, family, result, only)
     return Report(generated_at=timestamp(), processes=tuple(reports))
-
-
-class _Tracing(TypedDict):
-    with_scheduling: bool
-    with_descriptors: bool
-    with_sockets: bool
-    code: CodeAccess
-    read_threads: ReadThreads
-    read_account: ReadAccount
-    read_name: ReadName
-    read_links: ReadLinks
-    read_numbers: ReadNumbers
-
-
-def _tracing(reader: TargetReader, only: frozenset[str], debuginfod: tuple[str, ...]) -> _Tracing:
-    return {
-        "with_scheduling": "scheduling" in only,
-        "with_descriptors": bool(only & {"descriptors", "sockets"}),
-        "with_sockets": "sockets" in only,
-        "code": CodeAccess(reader.maps, reader.open_mapping, debuginfod),
-        "read_threads": reader.threads,
-        "read_account": reader.account,
-        "read_name": reader.name,
-        "read_links": reader.links,
-        "read_numbers": reader.numbers,
-    }
 
 
 def _merge_last(watcher: Watcher, result: TraceResult, only: frozenset[str], command: tuple[str, ...]) -> ProcessReport:

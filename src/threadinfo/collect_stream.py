@@ -6,21 +6,23 @@ import contextlib
 import fnmatch
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from time import monotonic, monotonic_ns, time_ns
+from time import monotonic
 from typing import NamedTuple
 
 import msgspec
 
-from threadinfo.collect_trace import TargetReader, follow_children, hold_none, hold_targets
+from threadinfo.collect_trace import allow_children, welcome_child
 from threadinfo.containment import contained
 from threadinfo.errors import NotAvailableError
 from threadinfo.model import Confidence, DelayEvent, DescriptorEvent
 from threadinfo.proc.reader import ProcDirectory
+from threadinfo.target_reader import TargetReader, hold_none, hold_targets
 from threadinfo.trace.descriptor_events import EventChunk, EventMaker, Moments
-from threadinfo.trace.descriptors import CodeAccess
+from threadinfo.trace.machine import clock_offset_ns
 from threadinfo.trace.scheduling import Delay
 from threadinfo.trace.session import Awaited
 from threadinfo.trace.stream import Stream, StreamTick
+from threadinfo.trace.target import TraceOptions
 
 _NAMES_LAST_SECONDS = 1.0
 _STACKS_LAST_SECONDS = 0.5
@@ -71,7 +73,7 @@ class EventStream:
 
     def __init__(self, stream: Stream, reader: TargetReader, options: StreamOptions) -> None:
         self._stream, self._reader, self._options = stream, reader, options
-        self._moments = Moments(time_ns() - monotonic_ns())  # once: both clocks of an event are then one
+        self._moments = Moments(clock_offset_ns())
         self._names: dict[int, str] = {}
         self._names_until = 0.0
         self._maker: EventMaker | None = None
@@ -176,7 +178,7 @@ class EventStream:
         if delay.held_by_tid is not None:
             name = self._name(delay.held_by_tid)
             if not name and self._stream.scheduling is not None:
-                name = self._names[delay.held_by_tid] = self._stream.scheduling.name(delay.held_by_tid)
+                name = self._names[delay.held_by_tid] = self._stream.scheduling.recorder.name(delay.held_by_tid)
             held_by = f"{name or '(ended)'} {delay.held_by_tid}"
         return DelayEvent(
             at_ns=delay.at_ns,
@@ -202,20 +204,19 @@ def open_stream(
     `awaited`: instead of `pids`, the name of a process that has not begun, and what to call when it may come; Ctrl-C
     before it has come raises KeyboardInterrupt.
     """
+    only = {"scheduling"} if options.threshold_ns is not None else set()
+    only |= {"descriptors"} if options.with_descriptors else set()
+    traced = TraceOptions(
+        frozenset(only),
+        sends_events=True,
+        threshold_ns=options.threshold_ns,
+        with_stacks=options.with_stacks,
+        debuginfod=options.debuginfod,
+        follow_limit=allow_children() if options.with_children else 0,
+    )
     with (
         hold_none(root) if awaited else hold_targets(root, pids) as reader,
-        Stream(
-            reader.pids,
-            threshold_ns=options.threshold_ns,
-            with_descriptors=options.with_descriptors,
-            read_threads=reader.threads,
-            read_account=reader.account,
-            read_links=reader.links,
-            read_numbers=reader.numbers,
-            read_pids=root.numbers,
-            code=CodeAccess(reader.maps, reader.open_mapping, options.debuginfod) if options.with_stacks else None,
-            follow=follow_children(reader, None) if options.with_children else None,
-        ) as stream,
+        Stream(reader, traced, welcome_child(reader, None)) as stream,
     ):
         if awaited:
             stream.wait(Awaited(*awaited, reader.hold))

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import msgspec
 
 from threadinfo.collect import CollectOptions, collect_process, parse_timestamp, refresh_process
-from threadinfo.collect_trace import TargetReader, hold_targets, make_origin, merge_trace
+from threadinfo.collect_trace import make_origin, merge_trace
 from threadinfo.containment import contained
 from threadinfo.errors import NotAvailableError, TargetEndedError
 from threadinfo.findings import find
@@ -25,10 +25,11 @@ from threadinfo.model import Descriptor, DescriptorEvent, Gap, Origin, ProcessRe
 from threadinfo.proc.process import ENDED_STATES, read_machine
 from threadinfo.proc.reader import ProcDirectory, ProcError, ProcGoneError
 from threadinfo.snapshot import HISTORY_LENGTH, Age, Churn, Snapshot, ThreadMoment, Tracing, Trends
-from threadinfo.trace.descriptors import CodeAccess
+from threadinfo.target_reader import TargetReader, hold_targets
 from threadinfo.trace.intervals import ThreadInterval
 from threadinfo.trace.machine import may_trace
 from threadinfo.trace.watch import Counts, Watch
+from threadinfo.tracers import watched
 
 Publish = Callable[[Snapshot], None]
 Fail = Callable[[BaseException], None]
@@ -40,7 +41,6 @@ _NAMES_SHARE = 0.003  # for reading who held the CPU
 _STOP_SECONDS = 3.0
 _THREAD_HISTORY = 60
 _NOTE_NS = 10_000_000_000
-_WATCHED = frozenset({"descriptors", "sockets", "scheduling"})
 _USES = {"bind", "listen", "connect", "shutdown"}
 _ROOT_WOULD_ADD = (
     "root would add: waiting for a CPU and who held it, switches, every birth and death of a descriptor with its stack"
@@ -161,15 +161,7 @@ class _Reading:
     def attach(self) -> Watch:
         """Begins to trace; raises NotAvailableError."""
         self.tracing = "unavailable"
-        self._watch = Watch(
-            self._pid,
-            code=CodeAccess(self._reader.maps, self._reader.open_mapping),
-            read_threads=self._reader.threads,
-            read_account=self._reader.account,
-            read_links=self._reader.links,
-            read_numbers=self._reader.numbers,
-            read_pids=self._root.numbers,
-        )
+        self._watch = Watch(self._reader)
         self.tracing = "on"
         self._whole = _Seldom(_WHOLE_SHARE, 2.0)
         return self._watch
@@ -268,7 +260,9 @@ class _Reading:
             with contained("the sums of the trace", self.gaps):
                 if self._watch is not None:
                     self._learn_names()
-                    process = merge_trace(process, process, self._watch.result(self._other_names), _WATCHED, _ENDED)
+                    process = merge_trace(
+                        process, process, self._watch.result(self._other_names), frozenset(watched()), _ENDED
+                    )
             with contained("what stands out", self.gaps):
                 return msgspec.structs.replace(process, findings=find(process))
             return process

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import resource
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from resource import RLIM_INFINITY
+from typing import NamedTuple
 
 import msgspec
 
@@ -13,17 +13,19 @@ from threadinfo.collect import CollectOptions, collect_process, collect_report, 
 from threadinfo.containment import contained
 from threadinfo.errors import TargetEndedError
 from threadinfo.merge import TracedThread, merge_descriptors, merge_scheduling
-from threadinfo.model import DescriptorEvent, Gap, KernelAccount, Origin, ProcessReport, Report, Trace
-from threadinfo.proc.process import ENDED_STATES, Machine, read_machine
-from threadinfo.proc.reader import ProcDirectory, ProcError, ProcGoneError
-from threadinfo.proc.threads import read_kernel_account, read_thread_owner, read_thread_states
+from threadinfo.model import DescriptorEvent, Gap, Origin, ProcessReport, Report, Trace
+from threadinfo.proc.process import Machine, read_machine
+from threadinfo.proc.reader import ProcDirectory
 from threadinfo.socket_story import tell_maker
+from threadinfo.target_reader import TargetReader, hold_targets
 from threadinfo.trace.descriptor_events import Moments
-from threadinfo.trace.descriptors import CodeAccess, DescriptorActivity
+from threadinfo.trace.descriptors import DescriptorActivity
 from threadinfo.trace.following import Child
 from threadinfo.trace.kernel_ledger import OpenDescriptor
-from threadinfo.trace.session import Follow, Progress, TraceResult, trace_processes
+from threadinfo.trace.scheduling_tracer import SchedulingActivity
+from threadinfo.trace.session import Hooks, TraceResult, trace_processes
 from threadinfo.trace.site_groups import entry_point, format_frames, site_frames, site_library
+from threadinfo.trace.target import TraceOptions
 from threadinfo.trace.unwinder import Stack
 from threadinfo.watcher import FamilyWatcher
 
@@ -33,95 +35,13 @@ _OTHER_FILES = 256  # of ours
 _ENDED = Gap("process", "it ended during the trace; what /proc said is from before the trace", None)
 
 
-class TargetReader:
-    """Reads the targets' own directories of /proc: the same processes, though their numbers be used again."""
-
-    def __init__(self, root: ProcDirectory, held: dict[int, ProcDirectory], stack: contextlib.ExitStack) -> None:
-        self._root, self._held, self._stack = root, held, stack
-        self.pids = tuple(held)
-
-    def hold(self, pid: int) -> None:
-        """Another target; nothing is known of one that has ended by now."""
-        with contextlib.suppress(ProcError):
-            self._held[pid] = self._stack.enter_context(self._root.directory(str(pid)))
-            self.pids = tuple(self._held)
-
-    def threads(self) -> dict[int, dict[int, str]]:
-        """The threads of every target, with the letters of their states."""
-        return {pid: read_thread_states(process) for pid, process in self._held.items()}
-
-    def account(self, pid: int, tid: int) -> KernelAccount | None:
-        """What the kernel has counted of a thread of a target; None once it has ended."""
-        return read_kernel_account(self._held[pid], tid) if pid in self._held else None
-
-    def links(self, pid: int) -> dict[int, str] | None:
-        """Everything that a target has open; None where it has ended."""
-        try:
-            return {
-                fd: link if isinstance(link, str) else ""
-                for fd, link in self._held[pid].links("fd")
-                if not isinstance(link, ProcGoneError)
-            }
-        except (KeyError, ProcError):
-            return None
-
-    def numbers(self, pid: int) -> list[int] | None:
-        """The numbers that a target has open; None where it has ended."""
-        try:
-            return self._held[pid].numbers("fd")
-        except (KeyError, ProcError):
-            return None
-
-    def maps(self, pid: int) -> bytes | None:
-        """/proc/PID/maps of a target; None where it has ended."""
-        try:
-            return self._held[pid].read("maps")
-        except (KeyError, ProcError):
-            return None
-
-    def open_mapping(self, pid: int, addresses: str) -> int | None:
-        """Opens what a target has mapped at "START-END", whatever its name leads to now; the caller closes it."""
-        try:
-            return self._held[pid].mapped_file(addresses)
-        except (KeyError, ProcError):
-            return None
-
-    def name(self, tid: int) -> tuple[int | None, str] | None:
-        """(PID, name) of any thread of the machine; None once it has ended."""
-        return read_thread_owner(self._root, tid)
-
-
-@contextlib.contextmanager
-def hold_targets(root: ProcDirectory, pids: Sequence[int]) -> Iterator[TargetReader]:
-    """Yields what reads the targets; raises TargetEndedError where none is left."""
-    with contextlib.ExitStack() as stack:
-        held = {}
-        for pid in pids:
-            with contextlib.suppress(ProcGoneError):
-                process = stack.enter_context(root.directory(str(pid)))
-                if any(state not in ENDED_STATES for state in read_thread_states(process).values()):
-                    held[pid] = process
-        if not held:
-            raise TargetEndedError(
-                "every process ended before it could be traced", "a report without --trace says what is left of it"
-            )
-        yield TargetReader(root, held, stack)
-
-
-@contextlib.contextmanager
-def hold_none(root: ProcDirectory) -> Iterator[TargetReader]:
-    """Yields what will read a target that has not come yet."""
-    with contextlib.ExitStack() as stack:
-        yield TargetReader(root, {}, stack)
-
-
 def collect_traced_report(
     root: ProcDirectory,
     pids: list[int],
     options: CollectOptions,
     seconds: float,
     only: frozenset[str],
-    progress: Progress,
+    progress: Callable[[float, int], None] | None,
     *,
     with_children: bool = False,
 ) -> Report:
@@ -134,23 +54,12 @@ def collect_traced_report(
     with hold_targets(root, [process.pid for process in before.processes]) as reader:
         traced_pids = reader.pids
         family = FamilyWatcher(root, options) if with_children else None
-        result = trace_processes(
-            traced_pids,
-            seconds,
-            with_scheduling="scheduling" in only,
-            with_descriptors=bool(only & {"descriptors", "sockets"}),
-            with_sockets="sockets" in only,
-            code=CodeAccess(reader.maps, reader.open_mapping, options.debuginfod),
-            read_threads=reader.threads,
-            read_account=reader.account,
-            read_name=reader.name,
-            read_links=reader.links,
-            read_numbers=reader.numbers,
-            read_pids=root.numbers,
+        hooks = Hooks(
             progress=progress,
             on_tick=family.look if family else None,
-            follow=follow_children(reader, family) if family else None,
+            on_child=welcome_child(reader, family) if family else None,
         )
+        result = trace_processes(reader, seconds, trace_options(only, options, with_children=with_children), hooks)
     machine = read_machine(root)
     reports = []
     for earlier in before.processes:
@@ -165,21 +74,30 @@ def collect_traced_report(
     return Report(generated_at=timestamp(), processes=tuple(reports))
 
 
-def follow_children(reader: TargetReader, family: FamilyWatcher | None) -> Follow:
-    """That children are traced too: as many as files may be open for, two each."""
+def trace_options(only: frozenset[str], options: CollectOptions, *, with_children: bool) -> TraceOptions:
+    """What a report's trace watches."""
+    return TraceOptions(only, debuginfod=options.debuginfod, follow_limit=allow_children() if with_children else 0)
+
+
+def allow_children() -> int:
+    """How many children may be traced: as many as files may be open for, two each."""
     wanted = _OTHER_FILES + 2 * MOST_CHILDREN
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if RLIM_INFINITY != soft < wanted:
         soft = wanted if hard == RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    limit = MOST_CHILDREN if soft == RLIM_INFINITY else min(MOST_CHILDREN, max(0, soft - _OTHER_FILES) // 2)
+    return MOST_CHILDREN if soft == RLIM_INFINITY else min(MOST_CHILDREN, max(0, soft - _OTHER_FILES) // 2)
 
-    def note_child(pid: int) -> None:
+
+def welcome_child(reader: TargetReader, family: FamilyWatcher | None) -> Callable[[int], None]:
+    """What holds a child that is traced from now on, and looks at it."""
+
+    def hold(pid: int) -> None:
         reader.hold(pid)
         if family:
             family.add(pid)
 
-    return Follow(limit, note_child)
+    return hold
 
 
 def add_children(
@@ -199,7 +117,8 @@ def _merge_child(child: Child, family: FamilyWatcher, result: TraceResult, only:
     later, last = family.now(child.pid), family.last(child.pid)
     stopped_ns = result.started_ns + result.duration_ns
     ended_ns = stopped_ns if later else min(stopped_ns, result.ended_ns.get(child.pid, stopped_ns))
-    names = [activity.name for activity in result.activities or () if activity.tid == child.pid]
+    seen = seen_of(result, child.pid)
+    names = [thread.name for thread in seen.scheduling.threads if thread.tid == child.pid] if seen.scheduling else []
     earlier = last.report if last else unseen(child.pid, names[-1] if names else child.name)
     gap = NEVER_SEEN if last is None else seen_before_end(ended_ns / 1e9 - last.at)
     own = msgspec.structs.replace(
@@ -209,7 +128,7 @@ def _merge_child(child: Child, family: FamilyWatcher, result: TraceResult, only:
     )
     report = merge_trace(earlier, later, own, only, gap)
     gaps = report.gaps
-    if child.pid in result.sharers:
+    if seen.descriptors and seen.descriptors.shares_table:
         cause = f"it used the table of process {child.parent_pid}: what it did with it is told there"
         gaps = (*gaps, Gap("descriptors", cause, None))
     return msgspec.structs.replace(report, parent_pid=child.parent_pid, gaps=gaps)
@@ -223,6 +142,19 @@ def seen_before_end(seconds: float) -> Gap:
     return Gap("process", f"it has ended; what /proc said is from {max(0.0, seconds):.1f} s before the end", None)
 
 
+class Seen(NamedTuple):
+    """What each tracer saw of one process; None: it was not asked for, or a fault of ours costs it."""
+
+    scheduling: SchedulingActivity | None
+    descriptors: DescriptorActivity | None
+
+
+def seen_of(result: TraceResult, pid: int) -> Seen:
+    """The parts of a result by their types."""
+    values = {type(value): value for value in result.activities.get(pid, ())}
+    return Seen(values.get(SchedulingActivity), values.get(DescriptorActivity))  # type: ignore[arg-type]
+
+
 def merge_trace(
     earlier: ProcessReport,
     later: ProcessReport | None,
@@ -231,48 +163,44 @@ def merge_trace(
     gap: Gap,
 ) -> ProcessReport:
     """One process with what the trace saw of it; without `later`, `gap` says how old `earlier` is."""
-    check = result.checks.get(earlier.pid)
+    seen = seen_of(result, earlier.pid)
     confidence = result.confidence
-    if check is not None:
+    if seen.descriptors and (check := seen.descriptors.check) is not None:
         confidence = msgspec.structs.replace(
             confidence,
             ledger_matches_proc=not check.differences,
             ledger_differences=check.differences,
             ledger_undecided_count=check.undecided_count,
         )
-    names = {thread.tid: thread.name for thread in earlier.threads or ()}
     faults = list(result.gaps)
+    report = later or earlier
     report = msgspec.structs.replace(
-        later or earlier,
+        report,
         trace=Trace(duration_ns=result.duration_ns, ended_by=result.ended_by, ended_threads=(), confidence=confidence),
+        gaps=report.gaps if later is not None else (*report.gaps, gap),
     )
-    with contained("scheduling", faults):
-        report = merge_scheduling(
-            report,
-            None
-            if result.activities is None
-            else [
-                TracedThread(
-                    activity.tid, activity.name or names.get(activity.tid, ""), activity.has_ended, activity.scheduling
-                )
-                for activity in result.activities
-                if activity.pid == earlier.pid
-            ],
-            duration_ns=result.duration_ns,
-            ended_by=result.ended_by,
-            confidence=confidence,
-            gap=None if later is not None else gap,
-        )
-    if (activity := result.descriptors.get(earlier.pid)) is not None:
+    if seen.scheduling is not None:
+        names = {thread.tid: thread.name for thread in earlier.threads or ()}
+        with contained("scheduling", faults):
+            report = merge_scheduling(
+                report,
+                [
+                    TracedThread(
+                        thread.tid, thread.name or names.get(thread.tid, ""), thread.has_ended, thread.scheduling
+                    )
+                    for thread in seen.scheduling.threads
+                ],
+            )
+    if seen.descriptors is not None:
         with contained("descriptors", faults):
-            report = _merge_activity(report, activity, result, only)
+            report = _merge_activity(report, seen.descriptors, result, only)
     return msgspec.structs.replace(report, gaps=(*report.gaps, *faults))
 
 
 def _merge_activity(
     report: ProcessReport, activity: DescriptorActivity, result: TraceResult, only: frozenset[str]
 ) -> ProcessReport:
-    gaps = [] if result.sees_io_uring else [Gap("descriptors", "this kernel's io_uring is not watched", None)]
+    gaps = [] if activity.sees_io_uring else [Gap("descriptors", "this kernel's io_uring is not watched", None)]
     if (problem := activity.stack_problem) is not None:
         gaps.append(Gap("call sites", str(problem), problem.remedy))
     return merge_descriptors(

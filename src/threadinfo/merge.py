@@ -7,12 +7,10 @@ no longer lists has ended, whether or not the trace saw its end.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Literal
 
 import msgspec
 
 from threadinfo.model import (
-    Confidence,
     Descriptor,
     DescriptorEvent,
     DescriptorTrace,
@@ -24,7 +22,6 @@ from threadinfo.model import (
     Socket,
     SocketTrace,
     StackCounts,
-    Trace,
 )
 from threadinfo.socket_identity import Sockets
 from threadinfo.socket_story import settle
@@ -39,21 +36,12 @@ class TracedThread(msgspec.Struct, frozen=True):
     scheduling: Scheduling
 
 
-def merge_scheduling(
-    report: ProcessReport,
-    traced: Sequence[TracedThread] | None,
-    *,
-    duration_ns: int,
-    ended_by: Literal["duration", "interrupt", "target"],
-    confidence: Confidence,
-    gap: Gap | None,
-) -> ProcessReport:
-    """The report with each thread's scheduling (`traced` None: not watched).
-
-    `gap` says how old `report` is, where it was not read after the trace.
-    """
+def merge_scheduling(report: ProcessReport, traced: Sequence[TracedThread]) -> ProcessReport:
+    """The report of a trace with each thread's scheduling."""
+    if report.trace is None:
+        return report
     # Exec gives the number of the first thread to the one that calls it: the one that lives is the one that is listed.
-    by_tid = {thread.tid: thread for thread in sorted(traced or (), key=lambda thread: not thread.has_ended)}
+    by_tid = {thread.tid: thread for thread in sorted(traced, key=lambda thread: not thread.has_ended)}
     threads = report.threads
     listed = {thread.tid for thread in threads or ()}
     if threads is not None:
@@ -65,23 +53,17 @@ def merge_scheduling(
         )
     ended = tuple(
         EndedThread(thread.tid, thread.name, thread.scheduling)
-        for thread in traced or ()
+        for thread in traced
         if thread.tid not in listed or by_tid[thread.tid] is not thread
     )
     gaps = list(report.gaps)
-    if gap is not None:
-        gaps.append(gap)
     untraced = [thread.tid for thread in threads or () if thread.scheduling is None and thread.state not in "ZX"]
-    if untraced and traced is not None:
+    if untraced:
         example = f"{len(untraced)} threads have none, for example {untraced[0]}"
         why = "born after the trace, given another number by exec, or no room for them"
         gaps.append(Gap("scheduling", f"{example}: {why}", None))
-    return msgspec.structs.replace(
-        report,
-        threads=threads,
-        trace=Trace(duration_ns=duration_ns, ended_by=ended_by, ended_threads=ended, confidence=confidence),
-        gaps=tuple(gaps),
-    )
+    trace = msgspec.structs.replace(report.trace, ended_threads=ended)
+    return msgspec.structs.replace(report, threads=threads, trace=trace, gaps=tuple(gaps))
 
 
 def merge_descriptors(

@@ -29,7 +29,7 @@ from threadinfo.trace.kernel_accounts import (
     compare,
     copy_record,
 )
-from threadinfo.trace.scheduling import SchedulingTracer
+from threadinfo.trace.scheduling import SchedulingRecorder
 
 MS = 1_000_000
 WINDOW = 1_000 * MS
@@ -164,7 +164,7 @@ def test_record_that_moves_while_it_is_copied_is_copied_again() -> None:
 
 
 @pytest.fixture
-def traced(bpf: None, start: Start) -> Iterator[tuple[int, SchedulingTracer, ProcDirectory]]:
+def traced(bpf: None, start: Start) -> Iterator[tuple[int, SchedulingRecorder, ProcDirectory]]:
     """A process whose threads sleep and wake, and a tracer that has not started."""
     pid = start(sys.executable, WORKLOADS / "many.py", "busy", BUSY_THREADS, 3).pid
     with ProcDirectory(f"/proc/{pid}") as directory:
@@ -172,11 +172,11 @@ def traced(bpf: None, start: Start) -> Iterator[tuple[int, SchedulingTracer, Pro
         def threads() -> dict[int, dict[int, str]]:
             return {pid: read_thread_states(directory)}
 
-        with SchedulingTracer(threads, lambda _pid, tid: read_kernel_account(directory, tid)) as tracer:
+        with SchedulingRecorder(threads, lambda _pid, tid: read_kernel_account(directory, tid)) as tracer:
             yield pid, tracer, directory
 
 
-def test_corrupted_time_of_a_thread_is_told(traced: tuple[int, SchedulingTracer, ProcDirectory]) -> None:
+def test_corrupted_time_of_a_thread_is_told(traced: tuple[int, SchedulingRecorder, ProcDirectory]) -> None:
     pid, tracer, _ = traced
     tracer.start()
     time.sleep(0.2)
@@ -200,7 +200,7 @@ def test_corrupted_time_of_a_thread_is_told(traced: tuple[int, SchedulingTracer,
     assert [finding.kind for finding in find(report)] == ["scheduling_disagrees"]
 
 
-def test_corrupted_slots_that_exceed_the_cpus_are_told(traced: tuple[int, SchedulingTracer, ProcDirectory]) -> None:
+def test_corrupted_slots_that_exceed_the_cpus_are_told(traced: tuple[int, SchedulingRecorder, ProcDirectory]) -> None:
     _, tracer, _ = traced
     tracer.start()
     for record in tracer.records:
@@ -210,7 +210,7 @@ def test_corrupted_slots_that_exceed_the_cpus_are_told(traced: tuple[int, Schedu
     assert None in {one.tid for one in tracer.confidence().scheduling_differences}
 
 
-def test_kernel_that_counts_otherwise_is_told(traced: tuple[int, SchedulingTracer, ProcDirectory]) -> None:
+def test_kernel_that_counts_otherwise_is_told(traced: tuple[int, SchedulingRecorder, ProcDirectory]) -> None:
     pid, tracer, directory = traced
     tracer.start()
     time.sleep(0.1)
@@ -249,7 +249,7 @@ def test_threads_that_end_are_not_compared(bpf: None, start: Start, tmp_path: Pa
         def threads() -> dict[int, dict[int, str]]:
             return {child.pid: read_thread_states(directory)}
 
-        with SchedulingTracer(threads, lambda _pid, tid: read_kernel_account(directory, tid)) as tracer:
+        with SchedulingRecorder(threads, lambda _pid, tid: read_kernel_account(directory, tid)) as tracer:
             tracer.start()
             child.stdin.write("\n")
             child.stdin.flush()
@@ -290,7 +290,7 @@ def test_sleeper_whose_waking_nobody_was_told_of_has_not_run_since_the_beginning
         def threads() -> dict[int, dict[int, str]]:
             return {child.pid: read_thread_states(directory)}
 
-        with SchedulingTracer(threads, lambda _pid, tid: read_kernel_account(directory, tid)) as tracer:
+        with SchedulingRecorder(threads, lambda _pid, tid: read_kernel_account(directory, tid)) as tracer:
             before = read_kernel_account(directory, tid)
             tracer.start()
             time.sleep(0.5)  # the false time, if it is told

@@ -54,12 +54,12 @@ def attempt(where):
         found[name] = "refused" if result is None else "possible"
     print(json.dumps({where: found}), file=sys.stderr, flush=True)
 has_begun = threading.Event()
-original = scheduling.SchedulingTracer.start
+original = scheduling.SchedulingRecorder.start
 def start(self):
     original(self)
     attempt("tracer")
     has_begun.set()
-scheduling.SchedulingTracer.start = start
+scheduling.SchedulingRecorder.start = start
 unwind = unwinder.Unwinder.unwind
 def unwind_and_try(self, *arguments):
     if has_begun.is_set():

@@ -17,7 +17,7 @@ from tests.trace.conftest import wait_until_it_traces
 from threadinfo.model import KernelAccount
 from threadinfo.proc.reader import ProcDirectory
 from threadinfo.proc.threads import read_kernel_account
-from threadinfo.trace.scheduling import SchedulingTracer
+from threadinfo.trace.scheduling import SchedulingRecorder
 
 MANY = WORKLOADS / "many.py"
 
@@ -41,7 +41,7 @@ def test_thread_that_ended_before_the_window_is_not_told_of(bpf: None, start: St
     os.waitpid(ended, 0)
     before, now = states(process.pid) | {ended: "R"}, states(process.pid)
     listings = iter([before, before])
-    with SchedulingTracer(lambda: {process.pid: next(listings, now)}, account) as tracer:
+    with SchedulingRecorder(lambda: {process.pid: next(listings, now)}, account) as tracer:
         tracer.start()
         time.sleep(0.1)
         tracer.stop()
@@ -63,7 +63,7 @@ def test_threads_of_a_churning_process_are_of_the_window(bpf: None, start: Start
         "    for thread in threads: thread.join()\n"
     )
     process = start(sys.executable, source)
-    with SchedulingTracer(lambda: {process.pid: states(process.pid)}, account) as tracer:
+    with SchedulingRecorder(lambda: {process.pid: states(process.pid)}, account) as tracer:
         time.sleep(0.1)  # some are born after the programs were attached, and have ended when the window opens
         tracer.start()
         time.sleep(0.2)

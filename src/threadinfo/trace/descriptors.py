@@ -9,19 +9,19 @@ import os
 import platform
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import NamedTuple
 
 import numpy as np
 
-from threadinfo.containment import contained
+from threadinfo.containment import contained, note_fault
 from threadinfo.errors import NotAvailableError
 from threadinfo.model import (
+    Confidence,
     DescriptorEvent,
     DescriptorTrace,
     Failure,
-    Gap,
     LedgerDifference,
     LimitFailure,
     PathChurn,
@@ -29,7 +29,7 @@ from threadinfo.model import (
     ThreadChurn,
 )
 from threadinfo.trace.awaited import NAME_BYTES
-from threadinfo.trace.call_sites import CallSites, ReadMaps
+from threadinfo.trace.call_sites import CallSites
 from threadinfo.trace.calls import EXEC, EXIT, FORK, OTHER_CALLS, SYSTEM_CALLS, calls_of
 from threadinfo.trace.debug_files import DebugFiles
 from threadinfo.trace.descriptor_events import ChunkMaker, EventChunk, EventMaker, Moments
@@ -44,6 +44,7 @@ from threadinfo.trace.descriptor_records import (
     DescriptorRecorder,
     Target,
     error_name,
+    kernel_facts,
 )
 from threadinfo.trace.following import Child
 from threadinfo.trace.growth import OpenAtSites, Rates
@@ -54,21 +55,16 @@ from threadinfo.trace.kernel_ledger import (
     OpenDescriptor,
     TableState,
 )
+from threadinfo.trace.loader import ProgramStatistics
+from threadinfo.trace.machine import clock_offset_ns
+from threadinfo.trace.privileges import given_up_by_others
 from threadinfo.trace.site_report import describe_sites
 from threadinfo.trace.socket_log import SocketLog
+from threadinfo.trace.target import TraceOptions, TraceTarget
+from threadinfo.trace.tracer import Tracer
 from threadinfo.trace.unwinder import Stack, Unwinder
 
-ReadLinks = Callable[[int], Mapping[int, str] | None]
-"""Gives all of /proc/PID/fd: number to what it points to; None where the process has ended."""
-
-ReadNumbers = Callable[[int], Sequence[int] | None]
-"""Gives the numbers in /proc/PID/fd; None where the process has ended."""
-
-ReadPids = Callable[[], Sequence[int]]
-"""Gives the ids of all processes of the machine."""
-
-SETTLE_SECONDS = 0.006
-"""Longer than the recorder holds records back."""
+_SETTLE_SECONDS = 0.006  # longer than the recorder holds records back
 _LATE_NS = 1_000_000  # a call may have done its work so long before it is seen to return
 _SYS_KCMP = {"x86_64": 312, "aarch64": 272}
 _KCMP_FILES = 2
@@ -78,16 +74,6 @@ _SHOWN_PATHS = 20
 _ACCEPTS = frozenset(call.name for call in (*SYSTEM_CALLS, *OTHER_CALLS.values()) if call.event == "accept")
 _SOCKET_RECORDS = 60_000
 """Of a report: what is done with sockets after so many is counted, and told of those alone that stay open."""
-
-
-class CodeAccess(NamedTuple):
-    """What the unwinding of stacks needs to read of the processes."""
-
-    read_maps: ReadMaps
-    open_mapping: Callable[[int, str], int | None]
-    """Opens the file that a process has mapped at "START-END", as /proc/PID/maps has it."""
-    debuginfod: tuple[str, ...] = ()
-    """Servers to ask for debug files that this host lacks."""
 
 
 class LedgerCheck(NamedTuple):
@@ -113,59 +99,64 @@ class DescriptorActivity(NamedTuple):
     """Of `opened`: where they were opened, as far as that is known; by descriptor."""
     stack_problem: NotAvailableError | None
     """Why no stacks are known, although they were asked for."""
+    check: LedgerCheck | None
+    """None where the process has ended, and while the trace goes on."""
+    shares_table: bool
+    """Whether it used its parent's table to its end: what it did with it is told of that one."""
+    sees_io_uring: bool
 
 
-class DescriptorTracer:
-    """Watches the descriptors of some processes. A context manager: it detaches at its end."""
+class DescriptorTracer(Tracer):
+    """Watches the descriptors of some processes."""
+
+    name = "descriptors"
+    settle_seconds = _SETTLE_SECONDS
 
     def __init__(
         self,
-        pids: Sequence[int],
-        read_links: ReadLinks,
-        read_numbers: ReadNumbers,
-        read_pids: ReadPids,
+        target: TraceTarget,
+        options: TraceOptions,
         *,
-        code: CodeAccess | None = None,
-        log_sockets_at: int | None = None,
-        for_stream: bool = False,
         buffer_bytes: Mapping[str, int] | None = None,
-        follow_limit: int = 0,
     ) -> None:
-        """Attaches; raises NotAvailableError. With `code` the call sites are found, where that is possible.
+        """Attaches, and counts at once; raises NotAvailableError. Call sites are found where that is possible.
 
-        `log_sockets_at`: from CLOCK_MONOTONIC to UTC; what is done with sockets is then kept.
-        `follow_limit`: how many of the processes that traced ones make are traced too.
+        Where events travel they are read by `read_events`; otherwise what is done with sockets is kept, if asked for.
         """
+        super().__init__()
+        pids, read_links = target.pids, target.links
+        for_stream = options.sends_events
+        is_logging = "sockets" in options.only and not for_stream
         self.calls = calls_of(platform.machine())
-        self._read_links, self._read_numbers = read_links, read_numbers
+        self._target = target
         self._for_stream = for_stream
         self._logs: dict[int, SocketLog] = {}
-        self._log_sockets_at = log_sockets_at
+        self._log_sockets_at = clock_offset_ns() if is_logging else None
         targets = [
             Target(pid, read_links(pid) or {}, _sharer_among(pid, pids[:index])) for index, pid in enumerate(pids)
         ]
         sharers = {
-            other: pid for other in read_pids() if other not in pids for pid in pids if _is_same_table(pid, other)
+            other: pid for other in target.all_pids() if other not in pids for pid in pids if _is_same_table(pid, other)
         }
-        records = RECORDS_ALL if for_stream else RECORDS_NONE if log_sockets_at is None else RECORDS_OF_SOCKETS
+        records = RECORDS_ALL if for_stream else RECORDS_OF_SOCKETS if is_logging else RECORDS_NONE
         self._stack = contextlib.ExitStack()
         self.stack_problem: NotAvailableError | None = None
         """Why there are no call sites, although they were asked for."""
         self.sites: CallSites | None = None
-        self._unwind_seconds = _FETCH_SECONDS if code and code.debuginfod else _UNWIND_SECONDS
+        self._unwind_seconds = _FETCH_SECONDS if options.debuginfod else _UNWIND_SECONDS
         with contextlib.ExitStack() as stack:
-            if code and (unwinder := self._start_unwinder(code)):
+            if options.with_stacks and (unwinder := self._start_unwinder(options.debuginfod)):
                 stack.enter_context(unwinder)
-                self.sites = CallSites(unwinder, code.read_maps, pids)
+                self.sites = CallSites(unwinder, given_up_by_others(target.maps), pids)
                 stack.callback(self.sites.close)
             recorder = DescriptorRecorder(
                 targets,
-                read_numbers,
+                target.numbers,
                 sharers,
                 buffer_bytes or (BUFFER_BYTES if for_stream else WORDS_BUFFER_BYTES),
                 records=records,
                 with_stacks=self.sites is not None,
-                follow_limit=follow_limit,
+                follow_limit=options.follow_limit,
             )
             self.recorder = stack.enter_context(recorder)
             if self.sites and recorder.stacks:
@@ -176,27 +167,32 @@ class DescriptorTracer:
         self.started_ns = self.stopped_ns = int(self.ledger.control["started_ns"][0])
         self.names: dict[int, str] = {}
         """Names of threads that ended, and of those that were born."""
-        self.children: dict[int, Child] = {}
-        """Processes that traced ones made and that are traced too."""
-        self.ended_ns: dict[int, int] = {}
-        """When a process ended."""
+        self._children: dict[int, Child] = {}
+        self._ended_ns: dict[int, int] = {}
         self._chunks = ChunkMaker(self.calls, self.ledger)
         self._left_open: dict[int, TableState] = {}  # by slot of a table whose last process has ended
         self._remembered: dict[int, TableState] = {}
         self._growth = OpenAtSites(self.started_ns)
         self._rates: dict[int, Rates] = {}
-        self.gaps: list[Gap] = []
-        """Faults of ours in the stories of sockets, which cost those alone."""
+        self._checks: dict[int, LedgerCheck | None] = {}
+        self.awaited, self.following = recorder.awaited, recorder.following
         if records == RECORDS_OF_SOCKETS:
             self.recorder.allow_records(_SOCKET_RECORDS)
-        for target in targets:
-            if for_stream and (slot := self.slot(target.pid)) is not None:
+        for one in targets:
+            if for_stream and (slot := self.slot(one.pid)) is not None:
                 table = self.ledger.table_of(slot)
-                if table is not None and target.shares_with is None:
-                    self._chunks.seed(table, target.links)
+                if table is not None and one.shares_with is None:
+                    self._chunks.seed(table, one.links)
 
-    def __enter__(self) -> DescriptorTracer:
-        return self
+    @classmethod
+    def attach(cls, target: TraceTarget, options: TraceOptions) -> DescriptorTracer:
+        """Attaches, and counts at once."""
+        return cls(target, options)
+
+    @classmethod
+    def check_kernel(cls) -> int:
+        """How many tracepoints it attaches to; raises NotAvailableError where the kernel lacks what it needs."""
+        return len(kernel_facts(platform.machine())[1])
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -211,9 +207,27 @@ class DescriptorTracer:
         """The slot of a process in the ledger; None where it is not traced."""
         return self.ledger.process_slots().get(pid)
 
-    def read(self) -> EventChunk | None:
+    def start(self) -> None:
+        """Reads what has come since it is attached; where events travel, that is for `read_events`."""
+        if not self._for_stream:
+            self.read()
+
+    def read(self) -> None:
+        """Keeps up with the kernel: who came and went, what sockets did, stacks to unwind."""
+        self.read_events()
+
+    def read_events(self) -> EventChunk | None:
         """What has happened since the last call; None where no records are wanted."""
         return self._take(self.recorder.read())
+
+    def children(self) -> Sequence[Child]:
+        """The processes that traced ones made and that are traced too, by the names that they have now."""
+        return [child._replace(name=self.names.get(pid, child.name)) for pid, child in self._children.items()]
+
+    @property
+    def ended_ns(self) -> Mapping[int, int]:
+        """CLOCK_MONOTONIC, when processes ended, by PID."""
+        return self._ended_ns
 
     def _take(self, batch: Batch) -> EventChunk | None:
         if self.recorder.awaited.pid is not None and self.recorder.awaited.at_ns > self.started_ns:
@@ -259,15 +273,15 @@ class DescriptorTracer:
             if kind == FORK:
                 if flags & FOLLOWED:
                     child = int(event["fd2"])
-                    self.children[child] = Child(child, tgid, name, int(event["at_ns"]), bool(flags & SHARES))
+                    self._children[child] = Child(child, tgid, name, int(event["at_ns"]), bool(flags & SHARES))
                 self.names[int(event["fd"])] = name
             elif kind == EXIT:
                 self.names[tid] = name
                 if flags & LAST:
-                    self.ended_ns[tgid] = int(event["at_ns"])
+                    self._ended_ns[tgid] = int(event["at_ns"])
             elif kind == EXEC:
                 called = name.rpartition("/")[2][:NAME_BYTES]
-                if tid in self.children:
+                if tid in self._children:
                     self.names[tid] = called
                 self.names.setdefault(tid, called)
 
@@ -278,18 +292,51 @@ class DescriptorTracer:
             if table not in self._left_open and table < self.ledger.sizes.tables:
                 self._left_open[table] = self.ledger.end_table(table, tid)
 
-    def remember_open(self) -> None:
+    def remember(self) -> None:
         """What is open now is what `activity` gives as opened of a process that has ended by then."""
         for slot in self.ledger.process_slots().values():
             table = self.ledger.table_of(slot)
             if table is not None and table not in self._left_open and not self.ledger.has_ended(table):
                 self._remembered[table] = self.ledger.state(table)
 
+    def note_moment(self, names: Mapping[int, tuple[int | None, str]]) -> None:
+        """Lets `activity` tell of the time until now; threads of others are not named in it."""
+        self.stopped_ns = time.monotonic_ns()
+
+    def stop(self) -> None:
+        """Ends counting, and compares the ledger with /proc; a fault in that costs the comparison alone."""
+        with contained("ledger", self.gaps):
+            _, self._checks = self.finish()
+        if self.sites and self.sites.problem:
+            note_fault("call sites", self.sites.problem, self.gaps)
+
+    def resume(self) -> None:
+        """Lets the programs work again, for measuring them; what they count from now on must not be read."""
+        self.recorder.resume()
+
+    def statistics(self) -> ProgramStatistics:
+        """The kernel's account of the programs."""
+        return self.recorder.statistics()
+
+    def confidence(self) -> Confidence:
+        """The accounts so far."""
+        counts = self.recorder.counts()
+        return Confidence(
+            seen_count=counts.seen,
+            lost_count=counts.lost,
+            map_full_count=counts.map_full,
+            missed_count=self.statistics().missed_count,
+            unreadable_count=counts.unread,
+            undecoded_count=counts.compat,
+            program_ns_per_event=None,
+            tool_cpu_seconds=time.process_time(),
+        )
+
     def finish(self) -> tuple[EventChunk | None, dict[int, LedgerCheck | None]]:
         """Reads /proc, stops, and compares; None for a process that has ended."""
         pids = [*self.ledger.process_slots()]
-        readings = {pid: (time.monotonic_ns(), self._read_numbers(pid)) for pid in pids}
-        time.sleep(SETTLE_SECONDS)
+        readings = {pid: (time.monotonic_ns(), self._target.numbers(pid)) for pid in pids}
+        time.sleep(_SETTLE_SECONDS)
         self.recorder.stop()
         self.stopped_ns = time.monotonic_ns()
         chunk = self._take(self.recorder.read(is_last=True))
@@ -300,12 +347,12 @@ class DescriptorTracer:
     def _check(self, pid: int, began_ns: int, numbers: Sequence[int] | None) -> LedgerCheck | None:
         slot = self.slot(pid)
         table = None if slot is None else self.ledger.table_of(slot)
-        if numbers is None or table is None or pid in self.ended_ns or self.shares_table(pid):
+        if numbers is None or table is None or pid in self._ended_ns or self.shares_table(pid):
             return None
         moved = self.ledger.moved_since(table, began_ns - _LATE_NS)
         disputed = set(numbers) ^ set(self.ledger.state(table).fd.tolist())
         is_open = set(numbers)
-        links = self._read_links(pid) or {} if disputed - moved else {}
+        links = self._target.links(pid) or {} if disputed - moved else {}
         differences = [self._difference(fd, links.get(fd), is_open=fd in is_open) for fd in sorted(disputed - moved)]
         return LedgerCheck(tuple(differences), len(moved))
 
@@ -399,6 +446,9 @@ class DescriptorTracer:
             uses,
             {fd: stack for fd, stack in stacks.items() if stack is not None},
             self.stack_problem,
+            self._checks.get(pid),
+            self.shares_table(pid),
+            self.recorder.sees_io_uring,
         )
 
     def _stories(
@@ -427,12 +477,12 @@ class DescriptorTracer:
         """The stack behind a stack id, where it is known by now."""
         return self.sites.stack(number) if self.sites else None
 
-    def _start_unwinder(self, code: CodeAccess) -> Unwinder | None:
+    def _start_unwinder(self, debuginfod: tuple[str, ...]) -> Unwinder | None:
         if platform.machine() != "x86_64":
             self.stack_problem = NotAvailableError(f"stacks are not unwound on {platform.machine()} yet", None)
             return None
         try:
-            return Unwinder(code.open_mapping, DebugFiles(code.debuginfod))
+            return Unwinder(self._target.open_mapping, DebugFiles(debuginfod))
         except NotAvailableError as problem:
             self.stack_problem = problem
             return None

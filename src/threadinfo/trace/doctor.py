@@ -29,6 +29,7 @@ from threadinfo.trace.machine import (
     pid_limit,
     possible_on_this_process,
 )
+from threadinfo.tracers import TRACERS
 
 _CAPABILITIES = {"CAP_SYS_PTRACE": 19, "CAP_SYS_ADMIN": 21, "CAP_PERFMON": 38, "CAP_BPF": 39}  # capability.h
 _OLDEST_KERNEL = (5, 8)
@@ -173,9 +174,9 @@ def _read_types() -> str:
 
 
 def _read_tracepoints() -> str:
-    from threadinfo.trace.scheduling import kernel_facts  # noqa: PLC0415 - loads NumPy, which takes memory
-
-    return f"{len(kernel_facts()[1])} raw tracepoints"
+    """What every tracer needs of the kernel: loads them, and NumPy, which takes memory."""
+    counts = [(registered.watches[0], registered.load().check_kernel()) for registered in TRACERS]
+    return ", ".join(f"{count} for {name}" for name, count in counts)
 
 
 def _temporary_files() -> Check:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from threadinfo.trace.histogram import BUCKETS, bucket_bounds
 from threadinfo.trace.kernel_accounts import AFTER_PREEMPTION, AFTER_WAKEUP, ENDED, RUNNING
-from threadinfo.trace.scheduling import SchedulingTracer
+from threadinfo.trace.scheduling import SchedulingRecorder
 
 _MIDDLES = np.array([sum(bucket_bounds(index)) // 2 for index in range(BUCKETS)], np.int64)
 _NOTHING = np.zeros(0, np.intp)
@@ -21,7 +21,7 @@ class ThreadInterval(NamedTuple):
 
     pid: int
     slot: int
-    """Its place in the tracer's arrays, by which `SchedulingTracer.holders` names it."""
+    """Its place in the tracer's arrays, by which `SchedulingRecorder.holders` names it."""
     on_cpu_ns: int | None
     """None: no event of it was seen yet."""
     queued_ns: int
@@ -34,7 +34,7 @@ class ThreadInterval(NamedTuple):
 class SchedulingIntervals:
     """Looks at a tracer's counters time and again."""
 
-    def __init__(self, tracer: SchedulingTracer) -> None:
+    def __init__(self, tracer: SchedulingRecorder) -> None:
         self._tracer = tracer
         self._slots = _NOTHING
         self._before: NDArray[np.void] | None = None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import time
 
 import psutil
 
@@ -33,6 +35,12 @@ def pid_limit() -> int:
         raise NotAvailableError(
             f"cannot read the largest PID, /proc/sys/{_PID_MAX}: {problem.strerror}", _MOUNT_PROC
         ) from None
+
+
+@functools.cache
+def clock_offset_ns() -> int:
+    """From CLOCK_MONOTONIC to UTC; always the same, so that both clocks of an event are one."""
+    return time.time_ns() - time.monotonic_ns()
 
 
 def taken_ns() -> list[int]:

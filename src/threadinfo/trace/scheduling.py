@@ -206,7 +206,7 @@ def kernel_facts() -> tuple[dict[str, int | str], list[tuple[str, str]], bool]:
     return defines, attach, delays_dequeue
 
 
-class SchedulingTracer:
+class SchedulingRecorder:
     """Watches the threads of some processes from `start` to `stop`. A context manager: it detaches at its end."""
 
     def __init__(
@@ -267,7 +267,7 @@ class SchedulingTracer:
         self._comparison: Comparison | None = None
         self._contradicted_count = 0
 
-    def __enter__(self) -> SchedulingTracer:
+    def __enter__(self) -> SchedulingRecorder:
         return self
 
     def __exit__(

@@ -1,6 +1,7 @@
-"""A trace from attaching to detaching: waits for its end, keeps the names of those who come and go, adds up.
+"""A trace from attaching to detaching: waits for its end, welcomes those who come, opens and closes the one window.
 
 It ends when the time is over, when the user interrupts (what was seen so far is kept), or when the last target ends.
+What is watched is the tracers' affair (`tracer.py`): nothing here knows one of them by name.
 """
 
 from __future__ import annotations
@@ -17,45 +18,23 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from threadinfo.containment import contained, detached, note_fault
+from threadinfo.containment import contained
 from threadinfo.errors import NotAvailableError
 from threadinfo.model import Confidence, Gap
 from threadinfo.trace import bpf
-from threadinfo.trace.awaited import AwaitedProcess
-from threadinfo.trace.descriptor_records import Counts, DescriptorRecorder
-from threadinfo.trace.descriptors import (
-    SETTLE_SECONDS,
-    CodeAccess,
-    DescriptorActivity,
-    DescriptorTracer,
-    LedgerCheck,
-    ReadLinks,
-    ReadNumbers,
-    ReadPids,
-)
+from threadinfo.trace.attach import Attached, attach
 from threadinfo.trace.following import Child
-from threadinfo.trace.kernel_accounts import ReadAccount
-from threadinfo.trace.preflight import check_privilege
-from threadinfo.trace.privileges import give_up, given_up_by_others
-from threadinfo.trace.scheduling import ReadThreads, SchedulingTracer, ThreadActivity
+from threadinfo.trace.machine import clock_offset_ns
+from threadinfo.trace.target import TraceOptions, TraceTarget
+from threadinfo.trace.tracer import Tracer, Window
 
 EndedBy = Literal["duration", "interrupt", "target"]
-ReadName = Callable[[int], tuple[int | None, str] | None]
-"""Gives (PID, name) of a thread of any process that is alive; None where there is none."""
-Progress = Callable[[float, int], None]
-"""Is told the seconds since the start and the events so far."""
 
 _REPORT_TICK_SECONDS = 0.05
 _BEGINNERS_TICKS = ((0.2, 0.001), (1.0, 0.01), (math.inf, _REPORT_TICK_SECONDS))
 """Until how many seconds after its beginning, and how long a tick then is."""
 _AWAITED_MILLISECONDS = 1
-_NAMES_SECONDS = 1.0
 _STATISTICS_SECONDS = 0.05
-
-
-NOTHING_SEEN = Confidence(
-    seen_count=0, lost_count=0, map_full_count=0, missed_count=0, program_ns_per_event=None, tool_cpu_seconds=0
-)
 
 
 class TraceResult(msgspec.Struct, frozen=True):
@@ -67,32 +46,17 @@ class TraceResult(msgspec.Struct, frozen=True):
     """From CLOCK_MONOTONIC to UTC: the same for all that is told of the trace."""
     duration_ns: int
     ended_by: EndedBy
-    activities: tuple[ThreadActivity, ...] | None
-    """None: scheduling was not watched."""
-    descriptors: Mapping[int, DescriptorActivity]
-    """By process; empty: descriptors were not watched."""
-    checks: Mapping[int, LedgerCheck | None]
-    """By process: the ledger against /proc; None where it has ended."""
-    sees_io_uring: bool
+    activities: Mapping[int, Sequence[object]]
+    """By process, what each tracer saw of it."""
     confidence: Confidence
     children: tuple[Child, ...] = ()
     """Processes that the targets made and that were traced too."""
     ended_ns: Mapping[int, int] = MappingProxyType({})
-    """CLOCK_MONOTONIC, when processes ended, of those whose descriptors were watched."""
+    """CLOCK_MONOTONIC, when processes ended, as far as a tracer knows."""
     left_out_count: int = 0
     """Children that were not traced: there were too many."""
-    sharers: frozenset[int] = frozenset()
-    """Of the children, those that used their parents' table of descriptors to their end."""
     gaps: tuple[Gap, ...] = ()
-    """Faults of ours: what is not told of for them."""
-
-
-class Follow(NamedTuple):
-    """That children of the targets are traced too, and theirs."""
-
-    limit: int
-    on_child: Callable[[int], None]
-    """Called with its PID, a moment after it was made; it may have ended already."""
+    """What is not told of, for faults of ours."""
 
 
 class Awaited(NamedTuple):
@@ -104,6 +68,24 @@ class Awaited(NamedTuple):
     """Called when it may come: it will not be missed."""
     on_come: Callable[[int], None]
     """Called with its PID, when it has come; it may have ended already."""
+
+
+class Hooks(NamedTuple):
+    """What whoever wants a trace is told, and asked, while it goes on."""
+
+    progress: Callable[[float, int], None] | None = None
+    """Is told the seconds since the start and the events so far, once a tick."""
+    on_watching: Callable[[], None] | None = None
+    """Called when everything is watched. What begins then is looked at very often at first, since a process that ends
+    soon can only be read while it lives."""
+    on_tick: Callable[[], bool] | None = None
+    """Called once a tick; where it says so, what is open now is what is told of a process that ends later."""
+    on_child: Callable[[int], None] | None = None
+    """Called with the PID of a traced child, a moment after it was made; it may have ended already."""
+    is_over: Callable[[], bool] | None = None
+    """Asked once a tick whether to end."""
+    is_interruptible: bool = True
+    """Whether Ctrl-C and SIGTERM end the trace; otherwise they are somebody else's."""
 
 
 class Target:
@@ -169,239 +151,139 @@ class Interrupt:
 
 
 def trace_processes(
-    pids: Sequence[int],
+    target: TraceTarget,
     duration_seconds: float,
-    *,
-    with_scheduling: bool,
-    with_descriptors: bool,
-    with_sockets: bool,
-    code: CodeAccess | None,
-    read_threads: ReadThreads,
-    read_account: ReadAccount,
-    read_name: ReadName,
-    read_links: ReadLinks,
-    read_numbers: ReadNumbers,
-    read_pids: ReadPids,
-    progress: Progress,
-    on_watching: Callable[[], None] | None = None,
-    on_tick: Callable[[], bool] | None = None,
-    is_interruptible: bool = True,
+    options: TraceOptions,
+    hooks: Hooks,
     awaited: Awaited | None = None,
-    follow: Follow | None = None,
-    is_over: Callable[[], bool] | None = None,
 ) -> TraceResult:
     """Traces processes for a time; raises NotAvailableError, with nothing left attached, where that is impossible.
 
-    `on_watching` is called when everything is watched: what begins then is looked at very often at first, since a
-    process that ends soon can only be read while it lives. `on_tick` is called once a tick; where it says so, what is
-    open now is what is told of a process that ends later. `awaited`: there are no `pids` yet, but one that will come.
-    Raises KeyboardInterrupt for a Ctrl-C before that. With `follow` it lasts until the children have ended too.
-    `is_over` is asked once a tick whether to end. A tracer in which a fault of ours comes to light is not asked any
-    more, because what it says may be wrong: the others go on.
+    `awaited`: there is no target yet, but one that will come; raises KeyboardInterrupt for a Ctrl-C before that. Where
+    children are followed it lasts until they have ended too.
     """
-    check_privilege()
-    follow_limit = follow.limit if follow else 0
-    gaps: list[Gap] = []
-    code = code and code._replace(read_maps=given_up_by_others(code.read_maps))
     with contextlib.ExitStack() as stack:
+        pids = list(target.pids)
         targets = [stack.enter_context(Target(pid)) for pid in pids]
-        scheduling: SchedulingTracer | None = None
-        if with_scheduling:
-            with contained("scheduling", gaps, but=(OSError,)):
-                watched = SchedulingTracer(read_threads, read_account, follow_limit=follow_limit)
-                scheduling = stack.enter_context(detached(watched, gaps))
-        descriptors: DescriptorTracer | None = None
-        clock_offset_ns = time.time_ns() - time.monotonic_ns()
-        if with_descriptors:
-            log_sockets_at = clock_offset_ns if with_sockets else None
-            with contained("descriptors", gaps, but=(OSError,)):
-                tracer = DescriptorTracer(
-                    pids,
-                    read_links,
-                    read_numbers,
-                    read_pids,
-                    code=code,
-                    log_sockets_at=log_sockets_at,
-                    follow_limit=follow_limit,
-                )
-                stack.enter_context(detached(tracer, gaps))
-                tracer.read()
-                descriptors = tracer
-        give_up(may_use_network=bool(code and code.debuginfod))
-        names: dict[int, tuple[int | None, str]] = {}
-        started_ns = time.monotonic_ns()
-
-        def read_descriptors() -> None:
-            nonlocal descriptors
-            tracer, descriptors = descriptors, None
-            if tracer:
-                with contained("descriptors", gaps):
-                    tracer.read()
-                    descriptors = tracer
-
-        def ask_scheduling(ask: Callable[[SchedulingTracer], None]) -> None:
-            nonlocal scheduling
-            tracer, scheduling = scheduling, None
-            if tracer:
-                with contained("scheduling", gaps):
-                    ask(tracer)
-                    scheduling = tracer
-
-        ask_scheduling(lambda tracer: tracer.start())
-        interrupt = stack.enter_context(Interrupt()) if is_interruptible else None
+        tracers = attach(stack, target, options)
+        window = Window(time.monotonic_ns(), 0)
+        tracers.ask(lambda tracer: tracer.start())
+        interrupt = stack.enter_context(Interrupt()) if hooks.is_interruptible else None
         if awaited:
-            tracers = [tracer.awaited for tracer in (descriptors and descriptors.recorder, scheduling) if tracer]
-            if not tracers:
-                raise NotAvailableError(f"nothing can be watched: {gaps[0].cause}", gaps[0].remedy)
-            pids = [pid := wait_for(awaited, tracers, interrupt)]
-            started_ns = tracers[0].at_ns
-            if scheduling:
-                scheduling.started_ns = scheduling.awaited.at_ns or started_ns
-            targets = [stack.enter_context(target) for target in hold_if_alive(pid)]
-        if on_watching:
-            on_watching()
-        tick_seconds = _tick_of_beginner if on_watching or awaited else lambda _seconds: _REPORT_TICK_SECONDS
-        children = ChildWatch(pids, descriptors, scheduling, follow.on_child) if follow else None
+            pid, at_ns = wait_for(awaited, tracers, interrupt)
+            pids.append(pid)
+            window = Window(at_ns, 0)
+            targets = [stack.enter_context(one) for one in hold_if_alive(pid)]
+        if hooks.on_watching:
+            hooks.on_watching()
+        tick_seconds = _tick_of_beginner if hooks.on_watching or awaited else lambda _seconds: _REPORT_TICK_SECONDS
+        follows = bool(options.follow_limit)
+        children = ChildWatch(pids, tracers, hooks.on_child) if follows else None
 
         def welcome() -> None:
             if children:
-                with contained("children", gaps):
-                    targets.extend(stack.enter_context(target) for target in children.new_targets())
+                with contained("children", tracers.own_gaps):
+                    targets.extend(stack.enter_context(one) for one in children.new_targets())
 
         def settle() -> None:
-            if descriptors:
-                time.sleep(SETTLE_SECONDS)
-                read_descriptors()
+            tracers.settle()
             welcome()
-
-        def note_now(seconds: float) -> None:
-            with contained("process", gaps):
-                if on_tick and on_tick() and descriptors:
-                    descriptors.remember_open()
-            with contained("progress", gaps):
-                progress(seconds, _confidence(scheduling, descriptors).seen_count)
-            if seconds // _NAMES_SECONDS != (seconds - _REPORT_TICK_SECONDS) // _NAMES_SECONDS:
-                ask_scheduling(lambda tracer: _learn_names(tracer, names, read_name))
 
         was_ended = False
-        for seconds in ticks(targets, interrupt, duration_seconds, tick_seconds, settle if follow else None):
-            read_descriptors()
+        for seconds in ticks(targets, interrupt, duration_seconds, tick_seconds, settle if follows else None):
+            tracers.ask(lambda tracer: tracer.read())
             welcome()
-            note_now(seconds)
-            if is_over and is_over():
+            with contained("process", tracers.own_gaps):
+                if hooks.on_tick and hooks.on_tick():
+                    tracers.ask(lambda tracer: tracer.remember())
+            with contained("progress", tracers.own_gaps):
+                if hooks.progress:
+                    hooks.progress(seconds, tracers.confidence().seen_count)
+            if hooks.is_over and hooks.is_over():
                 was_ended = True
                 break
-        if follow:
+        if follows:
             settle()  # who was made a moment ago lives, and is to be compared with /proc
-        stopped_ns = time.monotonic_ns()
+        window = Window(window.started_ns, time.monotonic_ns())
         ended_by: EndedBy = "duration"
         if was_ended or (interrupt and interrupt.came):
             ended_by = "interrupt"
-        elif all(target.has_ended() for target in targets):
+        elif all(one.has_ended() for one in targets):
             ended_by = "target"
-        activities: list[ThreadActivity] | None = None
-        ask_scheduling(lambda tracer: tracer.stop())
-        if scheduling:
-            started_ns, stopped_ns = scheduling.started_ns, scheduling.stopped_ns
-        checks: Mapping[int, LedgerCheck | None] = {}
-        with contained("ledger", gaps):
-            checks = descriptors.finish()[1] if descriptors else {}
-        ask_scheduling(lambda tracer: _learn_names(tracer, names, read_name, is_last=True))
-        with contained("scheduling", gaps):
-            activities = scheduling.activities(scheduling.names() | names) if scheduling else None
-        if children:
-            welcome()
-            pids = [*pids, *children.found]
-        of_descriptors: dict[int, DescriptorActivity] = {}
-        for pid in pids:
-            with contained("descriptors", gaps):
-                if descriptors and (activity := descriptors.activity(pid)) is not None:
-                    of_descriptors[pid] = activity
-        if descriptors:
-            gaps += descriptors.gaps
-        if descriptors and descriptors.sites and descriptors.sites.problem:
-            note_fault("call sites", descriptors.sites.problem, gaps)
-        confidence = NOTHING_SEEN
-        with contained("confidence", gaps):
-            confidence = _confidence(scheduling, descriptors)
-            measured = [tracer for tracer in (scheduling, descriptors and descriptors.recorder) if tracer]
-            confidence = msgspec.structs.replace(confidence, program_ns_per_event=_measure_programs(measured))
+        tracers.ask(lambda tracer: tracer.stop())
+        window = tracers.window(window)
+        welcome()
+        activities = {
+            pid: tuple(seen for seen in tracers.activities(pid) if seen is not None)
+            for pid in (*pids, *(children.found if children else ()))
+        }
+        confidence = tracers.confidence()
+        with contained("confidence", tracers.own_gaps):
+            confidence = msgspec.structs.replace(confidence, program_ns_per_event=_measure_programs([*tracers]))
         result = TraceResult(
-            started_ns=started_ns,
-            clock_offset_ns=clock_offset_ns,
-            duration_ns=stopped_ns - started_ns,
+            started_ns=window.started_ns,
+            clock_offset_ns=clock_offset_ns(),
+            duration_ns=window.stopped_ns - window.started_ns,
             ended_by=ended_by,
-            activities=None if activities is None else tuple(activities),
-            descriptors=of_descriptors,
-            checks=checks,
-            sees_io_uring=descriptors is None or descriptors.recorder.sees_io_uring,
+            activities=activities,
             confidence=confidence,
-            children=tuple(
-                child._replace(name=descriptors.names.get(child.pid, child.name) if descriptors else child.name)
-                for child in (children.found.values() if children else ())
-            ),
-            ended_ns=descriptors.ended_ns if descriptors else {},
-            left_out_count=max(
-                (descriptors.recorder.following.left_out_count if descriptors else 0),
-                (scheduling.following.left_out_count if scheduling else 0),
-            ),
-            sharers=frozenset(pid for pid in pids if descriptors.shares_table(pid)) if descriptors else frozenset(),
+            children=tuple(children.found.values()) if children else (),
+            ended_ns=tracers.ended_ns(),
+            left_out_count=max((tracer.following.left_out_count for tracer in tracers), default=0),
         )
-    return msgspec.structs.replace(result, gaps=tuple(gaps))  # with those of detaching
+    return msgspec.structs.replace(result, gaps=tuple(tracers.gaps()))  # with those of detaching
 
 
 class ChildWatch:
     """Learns of processes that the targets made from whatever watches them."""
 
-    def __init__(
-        self,
-        pids: Sequence[int],
-        descriptors: DescriptorTracer | None,
-        scheduling: SchedulingTracer | None,
-        on_child: Callable[[int], None],
-    ) -> None:
-        self._pids = frozenset(pids)
-        self._descriptors, self._scheduling, self._on_child = descriptors, scheduling, on_child
+    def __init__(self, pids: Sequence[int], tracers: Attached, on_child: Callable[[int], None] | None) -> None:
+        self._pids, self._tracers, self._on_child = frozenset(pids), tracers, on_child
         self.found: dict[int, Child] = {}
 
-    def look(self) -> list[int]:
+    def _look(self) -> list[int]:
         """The PIDs of those that were not known."""
-        seen = list(self._descriptors.children.values()) if self._descriptors else []
-        seen += self._scheduling.new_children() if self._scheduling else []
         new = []
-        for child in seen:
+        for child in (child for tracer in self._tracers for child in tracer.children()):
             if child.pid in self._pids:
                 continue
-            known = self.found.get(child.pid)
-            if known is None:
+            if child.pid not in self.found:
                 new.append(child.pid)
-            if known is None or known.parent_pid is None:  # scheduling learns of it sooner, but not whose it is
+            if child.pid not in self.found or child.parent_pid is not None:  # not every tracer knows whose it is
                 self.found[child.pid] = child
         return new
 
     def new_targets(self) -> list[Target]:
         """Those of them that live."""
         targets = []
-        for pid in self.look():
-            self._on_child(pid)
+        for pid in self._look():
+            if self._on_child:
+                self._on_child(pid)
             targets += hold_if_alive(pid)
         return targets
 
 
-def wait_for(awaited: Awaited, tracers: Sequence[AwaitedProcess], interrupt: Interrupt | None) -> int:
-    """Waits until the process has come, and gives its PID. Raises KeyboardInterrupt, SystemExit for SIGTERM."""
+def wait_for(awaited: Awaited, tracers: Attached, interrupt: Interrupt | None) -> tuple[int, int]:
+    """Waits until the process has come; its PID, and when it came (CLOCK_MONOTONIC).
+
+    Raises KeyboardInterrupt, or SystemExit for SIGTERM.
+    """
+    tracers.require()
     for tracer in tracers:
-        tracer.wait_for(awaited.name)
+        tracer.awaited.wait_for(awaited.name)
+    last = [*tracers][-1].awaited  # who sees its exec last: the others have seen it too
     poll = select.poll()
     if interrupt:
         poll.register(interrupt.fd, select.POLLIN)
     awaited.on_waiting()
-    while (pid := tracers[0].pid) is None:
+    while (pid := last.pid) is None:
         poll.poll(_AWAITED_MILLISECONDS)
         if interrupt and interrupt.came:
             raise KeyboardInterrupt if interrupt.number == signal.SIGINT else SystemExit(128 + interrupt.number)
     awaited.on_come(pid)
-    return pid
+    for tracer in tracers:
+        tracer.start_at(tracer.awaited.at_ns or last.at_ns)
+    return pid, last.at_ns
 
 
 def hold_if_alive(pid: int) -> list[Target]:
@@ -410,29 +292,6 @@ def hold_if_alive(pid: int) -> list[Target]:
         return [Target(pid)]
     except NotAvailableError:
         return []
-
-
-def _confidence(scheduling: SchedulingTracer | None, descriptors: DescriptorTracer | None) -> Confidence:
-    """The accounts so far of what is watched."""
-    confidence = scheduling.confidence() if scheduling else NOTHING_SEEN
-    if descriptors is None:
-        return confidence
-    recorder = descriptors.recorder
-    return join_counts(confidence, recorder.counts(), recorder.statistics().missed_count)
-
-
-def join_counts(confidence: Confidence, counts: Counts, missed: int) -> Confidence:
-    """The accounts of scheduling and of descriptors together."""
-    return msgspec.structs.replace(
-        confidence,
-        seen_count=confidence.seen_count + counts.seen,
-        lost_count=confidence.lost_count + counts.lost,
-        map_full_count=confidence.map_full_count + counts.map_full,
-        missed_count=(confidence.missed_count or 0) + missed,
-        unreadable_count=counts.unread,
-        undecoded_count=counts.compat,
-        tool_cpu_seconds=time.process_time(),
-    )
 
 
 def ticks(
@@ -482,7 +341,7 @@ def _tick_of_beginner(seconds: float) -> float:
     return next(tick for until, tick in _BEGINNERS_TICKS if seconds < until)
 
 
-def _measure_programs(tracers: Sequence[SchedulingTracer | DescriptorRecorder]) -> float | None:
+def _measure_programs(tracers: Sequence[Tracer]) -> float | None:
     """Nanoseconds a run, by the kernel's own statistics, over a short slice after the window: they cost 30 ns a run."""
     try:
         fd = bpf.enable_statistics()
@@ -497,19 +356,3 @@ def _measure_programs(tracers: Sequence[SchedulingTracer | DescriptorRecorder]) 
     runs = sum(now.run_count - then.run_count for then, now in zip(before, after, strict=True))
     run_ns = sum(now.run_time_ns - then.run_time_ns for then, now in zip(before, after, strict=True))
     return run_ns / runs if runs else None
-
-
-def _learn_names(
-    tracer: SchedulingTracer,
-    names: dict[int, tuple[int | None, str]],
-    read_name: ReadName,
-    *,
-    is_last: bool = False,
-) -> None:
-    """Reads the names of wakers and holders while they live: a number alone would say nothing in the report.
-
-    The last time all of them, because a thread is born with the name of the one that made it.
-    """
-    for tid in tracer.holders_and_wakers() - (set() if is_last else names.keys()):
-        if (name := read_name(tid)) is not None:
-            names[tid] = name

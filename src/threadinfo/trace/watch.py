@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections import deque
 from collections.abc import Mapping
 from types import TracebackType
@@ -11,18 +10,20 @@ from typing import NamedTuple
 
 import msgspec
 
-from threadinfo.containment import detached
+from threadinfo.errors import NotAvailableError
 from threadinfo.model import DescriptorEvent
+from threadinfo.trace.attach import attach
 from threadinfo.trace.descriptor_events import EventMaker, Moments
-from threadinfo.trace.descriptors import CodeAccess, DescriptorTracer, ReadLinks, ReadNumbers, ReadPids
+from threadinfo.trace.descriptors import DescriptorTracer
 from threadinfo.trace.intervals import SchedulingIntervals, ThreadInterval
-from threadinfo.trace.kernel_accounts import ReadAccount
 from threadinfo.trace.kernel_ledger import OpenDescriptor
-from threadinfo.trace.preflight import check_privilege
-from threadinfo.trace.privileges import give_up, given_up_by_others
-from threadinfo.trace.scheduling import ReadThreads, SchedulingTracer
-from threadinfo.trace.session import TraceResult, join_counts
+from threadinfo.trace.machine import clock_offset_ns
+from threadinfo.trace.scheduling import SchedulingRecorder
+from threadinfo.trace.scheduling_tracer import SchedulingTracer
+from threadinfo.trace.session import TraceResult
+from threadinfo.trace.target import TraceOptions, TraceTarget
 from threadinfo.trace.unwinder import Stack
+from threadinfo.tracers import watched
 
 _KEPT_EVENTS = 1000
 _EVENTS_A_READ = 200  # more than anybody reads in a second; all are counted, and no more travel
@@ -46,35 +47,29 @@ class _Kept:
 class Watch:
     """Watches one process. A context manager: it detaches at its end. Used by one thread at a time."""
 
-    def __init__(
-        self,
-        pid: int,
-        *,
-        code: CodeAccess,
-        read_threads: ReadThreads,
-        read_account: ReadAccount,
-        read_links: ReadLinks,
-        read_numbers: ReadNumbers,
-        read_pids: ReadPids,
-    ) -> None:
+    def __init__(self, target: TraceTarget) -> None:
         """Attaches, which takes a second or two; raises NotAvailableError, with nothing left attached."""
-        check_privilege()
-        self.pid = pid
-        code = code._replace(read_maps=given_up_by_others(code.read_maps))
-        self.moments = Moments(time.time_ns() - time.monotonic_ns())
+        (self.pid,) = target.pids
+        self.moments = Moments(clock_offset_ns())
         with contextlib.ExitStack() as stack:
-            self.scheduling = stack.enter_context(detached(SchedulingTracer(read_threads, read_account)))
-            descriptors = DescriptorTracer([pid], read_links, read_numbers, read_pids, code=code, for_stream=True)
-            self.descriptors = stack.enter_context(detached(descriptors))
-            give_up(may_use_network=bool(code.debuginfod))
-            self.scheduling.start()
-            self._intervals = SchedulingIntervals(self.scheduling)
+            self._tracers = attach(stack, target, TraceOptions(frozenset(watched()), sends_events=True))
+            scheduling, descriptors = self._tracers.find(SchedulingTracer), self._tracers.find(DescriptorTracer)
+            if scheduling is None or descriptors is None:
+                raise NotAvailableError(f"nothing can be watched: {self._tracers.own_gaps[0].cause}")
+            self._scheduling, self.descriptors = scheduling, descriptors
+            for tracer in self._tracers:
+                tracer.start()
+            self._intervals = SchedulingIntervals(scheduling.recorder)
             self._maker = EventMaker(self.descriptors.calls, self.moments)
             self._kept: deque[_Kept] = deque(maxlen=_KEPT_EVENTS)
             self._event_count = self._omitted = 0
             self.descriptors.recorder.allow_records(_EVENTS_A_READ)
-            self.started_ns = time.monotonic_ns()
             self._stack = stack.pop_all()
+
+    @property
+    def scheduling(self) -> SchedulingRecorder:
+        """Who held the CPU, and who woke whom."""
+        return self._scheduling.recorder
 
     def __enter__(self) -> Watch:
         return self
@@ -91,7 +86,7 @@ class Watch:
         those of the threads.
         """
         omitted = self.descriptors.recorder.counts().omitted
-        chunk = self.descriptors.read()
+        chunk = self.descriptors.read_events()
         self.descriptors.recorder.allow_records(_EVENTS_A_READ)
         if chunk is None:
             return 0
@@ -134,18 +129,13 @@ class Watch:
 
         `names` are (PID, name) of threads of any process, by thread id.
         """
-        self.scheduling.note_moment()
-        self.descriptors.stopped_ns = time.monotonic_ns()
-        recorder = self.descriptors.recorder
-        confidence = join_counts(self.scheduling.confidence(), recorder.counts(), recorder.statistics().missed_count)
+        self._tracers.note_moment(names)
+        started_ns, stopped_ns = self.scheduling.started_ns, self.scheduling.stopped_ns
         return TraceResult(
-            started_ns=self.scheduling.started_ns,
-            duration_ns=self.scheduling.stopped_ns - self.scheduling.started_ns,
+            started_ns=started_ns,
+            duration_ns=stopped_ns - started_ns,
             clock_offset_ns=self.moments.offset_ns,
             ended_by="interrupt",
-            activities=tuple(self.scheduling.activities(self.scheduling.names() | dict(names))),
-            descriptors={} if (activity := self.descriptors.activity(self.pid)) is None else {self.pid: activity},
-            checks={},
-            sees_io_uring=recorder.sees_io_uring,
-            confidence=confidence,
+            activities={self.pid: tuple(seen for seen in self._tracers.activities(self.pid) if seen is not None)},
+            confidence=self._tracers.confidence(),
         )

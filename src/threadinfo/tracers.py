@@ -1,0 +1,35 @@
+"""All tracers there are. Nothing of them is loaded before it is asked for: this module costs a plain report nothing."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from threadinfo.trace.tracer import Tracer
+
+
+class Registered(NamedTuple):
+    """Where a tracer is to be found."""
+
+    watches: tuple[str, ...]
+    """What `--only` calls that which it watches."""
+    module: str
+    class_name: str
+
+    def load(self) -> type[Tracer]:
+        """The class."""
+        tracer: type[Tracer] = getattr(importlib.import_module(self.module), self.class_name)
+        return tracer
+
+
+# In the order in which they are attached and stopped; the last that attaches is the first that sees less of the others.
+TRACERS = (
+    Registered(("scheduling",), "threadinfo.trace.scheduling_tracer", "SchedulingTracer"),
+    Registered(("descriptors", "sockets"), "threadinfo.trace.descriptors", "DescriptorTracer"),
+)
+
+
+def watched() -> tuple[str, ...]:
+    """Everything that can be watched, as `--only` has it."""
+    return tuple(sorted(word for tracer in TRACERS for word in tracer.watches))
