@@ -14,6 +14,7 @@
 #include <linux/types.h>
 
 #include "lib/kernel.h"
+#include "lib/processes.h"
 
 #define CALLS 1024 /* numbers of system calls, and room */
 #define ADDRESS_BYTES 128 /* sizeof(struct sockaddr_storage) */

@@ -1,25 +1,4 @@
-/* Processes and threads: who is traced, what exec closes, and who is no more. */
-
-/* How many processes that traced ones make are traced too. Mirrored by trace/following.py. */
-struct following {
-    u64 limit;
-    u64 count; /* of those that were to be, beyond the limit as well */
-};
-BPF_F_TABLE("array", u32, struct following, following, 1, MAPPED);
-
-static __always_inline bool may_follow(void) {
-    u32 zero = 0;
-    struct following *f = following.lookup(&zero);
-
-    return f && f->limit && __sync_fetch_and_add(&f->count, 1) < f->limit;
-}
-
-static __always_inline bool is_following(void) {
-    u32 zero = 0;
-    struct following *f = following.lookup(&zero);
-
-    return f && f->limit;
-}
+/* Processes and threads: who begins to be traced, what exec closes, and who is no more. */
 
 /* A process that is traced from now on, of which no table is known yet. Gives its slot. */
 static __always_inline u32 add_process(u32 tgid) {
@@ -113,7 +92,7 @@ int on_sched_process_fork(struct bpf_raw_tracepoint_args *ctx) {
     e.fd = child_tid;
     e.fd2 = child_tgid;
     e.flags = files == a.files ? SHARES : 0;
-    if (child_tgid != (u32)(id >> 32) && mark_of(id >> 32) == TARGET && may_follow()) {
+    if (child_tgid != (u32)(id >> 32) && mark_of(id >> 32) == TARGET && may_follow(&slot)) {
         slot = add_process(child_tgid);
         if (slot != NO_SLOT) {
             e.flags |= FOLLOWED;
@@ -134,31 +113,6 @@ int on_sched_process_fork(struct bpf_raw_tracepoint_args *ctx) {
         parts.call(ctx, PART_COPY);
     }
     return 0;
-}
-
-/* A process that has not begun: the next that has this name when it calls exec is traced. Mirrored by trace/awaited.py. */
-struct awaited {
-    u64 name[2]; /* as the kernel has it, padded with zeroes */
-    s64 left;    /* 1 while it is waited for */
-    u64 pid;
-    u64 at_ns;
-};
-BPF_F_TABLE("array", u32, struct awaited, awaited, 1, MAPPED);
-
-/* Whether the process that has just called exec is the one. */
-static __always_inline bool is_awaited(void) {
-    u32 zero = 0;
-    struct awaited *a = awaited.lookup(&zero);
-    u64 name[2] = {};
-
-    if (!a || a->left <= 0)
-        return false;
-    bpf_get_current_comm(&name, sizeof name);
-    if (name[0] != a->name[0] || name[1] != a->name[1] || __sync_fetch_and_add(&a->left, -1) != 1)
-        return false;
-    a->at_ns = bpf_ktime_get_ns();
-    a->pid = bpf_get_current_pid_tgid() >> 32;
-    return true;
 }
 
 /* Close-on-exec has been done: what is open now is what the new program has. */

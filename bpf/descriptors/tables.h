@@ -1,29 +1,6 @@
 /* Which tables of descriptors (task->files) are traced, who uses them, and where the state of each number is.
  * Threads share a table, and processes can: whoever uses one that is traced is seen. */
 
-/* A mark for each process: that it is traced (1), or that it may use such a table (2). Asked first, of every system call
- * on the machine: an array costs a bystander a third of what a hash does. 32 processes an element, two bits each. */
-BPF_F_TABLE("array", u32, u64, marks, PID_LIMIT / 32 + 1, MAPPED);
-
-#define TARGET 1
-#define SHARER 2
-
-static __always_inline u32 mark_of(u32 tgid) {
-    u32 index = tgid / 32;
-    u64 *group = marks.lookup(&index);
-
-    return group ? *group >> (tgid % 32 * 2) & 3 : 0;
-}
-
-/* Sets the mark of a process that has none; 0 takes it away. The other 31 change meanwhile. */
-static __always_inline void set_mark(u32 tgid, u64 mark) {
-    u32 index = tgid / 32, shift = tgid % 32 * 2;
-    u64 *group = marks.lookup(&index);
-
-    if (group)
-        __sync_fetch_and_add(group, (mark << shift) - (*group & 3ULL << shift));
-}
-
 /* A traced process. Mirrored by trace/kernel_ledger.py, as are the structures below. */
 struct process {
     u64 state; /* IS_BOUND: `table` is known to be the one of some task->files; 0: not yet; HAS_ENDED */

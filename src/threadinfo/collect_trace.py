@@ -13,7 +13,7 @@ from threadinfo.collect import CollectOptions, collect_process, collect_report, 
 from threadinfo.containment import contained
 from threadinfo.errors import TargetEndedError
 from threadinfo.merge import TracedThread, merge_descriptors, merge_scheduling
-from threadinfo.model import DescriptorEvent, Gap, Origin, ProcessReport, Report, Trace
+from threadinfo.model import DescriptorEvent, Gap, Origin, ProcessReport, Report, Trace, TraceTable
 from threadinfo.proc.process import Machine, read_machine
 from threadinfo.proc.reader import ProcDirectory
 from threadinfo.socket_story import tell_maker
@@ -173,10 +173,17 @@ def merge_trace(
             ledger_undecided_count=check.undecided_count,
         )
     faults = list(result.gaps)
+    tables = tuple(value for value in result.activities.get(earlier.pid, ()) if isinstance(value, TraceTable))
     report = later or earlier
     report = msgspec.structs.replace(
         report,
-        trace=Trace(duration_ns=result.duration_ns, ended_by=result.ended_by, ended_threads=(), confidence=confidence),
+        trace=Trace(
+            duration_ns=result.duration_ns,
+            ended_by=result.ended_by,
+            ended_threads=(),
+            tables=tables or msgspec.UNSET,
+            confidence=confidence,
+        ),
         gaps=report.gaps if later is not None else (*report.gaps, gap),
     )
     if seen.scheduling is not None:

@@ -579,6 +579,17 @@ class EndedThread(msgspec.Struct, frozen=True):
     scheduling: Scheduling
 
 
+class TraceTable(msgspec.Struct, frozen=True, kw_only=True):
+    """A table that a tracer hands over, shown as it is: of what has no fields of its own here."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str | int, ...], ...]
+    """A cell for each column."""
+    omitted_count: int = 0
+    """Rows that were left out."""
+
+
 class Trace(msgspec.Struct, frozen=True, kw_only=True):
     """What tracing saw of a process."""
 
@@ -588,6 +599,8 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True):
     ended_threads: tuple[EndedThread, ...]
     descriptors: DescriptorTrace | None = None
     sockets: SocketTrace | None = None
+    tables: tuple[TraceTable, ...] | msgspec.UnsetType = msgspec.UNSET
+    """Not in the JSON where no tracer hands one over."""
     confidence: Confidence
 
 

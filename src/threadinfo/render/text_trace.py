@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from threadinfo.model import Confidence, DelayedBy, ProcessReport, Scheduling, Trace, WokenBy
 from threadinfo.render.escape import format_text
@@ -10,6 +11,7 @@ from threadinfo.render.text_churn import render_churn
 from threadinfo.render.text_duration import format_duration
 from threadinfo.render.text_sites import render_sites
 from threadinfo.render.text_sockets import render_sockets
+from threadinfo.render.text_table import render_table
 
 _NAME_COLUMNS = 15
 _WIDE_NAME_COLUMNS = 24
@@ -39,6 +41,8 @@ def render_trace(
         lines += section("call sites", lambda: render_sites(churn, verbose=verbose))
     if sockets is not None:
         lines += section("sockets", lambda: render_sockets(sockets, verbose=verbose))
+    for table in trace.tables or ():
+        lines += section(table.title.lower(), partial(render_table, table))
     lines += ["", "=== Trace Confidence ===", *section("confidence", lambda: confidence_lines(trace.confidence))]
     return lines
 

@@ -26,6 +26,7 @@ from threadinfo.trace.following import FOLLOWING_BYTES, Following
 from threadinfo.trace.kernel_ledger import KernelLedger, Sizes, choose_sizes
 from threadinfo.trace.loader import Programs, ProgramStatistics, TypedTracepoint
 from threadinfo.trace.machine import cpu_count, pid_limit
+from threadinfo.trace.process_marks import SHARER, TARGET, ProcessMarks
 from threadinfo.trace.ring import Records, RingReader
 from threadinfo.trace.stack_records import STACK_BUFFER_BYTES, StackReader
 
@@ -56,7 +57,6 @@ TRUNCATED, UNREADABLE, SHARES, LAST, FOLLOWED, OPENED, CLOSED, OWED = (1 << bit 
 LATE, EARLY, CLOSE_ON_EXEC, TABLE_GONE, FAILED, SOCKET_USE = (1 << bit for bit in range(8, 14))
 _DATA_BYTES = {"small": 0, "medium": 64, "large": 256, "huge": 4096}
 _CALLS = 1024
-TARGET, SHARER = 1, 2
 _EVENT_WORDS = 1 + EVENT.itemsize // 8  # with the header of the buffer
 _TIME_WORD = 1
 _ASKS_FOR_TYPED_TASK = bytes.fromhex("850000009e000000 b700000000000000 9500000000000000")  # call 158, return 0
@@ -306,18 +306,17 @@ class DescriptorRecorder:
             raise
 
     def _begin(self, targets: Sequence[Target], sharers: Mapping[int, int], most_pid: int, records: int) -> None:
-        size = most_pid // 32 + 1
-        marks = (ctypes.c_uint64 * size).from_buffer(self._programs.memory("marks", 8, size))
+        marks = ProcessMarks(self._programs, most_pid)
         slots: dict[int, tuple[int, int]] = {}
         for target in targets:
             shared = None if target.shares_with is None else slots[target.shares_with][1]
             slots[target.pid] = self.ledger.add_process(target.pid, shared)
             if shared is None:
                 self.ledger.seed(slots[target.pid][1], target.links)
-            marks[target.pid // 32] |= TARGET << target.pid % 32 * 2
+            marks.set(target.pid, TARGET)
         for pid, owner in sharers.items():
             self.ledger.share_process(pid, slots[owner][0])
-            marks[pid // 32] |= SHARER << pid % 32 * 2
+            marks.set(pid, SHARER)
         for pid, (slot, _) in slots.items():
             self._show(pid, slot)
         control = self._control[0]

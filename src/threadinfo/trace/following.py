@@ -21,7 +21,7 @@ class Child(NamedTuple):
     """Whether it began with its parent's table of descriptors rather than with a copy."""
 
 
-class _Following(ctypes.Structure):  # mirrors both struct following in bpf/
+class _Following(ctypes.Structure):  # mirrors struct following in bpf/lib/processes.h
     _fields_ = (("limit", ctypes.c_uint64), ("count", ctypes.c_uint64))
 
 
@@ -37,6 +37,11 @@ class Following:
     def allow(self, limit: int) -> None:
         """From now on the children of traced processes are traced, and theirs, but no more than `limit`."""
         self._shared.limit = limit
+
+    @property
+    def followed_count(self) -> int:
+        """Children that are, or were, traced too."""
+        return min(int(self._shared.count), int(self._shared.limit))
 
     @property
     def left_out_count(self) -> int:
