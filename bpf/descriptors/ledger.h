@@ -183,13 +183,18 @@ static __always_inline void count_closes(struct actor *a, struct totals *t, u64 
         ADD(thread->closed_count, count);
 }
 
-/* What looked like a replacement was not: the number was free, because a close had not returned. */
+/* What looked like a replacement was not: the number was free, because a close had not returned. The number is still what
+ * the replacement made it, then: otherwise this close is of that, and another thread has opened the number since. */
+static __always_inline bool is_no_replacement(struct actor *a, struct number *n, u32 fd) {
+    return n->replacement && n->tid != a->tid && n->replacement == file_mark(a->files, fd);
+}
+
 static __always_inline void take_back_replacement(struct number *n, struct totals *t) {
     u32 tid = n->tid, call = n->call, slot;
     struct thread *thread = threads.lookup(&tid);
     struct thread_slot *done;
 
-    n->is_replacement = 0;
+    n->replacement = 0;
     ADD_OWN_AT(t->closed, call, CALL_CODES, -1);
     slot = thread ? thread->slot : NO_SLOT;
     done = thread_slots.lookup(&slot);
@@ -231,12 +236,12 @@ static __always_inline void open_number(struct actor *a, struct event *e, u32 fd
     n->call = a->call;
     n->type = type;
     n->moved_ns = a->now;
-    n->is_replacement = 0;
+    n->replacement = 0;
     if (before & LIFE_IS_OPEN) {
         e->lifetime_ns = end_life(a, before, t);
         e->flags |= CLOSED;
         if (onto) {
-            n->is_replacement = 1;
+            n->replacement = file_mark(a->files, fd);
             count_closes(a, t, 1);
         } else {
             e->flags |= OWED;
@@ -267,7 +272,7 @@ static __always_inline void close_number(struct actor *a, struct event *e, u32 f
     if (!n)
         return;
     n->moved_ns = a->now;
-    if ((n->owed > 0 || (n->is_replacement && n->tid != a->tid)) && kernel_file(a->files, fd)) {
+    if ((n->owed > 0 && kernel_file(a->files, fd)) || is_no_replacement(a, n, fd)) {
         /* the number is in use again: this call closed what it was before */
         if (n->owed > 0)
             __sync_fetch_and_add(&n->owed, -1);

@@ -552,6 +552,12 @@ int sweep(struct bpf_raw_tracepoint_args *ctx) {
             if (n->owed > 0 && !w->is_exec) {
                 __sync_fetch_and_add(&n->owed, -1);
                 closed_count++;
+                e->lifetime_ns = 0;
+                e->fd = fd;
+                e->ended_type = 0;
+                e->flags = LATE;
+                if (is_wanted(e))
+                    emit(e);
             }
             continue;
         }

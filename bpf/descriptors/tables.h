@@ -37,6 +37,7 @@ struct process {
 BPF_HASH(processes, u32, u32, PROCESSES + MOST_SHARERS);
 BPF_F_TABLE("array", u32, struct process, process_slots, PROCESSES, MAPPED);
 
+#define MOST_LEAVING 16
 struct table {
     u64 files;
     s64 open_count;
@@ -46,6 +47,8 @@ struct table {
     u64 source;   /* slot of the one that it began as a copy of, and 1, until the types are copied; 0: none */
     u32 process;  /* slot */
     u32 is_lazy;  /* what was open in a page is read when the page is first needed */
+    u64 next_leaving;
+    u64 leaving[MOST_LEAVING]; /* the last tasks that ended while they used it */
 };
 BPF_HASH(tables, u64, u32, TABLES); /* by task->files: its slot */
 BPF_F_TABLE("array", u32, struct table, table_slots, TABLES, MAPPED);
@@ -71,12 +74,13 @@ BPF_HASH(pages, u64, u32, PAGES); /* by slot of the table and first number / 256
 #define TIME_SHIFT 2
 struct number {
     u64 life;
-    s64 owed;     /* closes that have not returned though the number was opened again; below 0: opens that have not */
+    s32 owed; /* closes that have not returned though the number was opened again; below 0: opens that have not */
+    u32 replacement; /* which file took the place of the one that was there: file_mark(); 0: the open replaced none */
     u64 moved_ns; /* the last change */
     u32 tid;      /* who opened it */
     u16 call;     /* code of the call that did */
     u8 type;
-    u8 is_replacement; /* the open replaced what was there */
+    u8 unused;
 };
 BPF_F_TABLE("array", u32, struct number, numbers, PAGES * PAGE_NUMBERS, MAPPED);
 
@@ -141,6 +145,11 @@ static __always_inline void *kernel_file(u64 files, u32 fd) {
     if (fd >= read_u32(table, TABLE_MAX_FDS))
         return NULL;
     return (void *)read_u64((void *)read_u64(table, TABLE_FD), fd * 8);
+}
+
+/* Which file a number is, as good as always; 0: none. Files lie 64 bytes apart at least. */
+static __always_inline u32 file_mark(u64 files, u32 fd) {
+    return (u64)kernel_file(files, fd) >> 6;
 }
 
 /* Which of 256 numbers are open now. */

@@ -92,6 +92,7 @@ _OFFSETS = {
     "TASK_TGID": ("task_struct", "tgid"),
     "TASK_PID": ("task_struct", "pid"),
     "TASK_COMM": ("task_struct", "comm"),
+    "TASK_FLAGS": ("task_struct", "flags"),
     "TASK_FILES": ("task_struct", "files"),
     "TASK_LEADER": ("task_struct", "group_leader"),
     "TASK_EXEC_ID": ("task_struct", "self_exec_id"),
