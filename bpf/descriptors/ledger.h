@@ -186,7 +186,7 @@ static __always_inline void count_closes(struct actor *a, struct totals *t, u64 
 /* What looked like a replacement was not: the number was free, because a close had not returned. The number is still what
  * the replacement made it, then: otherwise this close is of that, and another thread has opened the number since. */
 static __always_inline bool is_no_replacement(struct actor *a, struct number *n, u32 fd) {
-    return n->replacement && n->tid != a->tid && n->replacement == file_mark(a->files, fd);
+    return n->is_replacement && n->tid != a->tid && n->file && n->file == mark_of_file(kernel_file(a->files, fd));
 }
 
 static __always_inline void take_back_replacement(struct number *n, struct totals *t) {
@@ -194,7 +194,7 @@ static __always_inline void take_back_replacement(struct number *n, struct total
     struct thread *thread = threads.lookup(&tid);
     struct thread_slot *done;
 
-    n->replacement = 0;
+    n->is_replacement = 0;
     ADD_OWN_AT(t->closed, call, CALL_CODES, -1);
     slot = thread ? thread->slot : NO_SLOT;
     done = thread_slots.lookup(&slot);
@@ -202,8 +202,9 @@ static __always_inline void take_back_replacement(struct number *n, struct total
         ADD(done->closed_count, -1);
 }
 
-/* The current call has opened fd. `onto`: and closed what that was. Says in the event what became of it. */
-static __always_inline void open_number(struct actor *a, struct event *e, u32 fd, bool onto, u8 type) {
+/* The current call has opened fd, which is `file` now. `onto`: and closed what that was. Says in the event what became
+ * of it. */
+static __always_inline void open_number(struct actor *a, struct event *e, u32 fd, bool onto, u8 type, void *file) {
     struct number *n = find_number(a, fd, true);
     struct totals *t = find_totals(a->process);
     struct thread_slot *thread = thread_slots.lookup(&a->slot);
@@ -236,12 +237,13 @@ static __always_inline void open_number(struct actor *a, struct event *e, u32 fd
     n->call = a->call;
     n->type = type;
     n->moved_ns = a->now;
-    n->replacement = 0;
+    n->file = mark_of_file(file);
+    n->is_replacement = 0;
     if (before & LIFE_IS_OPEN) {
         e->lifetime_ns = end_life(a, before, t);
         e->flags |= CLOSED;
         if (onto) {
-            n->replacement = file_mark(a->files, fd);
+            n->is_replacement = 1;
             count_closes(a, t, 1);
         } else {
             e->flags |= OWED;

@@ -75,12 +75,12 @@ BPF_HASH(pages, u64, u32, PAGES); /* by slot of the table and first number / 256
 struct number {
     u64 life;
     s32 owed; /* closes that have not returned though the number was opened again; below 0: opens that have not */
-    u32 replacement; /* which file took the place of the one that was there: file_mark(); 0: the open replaced none */
+    u32 file; /* which one it is since it was opened: mark_of_file(); 0: not known */
     u64 moved_ns; /* the last change */
     u32 tid;      /* who opened it */
     u16 call;     /* code of the call that did */
     u8 type;
-    u8 unused;
+    u8 is_replacement; /* the open replaced what was there */
 };
 BPF_F_TABLE("array", u32, struct number, numbers, PAGES * PAGE_NUMBERS, MAPPED);
 
@@ -147,9 +147,9 @@ static __always_inline void *kernel_file(u64 files, u32 fd) {
     return (void *)read_u64((void *)read_u64(table, TABLE_FD), fd * 8);
 }
 
-/* Which file a number is, as good as always; 0: none. Files lie 64 bytes apart at least. */
-static __always_inline u32 file_mark(u64 files, u32 fd) {
-    return (u64)kernel_file(files, fd) >> 6;
+/* Which file it is, as good as always; 0: none. They lie 64 bytes apart at least. */
+static __always_inline u32 mark_of_file(void *file) {
+    return (u64)file >> 6;
 }
 
 /* Which of 256 numbers are open now. */

@@ -13,7 +13,8 @@ ARGUMENTS = ["PID", "--trace", "600", "--only", "descriptors", "--format", "json
 
 
 def test_replacements_are_told_though_closes_of_their_numbers_come_late(tmp_path: Path) -> None:
-    """One that was made and closed is not taken back, although the number is in use again; one that was none is."""
+    """One that was made and closed is not taken back, although the number is in use again; one that was none is. And
+    what close_range closed was closed, although the number is in use again."""
     program = build("replaced_again", tmp_path, "-pthread")
     traced = trace([str(program)], ARGUMENTS, output=tmp_path / "out")
     closed_count, replaced_count = map(int, traced.said.split())

@@ -3,7 +3,8 @@
  *
  * First, a number is replaced and closed, slowly (SO_LINGER); before that close returns, another thread is given the
  * number by a call that has not returned either: clone with CLONE_PIDFD and CLONE_VFORK returns when the child has ended.
- * Second, a number is closed slowly, and dup2 onto it returns first: nothing was replaced. */
+ * Second, a number is closed slowly, and dup2 onto it returns first: nothing was replaced. Third, close_range is as slow,
+ * because it closes thousands, and the first of them is given to such a clone. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <fcntl.h>
@@ -14,11 +15,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#define THOUSANDS 6007
+#define FIRST_OF_MANY 1009
+#define ROUNDS 11
 static int closed_count, may_end[2];
 static int number, peer, pidfd = -1;
 static char child_stack[65536] __attribute__((aligned(64)));
@@ -86,8 +91,18 @@ static int wait_for_a_byte(void *nothing) {
     return read(may_end[0], &byte, 1) != 1;
 }
 
+static void *close_thousands(void *nothing) {
+    need(!close_range(number, number + THOUSANDS, 0), "close_range");
+    closed_count += 1 + THOUSANDS;
+    return nothing;
+}
+
 static void *be_given_the_number(void *nothing) {
-    int pid = clone(wait_for_a_byte, child_stack + sizeof child_stack, CLONE_VM | CLONE_VFORK | CLONE_PIDFD | SIGCHLD,
+    int pid;
+
+    while (is_open(number))
+        ;
+    pid = clone(wait_for_a_byte, child_stack + sizeof child_stack, CLONE_VM | CLONE_VFORK | CLONE_PIDFD | SIGCHLD,
                     NULL, &pidfd);
 
     need(pid > 0, "clone");
@@ -98,8 +113,12 @@ static void *be_given_the_number(void *nothing) {
 int main(void) {
     int replaced_count = 0, source, other;
     pthread_t closer, taker;
+    struct rlimit limit;
     char byte;
 
+    need(!getrlimit(RLIMIT_NOFILE, &limit), "getrlimit");
+    limit.rlim_cur = limit.rlim_max;
+    need(!setrlimit(RLIMIT_NOFILE, &limit), "setrlimit");
     puts("ready");
     fflush(stdout);
     need(read(0, &byte, 1) == 1, "begin");
@@ -132,6 +151,22 @@ int main(void) {
     shut(peer);
     shut(number);
     shut(other);
+    /* Of thousands the first, some times: whether the clone has it before the others are closed is chance. */
+    while ((number = dup(may_end[0])) < FIRST_OF_MANY) /* no lower one is free */
+        ;
+    for (int round = 0; round < ROUNDS; round++) {
+        for (int i = 1; i <= THOUSANDS; i++)
+            need(fcntl(number, F_DUPFD, number + i) == number + i, "F_DUPFD");
+        need(!pthread_create(&taker, NULL, be_given_the_number, NULL), "thread");
+        need(!pthread_create(&closer, NULL, close_thousands, NULL), "thread");
+        pthread_join(closer, NULL);
+        while (!is_open(number))
+            ;
+        need(write(may_end[1], "", 1) == 1, "write");
+        pthread_join(taker, NULL);
+        need(pidfd == number, "the number is another");
+    }
+    shut(number);
     printf("%d %d\n", closed_count, replaced_count);
     fflush(stdout);
     need(read(0, &byte, 1) == 1, "end");

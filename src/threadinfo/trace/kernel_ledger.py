@@ -64,12 +64,12 @@ _NUMBER = np.dtype(
     [
         ("life", "<u8"),
         ("owed", "<i4"),
-        ("replacement", "<u4"),
+        ("file", "<u4"),
         ("moved_ns", "<u8"),
         ("tid", "<u4"),
         ("call", "<u2"),
         ("type", "u1"),
-        ("unused", "u1"),
+        ("is_replacement", "u1"),
     ]
 )
 _THREAD = np.dtype(
