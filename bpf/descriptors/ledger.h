@@ -183,7 +183,12 @@ static __always_inline void count_closes(struct actor *a, struct totals *t, u64 
         ADD(thread->closed_count, count);
 }
 
-/* What looked like a replacement was not: the number was free, because a close had not returned. */
+/* What looked like a replacement was not: the number was free, because a close had not returned. The number is still what
+ * the replacement made it, then: otherwise this close is of that, and another thread has opened the number since. */
+static __always_inline bool is_no_replacement(struct actor *a, struct number *n, u32 fd) {
+    return n->is_replacement && n->tid != a->tid && n->file && n->file == mark_of_file(kernel_file(a->files, fd));
+}
+
 static __always_inline void take_back_replacement(struct number *n, struct totals *t) {
     u32 tid = n->tid, call = n->call, slot;
     struct thread *thread = threads.lookup(&tid);
@@ -197,8 +202,9 @@ static __always_inline void take_back_replacement(struct number *n, struct total
         ADD(done->closed_count, -1);
 }
 
-/* The current call has opened fd. `onto`: and closed what that was. Says in the event what became of it. */
-static __always_inline void open_number(struct actor *a, struct event *e, u32 fd, bool onto, u8 type) {
+/* The current call has opened fd, which is `file` now. `onto`: and closed what that was. Says in the event what became
+ * of it. */
+static __always_inline void open_number(struct actor *a, struct event *e, u32 fd, bool onto, u8 type, void *file) {
     struct number *n = find_number(a, fd, true);
     struct totals *t = find_totals(a->process);
     struct thread_slot *thread = thread_slots.lookup(&a->slot);
@@ -231,6 +237,7 @@ static __always_inline void open_number(struct actor *a, struct event *e, u32 fd
     n->call = a->call;
     n->type = type;
     n->moved_ns = a->now;
+    n->file = mark_of_file(file);
     n->is_replacement = 0;
     if (before & LIFE_IS_OPEN) {
         e->lifetime_ns = end_life(a, before, t);
@@ -267,7 +274,7 @@ static __always_inline void close_number(struct actor *a, struct event *e, u32 f
     if (!n)
         return;
     n->moved_ns = a->now;
-    if ((n->owed > 0 || (n->is_replacement && n->tid != a->tid)) && kernel_file(a->files, fd)) {
+    if ((n->owed > 0 && kernel_file(a->files, fd)) || is_no_replacement(a, n, fd)) {
         /* the number is in use again: this call closed what it was before */
         if (n->owed > 0)
             __sync_fetch_and_add(&n->owed, -1);

@@ -188,6 +188,46 @@ static __always_inline void end_leader(u32 process) {
         __sync_fetch_and_add(&t->leaders, -1);
 }
 
+/* How many of the tasks that ended before still have the table: they are on their way to giving it up. */
+static __always_inline u32 count_leaving(struct table *t, u64 files) {
+    u32 count = 0;
+
+    for (u32 i = 0; i < MOST_LEAVING; i++) {
+        void *task = (void *)t->leaving[i];
+
+        /* of one that is freed the memory may be anything, and another's that ends as well is one of these again */
+        if (task && read_u64(task, TASK_FILES) == files && read_u32(task, TASK_FLAGS) & 4 /* PF_EXITING */)
+            count++;
+    }
+    return count;
+}
+
+/* Whether a table is used by tasks alone that are ending, with this one. Each gives it up some time after this tracepoint:
+ * of two that end together neither is the last by the kernel's count. */
+static __always_inline bool is_given_up(struct table *t, u64 task, u64 files) {
+    u32 users = read_u32((void *)files, FILES_COUNT), again;
+    bool is_noted = false;
+    u64 place;
+
+    for (u32 i = 0; i < MOST_LEAVING; i++)
+        is_noted |= t->leaving[i] == task;
+    if (!is_noted) {
+        place = __sync_fetch_and_add(&t->next_leaving, 1);
+        __sync_lock_test_and_set(&t->leaving[place & (MOST_LEAVING - 1)], task);
+    }
+    if (users > MOST_LEAVING)
+        return false;
+    for (int i = 0; i < 4; i++) { /* until the count stays the same while they are looked at */
+        u32 leaving = count_leaving(t, files);
+
+        again = read_u32((void *)files, FILES_COUNT);
+        if (users == again)
+            return users <= leaving;
+        users = again;
+    }
+    return false;
+}
+
 int on_sched_process_exit(struct bpf_raw_tracepoint_args *ctx) {
     void *task = (void *)ctx->args[0];
     u64 files = read_u64(task, TASK_FILES);
@@ -196,6 +236,7 @@ int on_sched_process_exit(struct bpf_raw_tracepoint_args *ctx) {
     struct scratch *s = get_scratch();
     struct event e;
     struct actor a = {};
+    struct table *t;
     u32 *known;
 
     if (!is_on() || !s || !mark_of(tgid))
@@ -217,13 +258,10 @@ int on_sched_process_exit(struct bpf_raw_tracepoint_args *ctx) {
     e.tgid = tgid;
     if (!read_u32((void *)read_u64(task, TASK_SIGNAL), SIGNAL_LIVE))
         e.flags = LAST;
-    if (known && read_u32((void *)files, FILES_COUNT) == 1) {
-        struct table *t = table_slots.lookup(&a.table);
-
-        if (t && (mark_of(tgid) == TARGET || t->leaders > 0)) {
-            t->ended_ns = a.now;
+    t = table_slots.lookup(&a.table);
+    if (t && is_given_up(t, (u64)task, files)) {
+        if ((mark_of(tgid) == TARGET || t->leaders > 0) && !__sync_val_compare_and_swap(&t->ended_ns, 0, a.now))
             e.flags |= TABLE_GONE;
-        }
         tables.delete(&files);
     }
     if (e.flags & LAST && mark_of(tgid) == TARGET)

@@ -367,15 +367,15 @@ static __always_inline u32 stack_of(struct bpf_raw_tracepoint_args *ctx, bool is
 #endif
 
 /* What a call of the current thread has just opened; the table is large enough for it. */
-static __always_inline u8 type_of_new(struct actor *a, s32 fd, bool is_typed) {
+static __always_inline void *file_of_new(struct actor *a, s32 fd, bool is_typed) {
 #ifdef IS_TYPED
     if (is_typed) {
         void *table = (void *)LOAD(64, LOAD(64, LOAD(64, get_typed_task(), TASK_FILES), FILES_FDT), TABLE_FD);
 
-        return type_of_inode((void *)read_u64(table, fd * 8));
+        return (void *)read_u64(table, fd * 8);
     }
 #endif
-    return type_of_file(a->files, fd);
+    return kernel_file(a->files, fd);
 }
 
 /* What is left to do of a call that was decoded; a program of its own, because the verifier would follow it anew for every
@@ -385,6 +385,7 @@ static __always_inline int apply_work(struct bpf_raw_tracepoint_args *ctx, bool 
     struct totals *t;
     struct actor *a;
     struct event *e;
+    void *file;
     s32 result;
     u64 action;
 
@@ -441,9 +442,10 @@ static __always_inline int apply_work(struct bpf_raw_tracepoint_args *ctx, bool 
 
             w->type = n ? n->type : 0;
         }
+        file = file_of_new(a, w->fd, is_typed);
         if (!w->type)
-            w->type = type_of_new(a, w->fd, is_typed);
-        open_number(a, e, w->fd, w->effect == EFFECT_OPEN_ONTO, w->type);
+            w->type = type_of_inode(file);
+        open_number(a, e, w->fd, w->effect == EFFECT_OPEN_ONTO, w->type, file);
         if (w->type == TYPE_SOCKET) {
             e->inode = inode_of(a->files, w->fd);
             if ((action & ACTION_MASK) != ACTION_SOCKET && (action & ACTION_MASK) != ACTION_PAIR_3)
@@ -545,17 +547,28 @@ int sweep(struct bpf_raw_tracepoint_args *ctx) {
     for (u32 i = 0; i < PAGE_NUMBERS; i++) {
         u32 index = slot * PAGE_NUMBERS + i, fd = page * PAGE_NUMBERS + i;
         struct number *n = numbers.lookup(&index);
+        bool is_used;
 
         if (!n || fd < w->next || fd > w->last)
             continue;
-        if (open[i / 64 & 3] >> (i & 63) & 1) { /* in use again: then what it was before was closed */
-            if (n->owed > 0 && !w->is_exec) {
-                __sync_fetch_and_add(&n->owed, -1);
-                closed_count++;
-            }
+        is_used = open[i / 64 & 3] >> (i & 63) & 1;
+        if (is_used && w->is_exec)
+            continue;
+        if (is_used && n->owed > 0) { /* it was opened again: then what it was before was closed */
+            __sync_fetch_and_add(&n->owed, -1);
+            closed_count++;
+            e->lifetime_ns = 0;
+            e->fd = fd;
+            e->ended_type = 0;
+            e->flags = LATE;
+            if (is_wanted(e))
+                emit(e);
             continue;
         }
         if (!(n->life & LIFE_IS_KNOWN ? n->life & LIFE_IS_OPEN : p->was_open[i / 64 & 3] >> (i & 63) & 1))
+            continue;
+        /* in use again by a call that has not returned; or it was free, and is what was opened meanwhile */
+        if (is_used && n->life & LIFE_IS_KNOWN && n->file == mark_of_file(kernel_file(a->files, fd)))
             continue;
         before = __sync_lock_test_and_set(&n->life, LIFE_IS_KNOWN);
         n->moved_ns = a->now;
@@ -671,6 +684,7 @@ int open_received(struct bpf_raw_tracepoint_args *ctx) {
         return 0;
     for (int i = 0; i < OPENED_AT_ONCE; i++) {
         u32 number, done;
+        void *file;
         u8 type;
 
         if (list->done >= list->count)
@@ -678,10 +692,11 @@ int open_received(struct bpf_raw_tracepoint_args *ctx) {
         done = list->done++;
         asm volatile("" : "+r"(done));
         number = list->numbers[done & (MOST_RECEIVED - 1)];
-        type = number & IS_PIDFD ? TYPE_PIDFD : type_of_file(w->actor.files, number & ~IS_PIDFD);
+        file = kernel_file(w->actor.files, number & ~IS_PIDFD);
+        type = number & IS_PIDFD ? TYPE_PIDFD : type_of_inode(file);
         w->event.flags = 0;
         w->event.lifetime_ns = 0;
-        open_number(&w->actor, &w->event, number & ~IS_PIDFD, false, type);
+        open_number(&w->actor, &w->event, number & ~IS_PIDFD, false, type, file);
         w->event.inode = type == TYPE_SOCKET ? inode_of(w->actor.files, number) : 0;
         w->event.argument = type == TYPE_SOCKET ? socket_kind_of(w->actor.files, number) : 0;
         if (is_wanted(&w->event))

@@ -14,6 +14,7 @@ struct process {
 BPF_HASH(processes, u32, u32, PROCESSES + MOST_SHARERS);
 BPF_F_TABLE("array", u32, struct process, process_slots, PROCESSES, MAPPED);
 
+#define MOST_LEAVING 16
 struct table {
     u64 files;
     s64 open_count;
@@ -23,6 +24,8 @@ struct table {
     u64 source;   /* slot of the one that it began as a copy of, and 1, until the types are copied; 0: none */
     u32 process;  /* slot */
     u32 is_lazy;  /* what was open in a page is read when the page is first needed */
+    u64 next_leaving;
+    u64 leaving[MOST_LEAVING]; /* the last tasks that ended while they used it */
 };
 BPF_HASH(tables, u64, u32, TABLES); /* by task->files: its slot */
 BPF_F_TABLE("array", u32, struct table, table_slots, TABLES, MAPPED);
@@ -48,7 +51,8 @@ BPF_HASH(pages, u64, u32, PAGES); /* by slot of the table and first number / 256
 #define TIME_SHIFT 2
 struct number {
     u64 life;
-    s64 owed;     /* closes that have not returned though the number was opened again; below 0: opens that have not */
+    s32 owed; /* closes that have not returned though the number was opened again; below 0: opens that have not */
+    u32 file; /* which one it is since it was opened: mark_of_file(); 0: not known */
     u64 moved_ns; /* the last change */
     u32 tid;      /* who opened it */
     u16 call;     /* code of the call that did */
@@ -118,6 +122,11 @@ static __always_inline void *kernel_file(u64 files, u32 fd) {
     if (fd >= read_u32(table, TABLE_MAX_FDS))
         return NULL;
     return (void *)read_u64((void *)read_u64(table, TABLE_FD), fd * 8);
+}
+
+/* Which file it is, as good as always; 0: none. They lie 64 bytes apart at least. */
+static __always_inline u32 mark_of_file(void *file) {
+    return (u64)file >> 6;
 }
 
 /* Which of 256 numbers are open now. */

@@ -30,6 +30,7 @@ def main() -> int:
     parser.add_argument("--seed", help="only these, with commas: once in each mode")
     parser.add_argument("--first", type=int, help="the first seed; a random one where it is not given")
     parser.add_argument("--no-shrink", action="store_true")
+    parser.add_argument("--keep", type=Path, help="a directory for the output and the notes of traces that differ")
     options = parser.parse_args()
     pairs = [
         (mode, profile)
@@ -54,7 +55,8 @@ def main() -> int:
             try:
                 with alone():
                     began = time.monotonic()
-                    found += play_batch(mode, generate_all(profile, seeds), program, tallies[mode.name, profile])
+                    tally = tallies[mode.name, profile]
+                    found += play_batch(mode, generate_all(profile, seeds), program, tally, options.keep)
                     spent += time.monotonic() - began
             except KeyboardInterrupt:
                 break

@@ -57,9 +57,13 @@ class Difference:
         return text
 
 
-def play_batch(mode: Mode, sequences: Several[Sequence], program: Path, tally: Tally) -> list[Difference]:
-    """Plays a batch; where it cannot be said whose a difference is, each of the batch is played alone."""
+def play_batch(
+    mode: Mode, sequences: Several[Sequence], program: Path, tally: Tally, keep: Path | None = None
+) -> list[Difference]:
+    """Plays a batch; where something differs, what speaks of it is written below `keep`."""
     played = play(mode, sequences, program)
+    if keep is not None and played.differences:
+        played.keep(keep / f"{mode.name}-{sequences[0].profile}-{sequences[0].seed}")
     tally.traces += 1
     tally.seeds += len(sequences)
     tally.events += played.event_count

@@ -65,6 +65,17 @@ class Played(NamedTuple):
     """The place of a sequence in the batch, and what was wrong; -1: of the batch as a whole."""
     event_count: int
     disorder_count: int
+    output: bytes = b""
+    """Of the tool, with what the programs noted: evidence of a difference that does not come again."""
+    truths: tuple[Truth, ...] = ()
+
+    def keep(self, directory: Path) -> None:
+        """Writes what speaks of it to files."""
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "differences").write_text("".join(f"{place}: {line}\n" for place, line in self.differences))
+        (directory / "output").write_bytes(self.output)
+        for place, truth in enumerate(self.truths):
+            (directory / f"notes-{place}.json").write_text(json.dumps(truth.notes))
 
 
 class FuzzerError(Exception):
@@ -281,8 +292,13 @@ def _compare(
             raise FuzzerError("; ".join(wrong))
     differences = [(-1, problem) for problem in problems]
     text = _read_all(output)
-    if mode.is_stream:
-        return _compare_stream(mode, text, truths, targets, differences)
+    compare = _compare_stream if mode.is_stream else _compare_reports
+    return compare(mode, text, truths, targets, differences)._replace(output=text, truths=tuple(truths))
+
+
+def _compare_reports(
+    mode: Mode, text: bytes, truths: Several[Truth], targets: Several[Several[int]], differences: list[tuple[int, str]]
+) -> Played:
     try:
         report = json.loads(text)
     except ValueError as problem:

@@ -612,12 +612,15 @@ static void close_one(struct lane *lane, int argument) {
     let_go(lane, fd);
 }
 
-/* Of its high numbers: a part, all, or (CLOSE_RANGE_CLOEXEC) none. */
+/* Of its high numbers: a part, all, or (CLOSE_RANGE_CLOEXEC) none; or one of its numbers, which others may be given at once. */
 static void close_some(struct lane *lane, int argument) {
   int first = private_number(lane, 0) + (argument >> 4 & 3), last = private_number(lane, PRIVATE - 1) - (argument >> 6 & 3);
   unsigned flags = argument & 3 ? 0 : CLOSE_RANGE_CLOEXEC;
-  long result = SYS(close_range, first, last, flags, 0, 0);
+  long result;
 
+  if (argument & 8 && lane->held_count)
+    first = last = pick(lane, argument >> 4);
+  result = SYS(close_range, first, last, flags, 0, 0);
   lane->serial++;
   if (result < 0)
     note(lane, K_failure, C_close_range, -1, -result, 0, 0);

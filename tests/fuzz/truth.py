@@ -8,6 +8,7 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator, Set
+from collections.abc import Sequence as Several
 from functools import cached_property
 from typing import NamedTuple
 
@@ -17,7 +18,6 @@ _ERRORS = {**errno.errorcode, errno.EAGAIN: "EAGAIN", errno.EOPNOTSUPP: "EOPNOTS
 _RING_REQUESTS = {"io_uring_openat", "io_uring_accept", "io_uring_socket", "io_uring_close"}
 DEATHS = frozenset({"close", "replaced", "exec", "exit", "parting"})
 _SHARING_PROCESS = 2  # `error` of a fork
-_MOST_VIEWS = 2000
 LIMITS = (errno.EMFILE, errno.ENFILE)
 
 
@@ -74,6 +74,15 @@ class Figures(NamedTuple):
     where that is not told."""
 
 
+class _Beyond(NamedTuple):
+    """What others did to a table, and until when that may be told."""
+
+    calls: tuple[list[list[int]], ...]
+    """By thread, and of each call together: places of notes."""
+    told: list[tuple[int, ...]]
+    """How many of each thread's calls may have been told: one of these."""
+
+
 class Truth:
     """All notes of one program."""
 
@@ -114,17 +123,17 @@ class Truth:
 
     def views(self, tables: Set[int], traced: Set[int]) -> Iterator[Truth]:
         """What may be told of some tables: what others do to one is told as long as the first thread of a traced
-        process uses it, and of calls that were made as the last one left it nobody can say on which side they were."""
-        unsure: list[list[list[int]]] = []
-        never: set[int] = set()
-        for table in tables:
-            certain, groups = self._beyond(table, traced)
-            never |= certain
-            unsure += groups
-        cuts = [range(len(groups), -1, -1) for groups in unsure]
-        for cut in itertools.islice(itertools.product(*cuts), _MOST_VIEWS):
-            late = [group for first, groups in zip(cut, unsure, strict=True) for group in groups[first:]]
-            yield self._without(never.union(*late))
+        process uses it. When exactly the last one left it, the notes do not say: each moment that fits is a view."""
+        beyond = [self._beyond(table, traced) for table in tables]
+        for told in itertools.product(*(one.told for one in beyond)):
+            late = (
+                place
+                for one, counts in zip(beyond, told, strict=True)
+                for calls, count in zip(one.calls, counts, strict=True)
+                for call in calls[count:]
+                for place in call
+            )
+            yield self._without({*late})
 
     def _without(self, places: Set[int]) -> Truth:
         """The same but for some of `lived`."""
@@ -134,9 +143,8 @@ class Truth:
         view.lived = [note for place, note in enumerate(self.lived) if place not in places]
         return view
 
-    def _beyond(self, table: int, traced: Set[int]) -> tuple[set[int], list[list[list[int]]]]:
-        """Places of notes of what others did to a table after the last traced process had left it; and of what they may
-        have done before or after: by thread, and of each call together."""
+    def _beyond(self, table: int, traced: Set[int]) -> _Beyond:
+        """What others did to a table from the moment on from which it may be that no traced process used it."""
         users = {pid for pid in traced if table in self.used(pid)}
         left: int | None = None
         for place, note in enumerate(self.lived):
@@ -149,23 +157,35 @@ class Truth:
                 users = users - {note.pid}
             left = None if users else place if had_users else left
         if left is None:
-            return set(), []
-        last = self.lived[left]
-        is_gone = last.kind == "parted"
-        begun = left
-        while is_gone and begun and (self.lived[begun].kind, self.lived[begun].pid) != ("leaving", last.pid):
-            begun -= 1
-        certain: set[int] = set()
-        groups: dict[int, dict[int, list[int]]] = {}
-        seen: dict[int, int] = {}  # by thread: the serial of what it did first since
+            return _Beyond((), [()])
+        first, last = left, len(self.lived)  # it ends some time after it has said so
+        if self.lived[left].kind == "parted":  # it has done so when it says so, and was about to when it said that
+            last = left - 1
+            while first and (self.lived[first].kind, self.lived[first].pid) != ("leaving", self.lived[left].pid):
+                first -= 1
+        threads: dict[int, dict[int, list[int]]] = {}
         for place, note in enumerate(self.lived):
-            if place < begun or note.table != table or note.pid in traced:
-                continue
-            if is_gone and place > left and seen.setdefault(note.tid, note.serial) != note.serial:
-                certain.add(place)
-            else:
-                groups.setdefault(note.tid, {}).setdefault(note.serial, []).append(place)
-        return certain, [[*calls.values()] for calls in groups.values()]
+            if place >= first and note.table == table and note.pid not in traced:
+                threads.setdefault(note.tid, {}).setdefault(note.serial, []).append(place)
+        calls = tuple([*of_thread.values()] for of_thread in threads.values())
+        return _Beyond(calls, self._told(calls, first, last))
+
+    def _told(self, calls: Several[Several[Several[int]]], first: int, last: int) -> list[tuple[int, ...]]:
+        """How many of each thread's calls were told, for each moment from one place to another.
+
+        What was noted by then was told. What a thread noted next may have been seen before; what it did after that was
+        not. Its end is noted before it comes.
+        """
+        moments = sorted({first} | {call[0] for of_thread in calls for call in of_thread if first < call[0] <= last})
+        found: dict[tuple[int, ...], None] = {}
+        for moment in moments:
+            counts = []
+            for of_thread in calls:
+                noted = sum(call[0] <= moment for call in of_thread)
+                ends = noted and self.lived[of_thread[noted - 1][0]].kind in {"exit", "ended"}
+                counts.append(range(noted - bool(ends), min(noted + 1, len(of_thread)) + 1))
+            found |= dict.fromkeys(itertools.product(*counts))
+        return [*found]
 
     def of(self, tables: Set[int]) -> list[Note]:
         """What was done with some tables."""

@@ -116,7 +116,7 @@ class EventChunk(NamedTuple):
 
 
 _HOW: tuple[How, ...] = ("close", "replaced", "exec", "exit")
-_PAID = len(_HOW)  # a late close that stands before what opened its number again
+_PAID = len(_HOW)  # a late close, and what opened its number again: both are here, in this order
 _COLUMNS = ("at_ns", "kind", "event", "fd", "call", "tid", "pid", "how", "lifetime_ns", "opened_by", "type")
 
 
@@ -235,7 +235,8 @@ class ChunkMaker:
     def _put_in_order(self, chunk: EventChunk) -> EventChunk:
         """Calls that returned in another order than the kernel did them, as far as both are in this batch.
 
-        A close that is late goes before what opened the number again; an opening that is late, before its close.
+        A close that is late goes before what opened the number again; an opening that is late, before its close. Where
+        that is the order already, because the clock was looked at before the number, they are only paired.
         """
         events = chunk.batch.events
         flags = events["flags"][chunk.event]
@@ -247,28 +248,56 @@ class ChunkMaker:
         place = np.arange(len(flags), dtype=float)
         columns = {name: getattr(chunk, name).copy() for name in ("at_ns", "type", "lifetime_ns", "how")}
         is_owed = (chunk.kind == _OPENING) & (flags & OWED != 0)
-        is_unseen = (chunk.kind == _CLOSING) & (flags & (CLOSED | LATE) == 0)
+        is_unseen = (chunk.kind == _CLOSING) & (flags & (CLOSED | LATE) == 0) & (chunk.call != EXIT)
         for rows, free in ((late, is_owed), (early, is_unseen)):
-            for row in rows.tolist():
-                same = free[:row] & (chunk.fd[:row] == chunk.fd[row]) & (tables[:row] == tables[row])
-                # A thread does one thing after the other: what it has done before this stays before it.
-                own = np.flatnonzero(chunk.tid[:row] == chunk.tid[row])
-                same[: own[-1] + 1 if own.size else 0] = False
-                found = np.flatnonzero(same)
-                if not found.size:
-                    continue
-                other = int(found[0] if rows is late else found[-1])
-                free[other] = False
-                place[row] = place[other] - 0.5
-                columns["at_ns"][row] = chunk.at_ns[other]
+            others = self._pairs(chunk, tables, rows, free, is_late=rows is late)
+            for row, other in others:
+                if other < row:
+                    place[row] = place[other] - 0.5
+                    columns["at_ns"][row] = chunk.at_ns[other]
                 if rows is late:
                     opening = events[chunk.event[other]]
+                    lived = int(opening["lifetime_ns"]) - max(0, int(chunk.at_ns[other] - chunk.at_ns[row]))
                     columns["type"][row] = opening["ended_type"]
-                    columns["lifetime_ns"][row] = opening["lifetime_ns"] or -1
-                    columns["how"][row] = _PAID
+                    columns["lifetime_ns"][row] = max(1, lived) if opening["lifetime_ns"] else -1
+                    columns["how"][[row, other]] = _PAID
+                else:
+                    columns["type"][other] = chunk.type[row]
+                    columns["lifetime_ns"][other] = max(1, int(chunk.at_ns[other] - chunk.at_ns[row]))
         order = np.argsort(place, kind="stable")
         chunk = chunk._replace(**columns)
         return chunk._replace(**{name: getattr(chunk, name)[order] for name in _COLUMNS})
+
+    def _pairs(
+        self,
+        chunk: EventChunk,
+        tables: NDArray[np.uint32],
+        rows: NDArray[np.intp],
+        free: NDArray[np.bool_],
+        *,
+        is_late: bool,
+    ) -> Iterator[tuple[int, int]]:
+        """Of each of the rows the one of those that are `free` that it belongs to, where it is in this batch."""
+        owed = {key: len(known) for key, known in self._owed.items()} if is_late else {}
+        for row in rows.tolist():
+            key = int(tables[row]), int(chunk.fd[row])
+            # A thread does one thing after the other: what it has done before this stays before it.
+            own = np.flatnonzero(chunk.tid[:row] == chunk.tid[row])
+            first = own[-1] + 1 if own.size else 0
+            is_same = free[first:] & (chunk.fd[first:] == key[1]) & (tables[first:] == key[0])
+            same = np.flatnonzero(is_same) + first
+            before, behind = same[same < row], same[same > row]
+            if before.size:
+                other = int(before[0] if is_late else before[-1])
+            elif owed.get(key):
+                owed[key] -= 1
+                continue
+            elif behind.size:
+                other = int(behind[0])
+            else:
+                continue
+            free[other] = False
+            yield row, other
 
     def _remember(self, chunk: EventChunk) -> EventChunk:
         """Joins what is closed or duplicated with what was opened: in this batch, or before."""
@@ -313,19 +342,16 @@ class ChunkMaker:
     ) -> tuple[dict[int, str | None], NDArray[np.bool_]]:
         """What is closed by the late closes that an earlier batch's opening owes, by event; and their rows."""
         flags = chunk.batch.events["flags"][chunk.event]
-        is_behind, paid = np.zeros(len(flags), bool), set()
+        is_behind = np.zeros(len(flags), bool)
         late: dict[int, str | None] = {}
         for row in np.flatnonzero(flags & (LATE | OWED) != 0).tolist():
             key = int(tables[row]), int(chunk.fd[row])
+            if chunk.how[row] == _PAID:
+                continue
             if chunk.kind[row] == _CLOSING:
-                owed = self._owed.get(key)
-                if chunk.how[row] == _PAID:
-                    paid.add(key)
-                elif owed:
+                if owed := self._owed.get(key):
                     late[int(chunk.event[row])], chunk.type[row], chunk.lifetime_ns[row] = owed.pop(0)
                     is_behind[row] = True
-            elif key in paid:
-                paid.discard(key)
             else:
                 earlier = np.flatnonzero(
                     (chunk.kind[:row] == _OPENING) & (chunk.fd[:row] == key[1]) & (tables[:row] == key[0])

@@ -85,11 +85,14 @@ WORDS_BUFFER_BYTES = {"small": 1 << 22, "medium": 1 << 22, "large": 1 << 20, "hu
 
 _HOLD_BACK_NS = 5_000_000
 """A record may be stamped before, and written after, one of another CPU: what is younger than this waits."""
+_CLOCK_TO_NUMBER_NS = 1_000_000
+"""Longer than a program takes from the one to the other, unless the machine itself was stopped."""
 
 _OFFSETS = {
     "TASK_TGID": ("task_struct", "tgid"),
     "TASK_PID": ("task_struct", "pid"),
     "TASK_COMM": ("task_struct", "comm"),
+    "TASK_FLAGS": ("task_struct", "flags"),
     "TASK_FILES": ("task_struct", "files"),
     "TASK_LEADER": ("task_struct", "group_leader"),
     "TASK_EXEC_ID": ("task_struct", "self_exec_id"),
@@ -369,9 +372,11 @@ class DescriptorRecorder:
     def read(self, *, is_last: bool = False) -> Batch:
         """What is older than a few milliseconds, or everything once recording has stopped."""
         cutoff = (1 << 63) if is_last else time.monotonic_ns() - _HOLD_BACK_NS
+        there = {name: self._unread(name, reader.read()) for name, reader in self._readers.items()}
+        cutoff = before_late_closes(there["small"], cutoff)
         rows, places, data = [], [], []
-        for index, (name, reader) in enumerate(self._readers.items()):
-            records = self._split(name, reader.read(), cutoff)
+        for index, (name, unread) in enumerate(there.items()):
+            records = self._split(name, unread, cutoff)
             rows.append(records[:, 1:_EVENT_WORDS])
             places.append(np.arange(len(records), dtype=np.int64) | index << 32)
             data.append(records[:, _EVENT_WORDS:])
@@ -390,10 +395,12 @@ class DescriptorRecorder:
             self.ledger.paths[int(event["argument"])] = int(event["process"]), batch.text(index)
         return Batch(batch.events[~is_path], batch.places[~is_path], batch.sources) if is_path.any() else batch
 
+    def _unread(self, name: str, records: Records) -> Records:
+        """With what was kept of the last time."""
+        return np.concatenate([self._held[name], records]) if len(self._held[name]) else records
+
     def _split(self, name: str, records: Records, cutoff: int) -> Records:
         """Gives what is old enough, and keeps the rest for the next time."""
-        if len(self._held[name]):
-            records = np.concatenate([self._held[name], records])
         is_young = records[:, _TIME_WORD] > cutoff
         first = int(is_young.argmax()) if len(records) else 0
         if not len(records) or not is_young[first]:
@@ -403,6 +410,20 @@ class DescriptorRecorder:
         head, tail, is_young = records[:first], records[first:], is_young[first:]
         self._held[name] = tail[is_young]
         return head if is_young.all() else np.concatenate([head, tail[~is_young]])
+
+
+def before_late_closes(small: Records, cutoff: int) -> int:
+    """Where to cut records in two, so that a late close and the opening that owes it come together.
+
+    A close looks at the clock before it looks at the number: what opened that again may be later by what lies between.
+    """
+    at = small[:, _TIME_WORD]
+    near = np.flatnonzero((at <= cutoff) & (at > cutoff - _CLOCK_TO_NUMBER_NS))
+    if not near.size or not (at > cutoff).any():
+        return cutoff
+    events = small[near, 1:_EVENT_WORDS].view(EVENT).reshape(-1)
+    late = events["at_ns"][events["flags"] & LATE != 0]
+    return int(late.min()) - 1 if late.size else cutoff
 
 
 def error_name(number: int) -> str:

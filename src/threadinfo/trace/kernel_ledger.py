@@ -22,6 +22,7 @@ from threadinfo.trace.loader import Programs
 
 # Mirrors of bpf/descriptors.bpf.c and bpf/descriptors/*.h.
 _PAGE_NUMBERS = 256
+_MOST_LEAVING = 16
 _IS_KNOWN, _IS_OPEN = 1, 2
 _STACK_SHIFT, _STACK_MASK, _TIME_SHIFT, _TIME_UNIT_SHIFT = 2, 0x3FFF, 16, 2
 _CONTROL = np.dtype(
@@ -52,6 +53,8 @@ _TABLE = np.dtype(
         ("source", "<u8"),
         ("process", "<u4"),
         ("is_lazy", "<u4"),
+        ("next_leaving", "<u8"),
+        ("leaving", "<u8", _MOST_LEAVING),
     ]
 )
 _PAGE = np.dtype(
@@ -60,7 +63,8 @@ _PAGE = np.dtype(
 _NUMBER = np.dtype(
     [
         ("life", "<u8"),
-        ("owed", "<i8"),
+        ("owed", "<i4"),
+        ("file", "<u4"),
         ("moved_ns", "<u8"),
         ("tid", "<u4"),
         ("call", "<u2"),
