@@ -138,30 +138,25 @@ def _name_churn(trace: DescriptorTrace, names: Mapping[int, str]) -> DescriptorT
 
 
 def name_accepted(events: Iterable[DescriptorEvent], descriptors: Iterable[Descriptor]) -> Iterator[DescriptorEvent]:
-    """The events with the addresses of what was accepted: as /proc has them, or as its listener's bind says."""
+    """The events with the names of Unix sockets that were accepted: as /proc has them, or as the listener's bind says.
+
+    Addresses of the Internet come with the event; what has a name of a listener's has it as long as it lives.
+    """
     of_inode = {one.inode: one.socket for one in descriptors if one.socket is not None}
-    listening = {one.fd: one.socket for one in descriptors if one.socket is not None and one.socket.state == "LISTEN"}
+    of_number = {one.fd: one.socket for one in descriptors if one.socket is not None and one.socket.state == "LISTEN"}
     bound: Sockets[dict[str, str | None]] = Sockets(dict)
     for event in events:
         listener = None if event.source_fd is None else bound.of_number(event.source_fd)
         kept = bound.of_event(event)
         if event.event == "bind" and not event.error:
             kept["local"] = event.local
-        if event.event == "accept" and not event.error:
+        if event.event == "accept" and not event.error and event.family == "AF_UNIX":
             known = of_inode.get(event.inode) or Socket()
-            older = listening.get(-1 if event.source_fd is None else event.source_fd) or Socket()
-            local = known.local or _one_address((listener or {}).get("local")) or _one_address(older.local)
+            older = of_number.get(-1 if event.source_fd is None else event.source_fd) or Socket()
+            local = known.local or (listener or {}).get("local") or older.local
             yield msgspec.structs.replace(event, local=local, remote=event.remote or known.remote)
         else:
             yield event
-
-
-def _one_address(local: str | None) -> str | None:
-    """A listener's address, where all that it accepts have it: none of any interface, or of a port not known yet."""
-    if not local or local.startswith(("0.0.0.0:", "[::]:")):
-        return None
-    is_chosen = local[0] in "[0123456789" and local.endswith(":0")  # the kernel's choice
-    return None if is_chosen else local
 
 
 def _name_thread(event: DescriptorEvent, names: Mapping[int, str]) -> DescriptorEvent:

@@ -538,7 +538,7 @@ class DescriptorEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     socket_type: str | None = None
     protocol: str | None = None
     local: str | None = None
-    """What a socket was bound to, or accepted at; of an accept in a report only, and where it is known."""
+    """What a socket was bound to, or accepted at; of an accepted Unix socket in a report only."""
     remote: str | None = None
     backlog: int | None = None
     """Of listen(2)."""
