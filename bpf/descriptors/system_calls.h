@@ -442,6 +442,9 @@ static __always_inline int apply_work(struct bpf_raw_tracepoint_args *ctx, bool 
         break;
     case EFFECT_ON_SOCKET:
         e->flags |= ON_SOCKET;
+        /* EINPROGRESS, EALREADY, EISCONN: of a connect that goes on, or has come to its end */
+        if (result < 0 && result != -115 && result != -114 && result != -106)
+            count_failure(a, result);
         e->inode = e->argument ? inode_of(a->files, e->fd) : 0;
         break;
     case EFFECT_CLOSE_ON_EXEC:

@@ -6,11 +6,13 @@ no longer lists has ended, whether or not the trace saw its end.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 import msgspec
 
+from threadinfo.descriptor_kinds import KindName
 from threadinfo.model import (
     Confidence,
     Descriptor,
@@ -18,6 +20,7 @@ from threadinfo.model import (
     DescriptorTrace,
     EndedThread,
     Gap,
+    LeakSuspect,
     Origin,
     ProcessReport,
     Scheduling,
@@ -28,6 +31,8 @@ from threadinfo.model import (
 )
 from threadinfo.socket_identity import Sockets
 from threadinfo.socket_story import settle
+
+_PATH_KINDS: set[KindName] = {"file", "directory", "symlink", "device", "terminal", "fifo", "memfd", "mqueue"}
 
 
 class TracedThread(msgspec.Struct, frozen=True):
@@ -111,7 +116,8 @@ def merge_descriptors(
         )
     if trace is not None:
         limit = report.limits.open_files.soft if report.limits else None
-        trace = _with_time_left(_name_churn(trace, names), limit, None if descriptors is None else len(descriptors))
+        trace = _with_paths(_name_churn(trace, names), descriptors or ())
+        trace = _with_time_left(trace, limit, None if descriptors is None else len(descriptors))
         gaps = [*gaps, *_stack_gaps(trace.stacks)]
     if sockets is not None:
         events = tuple(_name_thread(event, names) for event in name_accepted(sockets.events, report.descriptors or ()))
@@ -134,7 +140,30 @@ def _name_churn(trace: DescriptorTrace, names: Mapping[int, str]) -> DescriptorT
             msgspec.structs.replace(failure, thread_name=names.get(failure.tid, failure.thread_name))
             for failure in trace.limit_failures
         ),
+        leak_suspects=tuple(
+            msgspec.structs.replace(
+                suspect,
+                threads=tuple(
+                    msgspec.structs.replace(thread, name=names.get(thread.tid, thread.name))
+                    for thread in suspect.threads
+                ),
+            )
+            for suspect in trace.leak_suspects
+        ),
     )
+
+
+def _with_paths(trace: DescriptorTrace, descriptors: Iterable[Descriptor]) -> DescriptorTrace:
+    """What most of the descriptors lead to that stay open, where that is a path."""
+    targets = {one.fd: one.target for one in descriptors if one.type in _PATH_KINDS}
+
+    def with_path(suspect: LeakSuspect) -> LeakSuspect:
+        paths = Counter(targets[fd] for fd in suspect.fds if fd in targets)
+        most = paths.most_common(1)
+        is_most = bool(most) and 2 * most[0][1] > len(suspect.fds)
+        return msgspec.structs.replace(suspect, path=most[0][0]) if is_most else suspect
+
+    return msgspec.structs.replace(trace, leak_suspects=tuple(map(with_path, trace.leak_suspects)))
 
 
 def name_accepted(events: Iterable[DescriptorEvent], descriptors: Iterable[Descriptor]) -> Iterator[DescriptorEvent]:

@@ -11,7 +11,7 @@ from threadinfo.render.text_duration import format_duration
 from threadinfo.render.text_sites import render_sites
 from threadinfo.render.text_sockets import render_sockets
 
-_NAME_COLUMNS = 16
+_NAME_COLUMNS = 15
 _WIDE_NAME_COLUMNS = 24
 _LISTED = 3
 _DIFFERENCES = 20

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from threadinfo.model import DescriptorEvent
+from threadinfo.socket_identity import UNDER_WAY
 from threadinfo.trace.addresses import format_address, format_connection, socket_kind
 from threadinfo.trace.calls import EXEC, EXIT, FORK, Action, Call
 from threadinfo.trace.descriptor_records import (
@@ -43,6 +44,7 @@ from threadinfo.trace.unwinder import Stack
 _CLOSING, _OPENING, _FAILURE, _CLOEXEC_CHANGE, _PROCESS, _SOCKET_USE, _EMPTY = range(7)
 _SHUT: tuple[Literal["receiving", "sending", "both"], ...] = ("receiving", "sending", "both")
 _WHOLE_STACKS = {"socket", "accept", "bind", "listen", "connect", "shutdown"}
+_UNDER_WAY = [-getattr(errno, name) for name in sorted(UNDER_WAY)]
 _MOST_DUPLICATIONS = 8
 _SOCKET = type_code("socket")
 
@@ -100,7 +102,8 @@ class EventChunk(NamedTuple):
 
     def only_failures(self) -> EventChunk:
         """Without everything that succeeded."""
-        failed = self.batch.events["result"][self.event] < 0
+        results = self.batch.events["result"][self.event]
+        failed = (results < 0) & ~np.isin(results, _UNDER_WAY)
         return self.take((self.kind == _FAILURE) | (failed & (self.kind == _SOCKET_USE)))
 
     def only_sockets(self) -> EventChunk:
