@@ -174,6 +174,14 @@ static __always_inline u8 type_of_anonymous(void *file) {
     return type ? *type : TYPE_ANON_INODE;
 }
 
+/* Anonymous memory is a file of tmpfs that is in no directory: memfd_create(2) names it. */
+static __always_inline bool is_memfd(void *file) {
+    void *dentry = (void *)read_u64(file, FILE_DENTRY);
+    u64 name = read_u64((void *)read_u64(dentry, DENTRY_NAME), 0);
+
+    return read_u64(dentry, DENTRY_PARENT) == (u64)dentry && (name & 0xffffffffffff) == 0x3a64666d656d /* memfd: */;
+}
+
 /* The code of what has the mode of a file, or none, by its file system: include/uapi/linux/magic.h. */
 static __always_inline u8 type_of_regular(void *file, void *inode) {
     switch (read_u64((void *)read_u64(inode, INODE_SUPER), SUPER_MAGIC)) {
@@ -187,6 +195,9 @@ static __always_inline u8 type_of_regular(void *file, void *inode) {
         return TYPE_MQUEUE;
     case 0x5345434d: /* SECRETMEM_MAGIC */
         return TYPE_MEMFD_SECRET;
+    case 0x01021994: /* TMPFS_MAGIC */
+    case 0x958458f6: /* HUGETLBFS_MAGIC */
+        return is_memfd(file) ? TYPE_MEMFD : TYPE_FILE;
     }
     return TYPE_FILE;
 }
@@ -226,14 +237,17 @@ static __always_inline u8 type_of_file(u64 files, s32 fd) {
     return type_of_inode(kernel_file(files, fd));
 }
 
+static __always_inline void *sock_of(u64 files, s32 fd) {
+    return (void *)read_u64((void *)read_u64(kernel_file(files, fd), FILE_PRIVATE), SOCKET_SK);
+}
+
 /* What the arguments of socket(2) were that made it, as ACTION_SOCKET has them; 0 where it is none. */
 static __always_inline u64 socket_kind_of(u64 files, s32 fd) {
-    void *file, *socket;
+    void *socket;
 
     if (fd < 0 || type_of_file(files, fd) != TYPE_SOCKET)
         return 0;
-    file = kernel_file(files, fd);
-    socket = (void *)read_u64((void *)read_u64(file, FILE_PRIVATE), SOCKET_SK);
+    socket = sock_of(files, fd);
     return (u16)read_u32(socket, SOCK_FAMILY) | (u64)(u16)read_u32(socket, SOCK_TYPE) << 16 |
            (u64)(u16)read_u32(socket, SOCK_PROTOCOL) << 32;
 }
@@ -265,6 +279,7 @@ enum payload {
     PAYLOAD_PATH,
     PAYLOAD_BYTES,
     PAYLOAD_NAME, /* a path that is in the scratch already */
+    PAYLOAD_ACCEPTED, /* the addresses of a connection, or PAYLOAD_BYTES where its family has others */
 };
 
 /* The registers that hold a call's number and arguments, fetched at once: calling a helper costs more than the bytes. */

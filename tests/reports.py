@@ -28,6 +28,7 @@ from threadinfo.model import (
     Socket,
     SocketTrace,
     StackCounts,
+    SuspectThread,
     Thread,
     ThreadChurn,
     Trace,
@@ -154,6 +155,9 @@ def suspect(**changes: object) -> LeakSuspect:
         watched_ns=600 * SECOND_NS,
         steadiness=0.99,
         fds=tuple(range(20, 80)),
+        path="/var/log/app.log",
+        kind="file",
+        threads=(SuspectThread(7, "reloader", 59), SuspectThread(8, "main", 1)),
     )
     return msgspec.structs.replace(whole, **changes)
 

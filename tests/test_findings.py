@@ -32,6 +32,7 @@ from tests.reports import (
 )
 from threadinfo.findings import find, with_findings
 from threadinfo.model import (
+    DescriptorEvent,
     EndedThread,
     Failure,
     Finding,
@@ -39,9 +40,12 @@ from threadinfo.model import (
     Limits,
     Memory,
     OpenFilesLimit,
+    Origin,
     ProcessReport,
     Scheduling,
     SchedulingDifference,
+    SocketTrace,
+    SuspectThread,
 )
 from threadinfo.render.json import parse_json, render_json
 from threadinfo.render.text import render_text
@@ -70,6 +74,16 @@ def swapped(size_bytes: int) -> ProcessReport:
 
 def failing(error: str) -> ProcessReport:
     return process(trace=trace(descriptors=churn(failures=(Failure("openat", error, 17),))))
+
+
+def connects(error: str | None, count: int, remote: str | None = "127.0.0.1:9") -> ProcessReport:
+    tried = tuple(
+        DescriptorEvent(
+            at_ns=at, time="", pid=7, tid=12 + at % 2, thread_name="c", event="connect", error=error, remote=remote
+        )
+        for at in range(count)
+    )
+    return process(trace=trace(sockets=SocketTrace(events=tried, omitted_count=0)))
 
 
 CASES = [
@@ -115,6 +129,9 @@ CASES = [
         process(trace=trace(descriptors=churn(opened=(9, 9, 9, 9, 9, 5, 5, 5, 15, 5)))),
         process(trace=trace(descriptors=churn(opened=(9, 9, 9, 9, 9, 5, 5, 5, 5, 5)))),
     ),
+    ("connects_failed", connects("ECONNREFUSED", 10), connects("ECONNREFUSED", 9)),
+    ("connects_failed", connects("ETIMEDOUT", 10), connects("EINPROGRESS", 10)),
+    ("connects_failed", connects("ENOENT", 10, "/run/x"), connects("ENOENT", 10, "/var/run/nscd/socket")),
     ("open_files_limit_reached", failing("EMFILE"), failing("ENOENT")),
     ("open_files_limit_reached", failing("ENFILE"), failing("EACCES")),
     ("listener_backlog_full", process(descriptors=(listener(3, 2, 2),)), process(descriptors=(listener(3, 1, 2),))),
@@ -183,7 +200,7 @@ def test_every_kind_of_finding_is_tested() -> None:
     everything = process(threads=(thread(state="Z"),), descriptors=(unbound(3), listener(4, 3, 2)))
     assert find(process()) == ()
     assert len(find(everything)) == 3
-    assert len({kind for kind, _, _ in CASES}) == 14
+    assert len({kind for kind, _, _ in CASES}) == 15
 
 
 @pytest.mark.parametrize("tid", [7, None])
@@ -228,8 +245,9 @@ def test_finding_tells_of_the_worst_and_counts_the_others() -> None:
 def test_leak_has_its_call_site_the_time_to_the_limit_and_the_confidence() -> None:
     (found,) = find(leaking())
     assert found.words == (
-        "60 of 61 descriptors that open_log+0x12 [libhydrogen.so] log.c:42 opened are still open, 6 more each minute. "
-        "At this rate the limit is reached in 30 minutes. Confidence: high, watched for 10 minutes"
+        "/var/log/app.log, opened by threads reloader 7, main 8: 60 of 61 files are still open, 6 more each minute. "
+        "At this rate the limit is reached in 30 minutes. Confidence: high, watched for 10 minutes. "
+        "Opened at open_log+0x12 [libhydrogen.so] log.c:42"
     )
     assert (found.severity, found.value, found.unit) == ("high", 60.0, "count")
     assert found.fds == tuple(range(20, 80))
@@ -243,6 +261,45 @@ def test_leak_is_as_urgent_as_its_limit_is_near_and_it_is_sure(seconds: float | 
     (found,) = find(leaking(seconds_to_limit=seconds, confidence=sure))
     assert found.severity == severity
     assert ("limit is reached" in found.words) == (seconds is not None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "begins"),
+    [
+        ({"path": None}, "Opened by threads reloader 7, main 8: 60 of 61 files are still open"),
+        ({"path": None, "threads": (), "kind": "bpf_map"}, "60 of 61 bpf maps are still open"),
+        ({"threads": (), "kind": "directory"}, "/var/log/app.log: 60 of 61 directories are still open"),
+        ({"path": None, "threads": (), "kind": None}, "60 of 61 descriptors are still open"),
+        (
+            {"threads": tuple(SuspectThread(tid, "", 1) for tid in range(7, 12))},
+            "/var/log/app.log, opened by threads (ended) 7, (ended) 8 and 3 others: ",
+        ),
+    ],
+)
+def test_leak_says_what_is_known_of_it(changes: dict[str, object], begins: str) -> None:
+    (found,) = find(leaking(**changes))
+    assert found.words.startswith(begins)
+
+
+def test_failed_connects_name_peer_error_and_threads() -> None:
+    (found,) = find(connects("ECONNREFUSED", 11))
+    assert found.words == "11 connects to 127.0.0.1:9 failed with ECONNREFUSED, by threads c 12, c 13"
+    assert found.tids == (12, 13)
+
+
+def test_unbound_sockets_name_who_made_them_where_that_was_seen() -> None:
+    origin = Origin(opened_at="", syscall="socket", tid=12, thread_name="maker", library="libx.so")
+    made = [msgspec.structs.replace(unbound(fd), origin=origin) for fd in range(3, 10)]
+    other = msgspec.structs.replace(unbound(10), origin=msgspec.structs.replace(origin, tid=13))
+    for descriptors, told in (
+        (made, "; all made by thread maker 12 through libx.so"),
+        ([*made, other], "; 7 made by thread maker 12 through libx.so, 1 by others"),
+        ([*made, unbound(11)], "; 7 made by thread maker 12 through libx.so, 1 before the trace"),
+        ([unbound(3)], ": FD 3"),
+    ):
+        (found,) = find(process(descriptors=tuple(descriptors)))
+        assert found.words.endswith(told)
+        assert ("threadinfo trace" in found.advice) == (len(descriptors) == 1)
 
 
 def test_leak_tells_of_the_surest_suspect_and_of_the_limit_that_all_reach_together() -> None:
@@ -276,7 +333,7 @@ def test_text_has_findings_first_and_the_plain_report_none() -> None:
     text = render_text(with_findings(report(server(2, 30))), verbose=True)
     first = text.splitlines()[:3]
     assert first[0] == "=== What Stands Out in hydrogen (PID: 1) ==="
-    assert first[1].startswith("1. [high] 60 of 61 descriptors that open_log")
+    assert first[1].startswith("1. [high] /var/log/app.log, opened by threads reloader 7")
     assert max(map(len, text[: text.index("=== Memory")].splitlines())) <= 80
     assert "What Stands Out" not in render_text(with_findings(report(process(descriptors=(unbound(3),)))))
 

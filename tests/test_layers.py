@@ -29,8 +29,8 @@ MAY_IMPORT = {
     | {"containment", "socket_identity"},
     "socket_identity": {"model"},
     "socket_story": {"model", "socket_identity"},
-    "merge": {"model", "socket_story", "socket_identity"},
-    "findings": {"model", "containment"},
+    "merge": {"model", "descriptor_kinds", "socket_story", "socket_identity"},
+    "findings": {"model", "containment", "socket_story"},
     "render": {"model", "descriptor_kinds", "errors", "findings", "socket_story", "socket_identity", "containment"},
     "output": {"errors", "render"},  # for the type of what may be written
     "target": {"errors", "proc"},

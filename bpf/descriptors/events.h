@@ -25,6 +25,7 @@
 #define TABLE_GONE 2048    /* EXIT: with the last process that used the table */
 #define FAILED 4096        /* the call failed, and that counts */
 #define ON_SOCKET 8192     /* bind, listen, connect, shutdown */
+#define ADDRESSES 16384    /* the data is struct addresses */
 
 struct event {
     u64 at_ns;
@@ -63,6 +64,18 @@ BPF_RINGBUF_OUTPUT(small_events, SMALL_PAGES);
 BPF_RINGBUF_OUTPUT(medium_events, MEDIUM_PAGES);
 BPF_RINGBUF_OUTPUT(large_events, LARGE_PAGES);
 BPF_RINGBUF_OUTPUT(huge_events, HUGE_PAGES);
+
+/* Both ends of a connection, from the socket itself: accept(2) gives the peer alone, and only who asks for it. Mirrored by
+ * trace/addresses.py. */
+struct addresses {
+    u16 family;
+    u16 remote_port; /* in the network's order */
+    u16 local_port;  /* in the machine's */
+    u16 unused;
+    u32 interface; /* that it is bound to, as one of a link-local address is; 0: none */
+    u8 remote[16];
+    u8 local[16];
+};
 
 /* Where data is put before its length is known. */
 struct scratch {

@@ -150,7 +150,8 @@ int on_io_uring_complete(struct bpf_raw_tracepoint_args *ctx) {
     w->fd = result;
     w->source = -1;
     w->type = type;
-    w->payload = PAYLOAD_NONE;
+    w->payload = opcode == OP_ACCEPT && result >= 0 ? PAYLOAD_ACCEPTED : PAYLOAD_NONE;
+    w->length = 0; /* the peer's address, if it is asked for, is in the memory of the process that submitted it */
     if (opcode == OP_OPENAT || opcode == OP_OPENAT2) {
         struct scratch *s = get_scratch();
         struct name *n = names.lookup(&key);

@@ -111,9 +111,10 @@ static __always_inline void decode(struct work *w, struct registers *r, u64 acti
     case ACTION_ACCEPT:
         e->fd2 = first;
         third = ARGUMENT_2;
-        if (result >= 0 && ARGUMENT_1 && third) {
-            read_user_bytes(&length, sizeof length, (void *)third);
-            w->payload = PAYLOAD_BYTES;
+        if (result >= 0) {
+            w->payload = PAYLOAD_ACCEPTED;
+            if (ARGUMENT_1 && third)
+                read_user_bytes(&length, sizeof length, (void *)third);
             w->address = ARGUMENT_1;
             w->length = length > ADDRESS_BYTES ? ADDRESS_BYTES : length;
         }
@@ -190,6 +191,36 @@ static __always_inline void decode(struct work *w, struct registers *r, u64 acti
     }
 }
 
+/* The addresses of the connection that the event's descriptor is into the scratch; false: it is of another family. */
+static __always_inline bool read_addresses(struct work *w, struct scratch *s) {
+    struct event *e = &w->event;
+    struct addresses *to = (struct addresses *)s->data;
+    void *sock;
+    u16 family = e->argument;
+
+    if (family != 2 /* AF_INET */ && family != 10 /* AF_INET6 */)
+        return false;
+    sock = sock_of(w->actor.files, e->fd);
+    __builtin_memset(to, 0, sizeof *to);
+    to->family = family;
+    to->remote_port = read_u32(sock, SOCK_REMOTE_PORT);
+    to->local_port = read_u32(sock, SOCK_LOCAL_PORT);
+    to->interface = read_u32(sock, SOCK_INTERFACE);
+    if (family == 2) {
+        bpf_probe_read_kernel(to->remote, 4, sock + SOCK_REMOTE);
+        bpf_probe_read_kernel(to->local, 4, sock + SOCK_LOCAL);
+    }
+#ifdef SOCK_REMOTE_6
+    if (family == 10) {
+        bpf_probe_read_kernel(to->remote, 16, sock + SOCK_REMOTE_6);
+        bpf_probe_read_kernel(to->local, 16, sock + SOCK_LOCAL_6);
+    }
+#endif
+    e->length = sizeof *to;
+    e->flags |= ADDRESSES;
+    return true;
+}
+
 /* The record of an event, with what belongs to it; the path of an open is counted. */
 static __always_inline void finish_event(struct work *w) {
     struct event *e = &w->event;
@@ -204,7 +235,7 @@ static __always_inline void finish_event(struct work *w) {
         return;
     if (w->payload == PAYLOAD_PATH)
         read_string(e, s, w->address);
-    else if (w->payload == PAYLOAD_BYTES)
+    else if (w->payload == PAYLOAD_BYTES || (w->payload == PAYLOAD_ACCEPTED && !read_addresses(w, s) && w->length))
         read_bytes(e, s, w->address, w->length);
     if (counts_path)
         count_path(&w->actor, e, s);
@@ -412,6 +443,9 @@ static __always_inline int apply_work(struct bpf_raw_tracepoint_args *ctx, bool 
         break;
     case EFFECT_ON_SOCKET:
         e->flags |= ON_SOCKET;
+        /* EINPROGRESS, EALREADY, EISCONN: of a connect that goes on, or has come to its end */
+        if (result < 0 && result != -115 && result != -114 && result != -106)
+            count_failure(a, result);
         e->inode = e->argument ? inode_of(a->files, e->fd) : 0;
         break;
     case EFFECT_CLOSE_ON_EXEC:

@@ -6,16 +6,19 @@ no longer lists has ended, whether or not the trace saw its end.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
+from threadinfo.descriptor_kinds import KindName
 from threadinfo.model import (
     Descriptor,
     DescriptorEvent,
     DescriptorTrace,
     EndedThread,
     Gap,
+    LeakSuspect,
     Origin,
     ProcessReport,
     Scheduling,
@@ -25,6 +28,8 @@ from threadinfo.model import (
 )
 from threadinfo.socket_identity import Sockets
 from threadinfo.socket_story import settle
+
+_PATH_KINDS: set[KindName] = {"file", "directory", "symlink", "device", "terminal", "fifo", "memfd", "mqueue"}
 
 
 class TracedThread(msgspec.Struct, frozen=True):
@@ -93,7 +98,8 @@ def merge_descriptors(
         )
     if trace is not None:
         limit = report.limits.open_files.soft if report.limits else None
-        trace = _with_time_left(_name_churn(trace, names), limit, None if descriptors is None else len(descriptors))
+        trace = _with_paths(_name_churn(trace, names), descriptors or ())
+        trace = _with_time_left(trace, limit, None if descriptors is None else len(descriptors))
         gaps = [*gaps, *_stack_gaps(trace.stacks)]
     if sockets is not None:
         events = tuple(_name_thread(event, names) for event in name_accepted(sockets.events, report.descriptors or ()))
@@ -116,34 +122,52 @@ def _name_churn(trace: DescriptorTrace, names: Mapping[int, str]) -> DescriptorT
             msgspec.structs.replace(failure, thread_name=names.get(failure.tid, failure.thread_name))
             for failure in trace.limit_failures
         ),
+        leak_suspects=tuple(
+            msgspec.structs.replace(
+                suspect,
+                threads=tuple(
+                    msgspec.structs.replace(thread, name=names.get(thread.tid, thread.name))
+                    for thread in suspect.threads
+                ),
+            )
+            for suspect in trace.leak_suspects
+        ),
     )
 
 
+def _with_paths(trace: DescriptorTrace, descriptors: Iterable[Descriptor]) -> DescriptorTrace:
+    """What most of the descriptors lead to that stay open, where that is a path."""
+    targets = {one.fd: one.target for one in descriptors if one.type in _PATH_KINDS}
+
+    def with_path(suspect: LeakSuspect) -> LeakSuspect:
+        paths = Counter(targets[fd] for fd in suspect.fds if fd in targets)
+        most = paths.most_common(1)
+        is_most = bool(most) and 2 * most[0][1] > len(suspect.fds)
+        return msgspec.structs.replace(suspect, path=most[0][0]) if is_most else suspect
+
+    return msgspec.structs.replace(trace, leak_suspects=tuple(map(with_path, trace.leak_suspects)))
+
+
 def name_accepted(events: Iterable[DescriptorEvent], descriptors: Iterable[Descriptor]) -> Iterator[DescriptorEvent]:
-    """The events with the addresses of what was accepted: as /proc has them, or as its listener's bind says."""
+    """The events with the names of Unix sockets that were accepted: as /proc has them, or as the listener's bind says.
+
+    Addresses of the Internet come with the event; what has a name of a listener's has it as long as it lives.
+    """
     of_inode = {one.inode: one.socket for one in descriptors if one.socket is not None}
-    listening = {one.fd: one.socket for one in descriptors if one.socket is not None and one.socket.state == "LISTEN"}
+    of_number = {one.fd: one.socket for one in descriptors if one.socket is not None and one.socket.state == "LISTEN"}
     bound: Sockets[dict[str, str | None]] = Sockets(dict)
     for event in events:
         listener = None if event.source_fd is None else bound.of_number(event.source_fd)
         kept = bound.of_event(event)
         if event.event == "bind" and not event.error:
             kept["local"] = event.local
-        if event.event == "accept" and not event.error:
+        if event.event == "accept" and not event.error and event.family == "AF_UNIX":
             known = of_inode.get(event.inode) or Socket()
-            older = listening.get(-1 if event.source_fd is None else event.source_fd) or Socket()
-            local = known.local or _one_address((listener or {}).get("local")) or _one_address(older.local)
+            older = of_number.get(-1 if event.source_fd is None else event.source_fd) or Socket()
+            local = known.local or (listener or {}).get("local") or older.local
             yield msgspec.structs.replace(event, local=local, remote=event.remote or known.remote)
         else:
             yield event
-
-
-def _one_address(local: str | None) -> str | None:
-    """A listener's address, where all that it accepts have it: none of any interface, or of a port not known yet."""
-    if not local or local.startswith(("0.0.0.0:", "[::]:")):
-        return None
-    is_chosen = local[0] in "[0123456789" and local.endswith(":0")  # the kernel's choice
-    return None if is_chosen else local
 
 
 def _name_thread(event: DescriptorEvent, names: Mapping[int, str]) -> DescriptorEvent:

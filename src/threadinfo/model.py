@@ -386,6 +386,14 @@ class PathChurn(msgspec.Struct, frozen=True):
     opened_count: int
 
 
+class SuspectThread(msgspec.Struct, frozen=True):
+    """A thread that opened what stays open."""
+
+    tid: int
+    name: str
+    surviving_count: int
+
+
 class LeakSuspect(msgspec.Struct, frozen=True, kw_only=True):
     """A call site whose descriptors stay open and become more and more."""
 
@@ -404,6 +412,12 @@ class LeakSuspect(msgspec.Struct, frozen=True, kw_only=True):
     """How well a straight line describes the growth: R², 0 to 1."""
     fds: tuple[int, ...]
     """Which are open, the first hundred."""
+    path: str | None = None
+    """What most of these are, where that has a path; null of sockets and their like, and where not known."""
+    kind: str | None = None
+    """What most of those that it opened were: one of `descriptor_kinds.KINDS`."""
+    threads: tuple[SuspectThread, ...] = ()
+    """Who opened those that stay, the most first."""
 
 
 class StackCounts(msgspec.Struct, frozen=True, kw_only=True):
@@ -432,7 +446,8 @@ class DescriptorTrace(msgspec.Struct, frozen=True, kw_only=True):
     closed_count: int
     """Deaths by every way: closed, replaced by dup2, closed by exec, gone with the process."""
     failed_count: int
-    """Calls that would have made or closed one, and failed; without those that found nothing to accept."""
+    """Calls that failed of those that make or close one, and of bind, listen, connect and shutdown; without those that
+    found nothing to accept, and connects that go on."""
     still_open_count: int
     """Born during the trace and open at its end."""
     peak_open_count: int
@@ -538,7 +553,7 @@ class DescriptorEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     socket_type: str | None = None
     protocol: str | None = None
     local: str | None = None
-    """What a socket was bound to, or accepted at; of an accept in a report only, and where it is known."""
+    """What a socket was bound to, or accepted at; of an accepted Unix socket in a report only."""
     remote: str | None = None
     backlog: int | None = None
     """Of listen(2)."""

@@ -16,6 +16,9 @@ MADE = frozenset({"socket", "accept"})
 NUMBERED = frozenset({"duplicate", "receive"})
 """Events that give a socket another number."""
 
+UNDER_WAY = frozenset({"EINPROGRESS", "EALREADY", "EISCONN"})
+"""What connect(2) says of a connection that is being made, or is made by now: no failures."""
+
 T = TypeVar("T")
 
 

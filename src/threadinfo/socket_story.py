@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import msgspec
 
 from threadinfo.model import DescriptorEvent, Origin, Socket
-from threadinfo.socket_identity import MADE, NUMBERED
+from threadinfo.socket_identity import MADE, NUMBERED, UNDER_WAY
 
 _JUST_STARTED_SECONDS = 60.0
 _NEVER_USED = "never bound, connected or listened on"
@@ -44,6 +44,11 @@ def settle(sock: Socket, origin: Origin | None) -> Socket:
     return msgspec.structs.replace(sock, explanation=words, ambiguous=False)
 
 
+def is_under_way(event: DescriptorEvent) -> bool:
+    """Whether connect(2) said no more than that a connection is being made, or is made by now: no failure."""
+    return event.event == "connect" and event.error in UNDER_WAY
+
+
 def is_empty_accept(event: DescriptorEvent) -> bool:
     """Whether accept(2) found nobody waiting: no failure, but the end of a turn of its caller's loop."""
     return event.event == "accept" and event.error == "EAGAIN"
@@ -67,8 +72,9 @@ def tell_event(event: DescriptorEvent) -> str:
         case "bind":
             chosen = "a name that the kernel chose"  # unix(7): bound to a family and no path
             text = f"bind to {event.local or 'nothing'} {failed}" if failed else f"bound to {event.local or chosen}"
-        case "connect" if event.error == "EINPROGRESS":
-            text = f"connecting to {event.remote or 'nobody'}"
+        case "connect" if event.error in UNDER_WAY:
+            what = "connected already" if event.error == "EISCONN" else "connecting"
+            text = f"{what} to {event.remote or 'nobody'}"
         case "connect":
             where = event.remote or "nobody"
             text = f"connect to {where} {failed}" if failed else f"connected to {where}"

@@ -35,6 +35,8 @@ def watch(path: str | None, inode: int = 7) -> dict[str, int | str | None]:
         ),
         ({"interface": "tun7"}, "interface tun7"),
         ({"interface": None}, ""),
+        ({"receive_queue_bytes": 0, "send_queue_bytes": 13}, "send queue 13 bytes"),
+        ({"receive_queue_bytes": 0, "send_queue_bytes": 0, "expiration_count": 0}, ""),
     ],
 )
 def test_format_details_of_files_and_watches(details: Details, words: str) -> None:

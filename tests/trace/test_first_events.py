@@ -35,12 +35,13 @@ FAILURES: dict[str, tuple[str, str] | None] = {
     "fcntl_ebadf": ("fcntl", "EBADF"),
     "close_range_einval": ("close_range", "EINVAL"),
     "open_enoent": ("openat", "ENOENT"),
-    **dict.fromkeys(
-        ("connect_refused", "bind_einval", "bind", "listen_refused", "listen", "ioctl_enotty", "getsockopt", "getfd")
-    ),
+    "connect_refused": ("connect", "ECONNREFUSED"),
+    "bind_einval": ("bind", "EINVAL"),
+    "listen_refused": ("listen", "EOPNOTSUPP"),
+    **dict.fromkeys(("bind", "listen", "ioctl_enotty", "getsockopt", "getfd")),
     **dict.fromkeys(("close_range", "recvmsg_eagain", "fork", "exec", "nothing")),
 }
-"""What is done first, and the failure to make or close a descriptor that it is."""
+"""What is done first, and the failure that it is."""
 USES = {
     "connect_refused": ("connect", "ECONNREFUSED"),
     "bind_einval": ("bind", "EINVAL"),

@@ -53,6 +53,7 @@ def descriptor(traced: Traced, fd: int) -> dict[str, Any]:
     [
         ("dup", ["socket", *["duplicate"] * DUPLICATES, "bind", "close", "listen", *["close"] * (DUPLICATES - 1)]),
         ("dup2", ["socket", "duplicate", "duplicate", "close", "duplicate", "connect", "close", "close"]),
+        ("dup3", ["socket", "duplicate", "close", "duplicate", "bind", "close", "close"]),
         ("sent", ["socket", "close", "receive", "duplicate", "bind", "close"]),
         ("gone", ["socket", "duplicate", "close", "bind", "close"]),
     ],
@@ -90,6 +91,37 @@ def test_an_accepted_socket_names_its_listener_family_and_both_addresses(traced:
     story = story_of(traced, facts["accepted"]["inode"])
     kind = f"AF_INET SOCK_STREAM TCP on FD {facts['accepted']['on']} from 127.0.0.1:{facts['client']}"
     assert story_kind(story) == f"{kind} to 127.0.0.1:{facts['older_at']}"
+
+
+@pytest.mark.parametrize("name", ["any", "any6"])
+def test_what_a_listener_of_any_interface_accepted_has_both_addresses_though_it_is_gone(
+    name: str, traced: Traced, streamed: Traced
+) -> None:
+    for one in traced, streamed:
+        ends = json.loads(one.said)["ends"][name]
+        events = one.report()["trace"]["sockets"]["events"] if one is traced else one.events()
+        told = [[event.get("local"), event.get("remote")] for event in events if event.get("event") == "accept"]
+        assert [both for both in told if both in ends] == ends, told
+
+
+def test_a_socket_that_is_passed_to_another_traced_process_is_known_to_both(tmp_path: Any) -> None:
+    command = [sys.executable, str(WORKLOADS / "passed_socket.py")]
+    traced = trace(command, ["PID", "--follow", "--trace", "60", "--format", "json"], output=tmp_path / "report.json")
+    assert traced.status == 0, traced.errors
+    facts = json.loads(traced.said)
+    of_pid = {one["pid"]: one for one in json.loads(traced.output)["processes"]}
+    for pid, fd, happened in (
+        (facts["giver"], facts["sent"], ["socket"]),
+        (facts["taker"], facts["received"], ["receive", "bind", "listen"]),
+    ):
+        events = of_pid[pid]["trace"]["sockets"]["events"]
+        mine = [(event["fd"], event["event"]) for event in events if event.get("inode") == facts["inode"]]
+        assert mine == [(fd, word) for word in happened]
+    (kept,) = [one for one in of_pid[facts["taker"]]["descriptors"] if one["fd"] == facts["received"]]
+    assert kept["origin"]["syscall"] == "recvmsg"
+    assert [one["event"] for one in kept["origin"]["events"]] == ["receive", "bind", "listen"]
+    assert (kept["socket"]["state"], kept["socket"]["local"]) == ("LISTEN", facts["local"])
+    assert kept["inode"] == facts["inode"]
 
 
 def test_a_duplicate_of_an_older_socket_is_told_with_it(traced: Traced) -> None:

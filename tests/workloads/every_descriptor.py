@@ -1,10 +1,11 @@
-"""every_descriptor.py DIRECTORY [later]: a process with every kind of descriptor that this kernel and this user allow.
+"""every_descriptor.py DIRECTORY [later|nobody]: every kind of descriptor that this kernel and this user allow.
 
 Prints one line of JSON: `descriptors`, each with its number, the case (for people), its kind, and `expect`: facts that
 a reporter could print, of sockets as the socket itself tells them. `description` is a regular expression for
 threadinfo's words, `type` and `details` are its own words for kind and facts. `unavailable` has the cases that this
 kernel or this user is refused, with the error. Then waits until its standard input is closed. "later" begins with a
-line that says "ready", goes on after one from standard input, and ends after another.
+line that says "ready", goes on after one from standard input, and ends after another; "nobody" gives up root when all
+are made: some kinds can be made by root alone.
 
 Everything on disk is made in DIRECTORY and removed at the end, even after a kill -9. All ports are on loopback and
 chosen by the kernel.
@@ -33,6 +34,8 @@ libc = ctypes.CDLL(None, use_errno=True)
 libc.mmap.restype = ctypes.c_void_p
 DIRECTORY = os.path.abspath(sys.argv[1])
 HELD: list[object] = []
+NOBODY = 65534
+PR_SET_DUMPABLE = 4
 
 
 class Expected(NamedTuple):
@@ -440,6 +443,24 @@ def _sealed_memfd() -> Expected:
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
     seals = ["F_SEAL_SHRINK", "F_SEAL_GROW"]
     return Expected(fd, "anonymous memory: sealed", "memfd", {"name": "sealed", "size_bytes": 4096}, {"seals": seals})
+
+
+simple("memfd, received", lambda: sent_by_child(lambda: os.memfd_create("sent")), "anonymous memory: sent", "memfd")
+simple("memfd, of huge pages", lambda: os.memfd_create("huge", os.MFD_HUGETLB), "anonymous memory: huge", "memfd")
+
+
+@case("memfd, opened again")
+def _memfd_opened_again() -> Expected:
+    fd = os.memfd_create("again")
+    return Expected(os.open(f"/proc/self/fd/{fd}", os.O_RDONLY), "anonymous memory: again", "memfd")
+
+
+@case("file of tmpfs that is called as a memfd")
+def _like_a_memfd() -> Expected:
+    full = f"/dev/shm/memfd:{os.getpid()}"
+    fd = os.open(full, os.O_CREAT | os.O_EXCL | os.O_RDWR)
+    os.unlink(full)
+    return Expected(fd, rf"deleted file: {full} \(0 bytes held\)", "file")
 
 
 simple("memfd_secret", lambda: syscall(447, 447, 0), "secret memory", "memfd_secret")
@@ -953,6 +974,11 @@ def main() -> None:
             expect = {**facts, **entry.details, **entry.facts}
             told = {"description": entry.description, "type": entry.type, "details": entry.details}
             found.append({"fd": entry.fd, "case": name, "kind": entry.type, "expect": expect, **told})
+    if sys.argv[2:] == ["nobody"]:
+        os.setgroups([])
+        os.setresgid(NOBODY, NOBODY, NOBODY)
+        os.setresuid(NOBODY, NOBODY, NOBODY)
+        libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)  # as ordinary processes are
     print(json.dumps({"ready": True, "descriptors": found, "unavailable": unavailable}), flush=True)
     if is_later:
         sys.stdin.readline()

@@ -21,6 +21,11 @@ DUPLICATES = 7
 libc = ctypes.CDLL(None, use_errno=True)
 
 
+def in_words(address: tuple[object, ...]) -> str:
+    """``[::1]:80``."""
+    return f"[{address[0]}]:{address[1]}" if len(address) > 2 else f"{address[0]}:{address[1]}"
+
+
 def main() -> None:
     older = socket.create_server(("127.0.0.1", 0))
     left, right = socket.socketpair()
@@ -81,6 +86,32 @@ def main() -> None:
     said["empty"] = EMPTY_ACCEPTS + EMPTY_ACCEPTS_OF_OTHER
     failed = libc.accept4(left.fileno(), None, None, 0)  # no listener: this one is a failure
     said["failed"] = -1 if failed >= 0 else ctypes.get_errno()
+
+    # listeners of any interface, whose connections are gone before anybody looks; their callers ask for no address
+    ends: dict[str, list[list[str]]] = {"any": [], "any6": []}
+    for name, family, own, addresses in (
+        ("any", socket.AF_INET, "0.0.0.0", ["127.0.0.1", "127.3.0.7"]),
+        ("any6", socket.AF_INET6, "::", ["::1", "::ffff:127.0.0.5"]),
+    ):
+        of_any = socket.create_server((own, 0), family=family, dualstack_ipv6=family == socket.AF_INET6)
+        for address in addresses:
+            visitor = socket.socket(family)
+            visitor.connect((address, of_any.getsockname()[1]))
+            gone_at_once = libc.accept4(of_any.fileno(), None, None, 0)
+            ends[name].append([in_words(visitor.getpeername()), in_words(visitor.getsockname())])
+            os.close(gone_at_once)
+            visitor.close()
+    said["ends"] = ends
+
+    # dup3 onto an open number
+    named = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    onto = os.open("/dev/null", os.O_RDONLY)
+    if libc.dup3(named.fileno(), onto, os.O_CLOEXEC) != onto:
+        raise OSError(ctypes.get_errno(), "dup3")
+    said["dup3"] = {"first": named.fileno(), "numbers": [onto], "inode": os.fstat(onto).st_ino}
+    named.close()
+    socket.socket(fileno=os.dup(onto)).bind(("::1", 0))
+    os.close(onto)
 
     # protocols
     everything = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))

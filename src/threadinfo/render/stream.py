@@ -9,7 +9,7 @@ from threadinfo.render.escape import Printable, format_text, printable
 from threadinfo.render.json import encode_ascii
 from threadinfo.render.text_duration import format_duration
 from threadinfo.render.text_trace import confidence_lines
-from threadinfo.socket_story import is_empty_accept
+from threadinfo.socket_story import is_empty_accept, is_under_way
 
 _VERBS = {
     "open": "open",
@@ -66,6 +66,8 @@ def describe_event(event: DescriptorEvent) -> str:
     text = " ".join(word for word in words if word)
     if is_empty_accept(event):
         return f"empty ({event.syscall})"
+    if is_under_way(event):
+        return f"{text} {'made already' if event.error == 'EISCONN' else 'under way'} ({event.syscall})"
     if event.error:
         return f"{text} failed: {event.error} ({event.syscall})".lstrip()
     if event.event == "close":

@@ -51,22 +51,17 @@ def _limit(trace: DescriptorTrace, frames: int) -> list[str]:
             ]
             if len(failures) > _THREADS:
                 lines.append(f"  {len(failures) - _THREADS} other threads")
+    failed = [(site.limit_failed_count, site.stack) for site in trace.by_call_site]
+    held = [(site.still_open_count, site.stack) for site in trace.by_call_site]
     for title, sites in (
-        ("They failed at:", sorted(trace.by_call_site, key=lambda site: -site.limit_failed_count)),
-        ("Of what was opened during the trace, the table is held by:", _holders(trace)),
+        ("They failed at:", failed),
+        ("Of what was opened during the trace, the table is held by:", held),
     ):
-        failed = title.startswith("They")
-        shown = [site for site in sites if (site.limit_failed_count if failed else site.still_open_count)][:_THREADS]
-        if shown:
-            lines.append(title)
-        for site in shown:
-            count = site.limit_failed_count if failed else site.still_open_count
-            lines += [f"  {count:>8} {_first(site.stack)}", *_callers(site.stack, frames, 11)]
+        most = sorted((one for one in sites if one[0]), key=lambda one: -one[0])[:_THREADS]
+        lines += [title] if most else []
+        for count, stack in most:
+            lines += [f"  {count:>8} {_first(stack)}", *_callers(stack, frames, 11)]
     return lines
-
-
-def _holders(trace: DescriptorTrace) -> list[SiteChurn]:
-    return sorted(trace.by_call_site, key=lambda site: -site.still_open_count)
 
 
 def _suspects(trace: DescriptorTrace, frames: int) -> list[str]:

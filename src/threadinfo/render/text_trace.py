@@ -18,6 +18,7 @@ _WIDE_NAME_COLUMNS = 24
 _LISTED = 3
 _DIFFERENCES = 20
 _ENDED_ROWS = 20
+_ENDED = " (ended)"
 _WHAT = {
     "on_cpu_ns": "on CPU",
     "run_queue_ns": "queued",
@@ -50,8 +51,8 @@ def render_trace(
 def _scheduling(process: ProcessReport, trace: Trace, width: int) -> list[str]:
     rows = [(thread.tid, thread.name, thread.scheduling) for thread in process.threads or () if thread.scheduling]
     busiest = sorted(trace.ended_threads, key=lambda thread: -thread.scheduling.on_cpu_ns)[:_ENDED_ROWS]
-    ended = [(thread.tid, f"{thread.name} (ended)", thread.scheduling) for thread in busiest]
     name_columns = _NAME_COLUMNS if width < 100 else _WIDE_NAME_COLUMNS
+    ended = [(thread.tid, _ended_name(thread.name, name_columns), thread.scheduling) for thread in busiest]
     seconds = trace.duration_ns / 1e9
     why = {"interrupt": ", interrupted", "target": ", until the process ended"}.get(trace.ended_by, "")
     everyone = rows + ended
@@ -70,6 +71,11 @@ def _scheduling(process: ProcessReport, trace: Trace, width: int) -> list[str]:
     lines += _relations("Who held the CPU while they waited:", everyone, _delays)
     lines += _relations("Who woke them:", everyone, _wakers)
     return lines
+
+
+def _ended_name(name: str, columns: int) -> str:
+    """``postgres (ended)``: a long name is cut, and not the mark."""
+    return f"{name[: columns - len(_ENDED)]}{_ENDED}"
 
 
 def _row(tid: int, name: str, scheduling: Scheduling, duration_ns: int, name_columns: int) -> str:

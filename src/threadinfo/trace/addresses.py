@@ -48,6 +48,31 @@ def _protocol(family: int, kind: int, protocol: int) -> str | None:
     return "UNIX" if family == socket.AF_UNIX else str(protocol)
 
 
+_CONNECTION = struct.Struct("=H2sHHI16s16s")  # struct addresses of bpf/descriptors/events.h
+
+
+def format_connection(data: bytes) -> tuple[str, str]:
+    """The remote and the local address of a connection, as our records have them."""
+    family, remote_port, local_port, _, interface, remote, local = _CONNECTION.unpack(data)
+    ends = (remote, int.from_bytes(remote_port, "big")), (local, local_port)
+    if family == socket.AF_INET:
+        (there, here) = (_format_inet(address[:4], port) for address, port in ends)
+    else:  # an address of one link names its interface: RFC 4007
+        (there, here) = (
+            _format_inet6(address, port, interface if address[0] == 0xFE and address[1] & 0xC0 == 0x80 else 0)
+            for address, port in ends
+        )
+    return there, here
+
+
+def _format_inet(address: bytes, port: int) -> str:
+    return f"{socket.inet_ntop(socket.AF_INET, address)}:{port}"
+
+
+def _format_inet6(address: bytes, port: int, scope: int) -> str:
+    return f"[{socket.inet_ntop(socket.AF_INET6, address)}{f'%{scope}' if scope else ''}]:{port}"
+
+
 def format_address(data: bytes, protocol: int = 0, *, is_own: bool = False) -> str | None:
     """An address in words: ``127.0.0.1:5000``, ``[::1]:80``, ``/run/x``, ``@abstract``; None where there is none.
 
@@ -67,11 +92,10 @@ def _format(family: int, data: bytes, protocol: int, *, is_own: bool) -> str | N
         return _format_unix(data[2:])
     if family == socket.AF_INET:
         (port,) = struct.unpack_from("!H", data, 2)
-        return f"{socket.inet_ntop(socket.AF_INET, data[4:8])}:{port}"
+        return _format_inet(data[4:8], port)
     if family == socket.AF_INET6:
         (port,) = struct.unpack_from("!H", data, 2)
-        scope = struct.unpack_from("=I", data, 24)[0] if len(data) >= 28 else 0
-        return f"[{socket.inet_ntop(socket.AF_INET6, data[8:24])}{f'%{scope}' if scope else ''}]:{port}"
+        return _format_inet6(data[8:24], port, struct.unpack_from("=I", data, 24)[0] if len(data) >= 28 else 0)
     if family == socket.AF_NETLINK:
         port, groups = struct.unpack_from("=II", data, 4)
         names = ", ".join(netlink_names.group_names(protocol, groups))

@@ -17,9 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from threadinfo.model import DescriptorEvent
-from threadinfo.trace.addresses import format_address, socket_kind
+from threadinfo.socket_identity import UNDER_WAY
+from threadinfo.trace.addresses import format_address, format_connection, socket_kind
 from threadinfo.trace.calls import EXEC, EXIT, FORK, Action, Call
 from threadinfo.trace.descriptor_records import (
+    ADDRESSES,
     CLOSE_ON_EXEC,
     CLOSED,
     EARLY,
@@ -42,6 +44,7 @@ from threadinfo.trace.unwinder import Stack
 _CLOSING, _OPENING, _FAILURE, _CLOEXEC_CHANGE, _PROCESS, _SOCKET_USE, _EMPTY = range(7)
 _SHUT: tuple[Literal["receiving", "sending", "both"], ...] = ("receiving", "sending", "both")
 _WHOLE_STACKS = {"socket", "accept", "bind", "listen", "connect", "shutdown"}
+_UNDER_WAY = [-getattr(errno, name) for name in sorted(UNDER_WAY)]
 _MOST_DUPLICATIONS = 8
 _SOCKET = type_code("socket")
 
@@ -99,7 +102,8 @@ class EventChunk(NamedTuple):
 
     def only_failures(self) -> EventChunk:
         """Without everything that succeeded."""
-        failed = self.batch.events["result"][self.event] < 0
+        results = self.batch.events["result"][self.event]
+        failed = (results < 0) & ~np.isin(results, _UNDER_WAY)
         return self.take((self.kind == _FAILURE) | (failed & (self.kind == _SOCKET_USE)))
 
     def only_sockets(self) -> EventChunk:
@@ -408,11 +412,19 @@ def event_text(calls: Mapping[int, Call], batch: Batch, index: int) -> str | Non
         return None
     if call.action in {Action.SOCKET, Action.PAIR_3}:
         return socket_kind(int(event["argument"])).words()
-    if call.action == Action.ACCEPT:
-        return format_address(batch.data(index))
+    if call.event == "accept":
+        return _ends_of(batch, index)[0]
     if int(event["length"]) and call.event in {"open", "exec"}:
         return batch.data(index).rstrip(b"\0").decode("utf-8", "backslashreplace")
     return None
+
+
+def _ends_of(batch: Batch, index: int) -> tuple[str | None, str | None]:
+    """The remote and the local address of what an event accepted: the socket's own, or that which its caller got."""
+    data = batch.data(index)
+    if int(batch.events["flags"][index]) & ADDRESSES:
+        return format_connection(data)
+    return format_address(data), None
 
 
 class EventMaker:
@@ -495,6 +507,7 @@ class EventMaker:
         if known.action in {Action.SOCKET, Action.PAIR_3}:
             text = None
         is_accept = known.event == "accept"
+        local = _ends_of(chunk.batch, row.event)[1] if is_accept else None
         return self._event(
             row,
             names,
@@ -506,6 +519,7 @@ class EventMaker:
             inode=int(record["inode"]) or None,
             path=None if is_accept else text,
             remote=text if is_accept else None,
+            local=local,
             family=family,
             socket_type=socket_type,
             protocol=protocol,

@@ -54,7 +54,7 @@ EVENT = np.dtype(
     ]
 )
 TRUNCATED, UNREADABLE, SHARES, LAST, FOLLOWED, OPENED, CLOSED, OWED = (1 << bit for bit in range(8))
-LATE, EARLY, CLOSE_ON_EXEC, TABLE_GONE, FAILED, SOCKET_USE = (1 << bit for bit in range(8, 14))
+LATE, EARLY, CLOSE_ON_EXEC, TABLE_GONE, FAILED, SOCKET_USE, ADDRESSES = (1 << bit for bit in range(8, 15))
 _DATA_BYTES = {"small": 0, "medium": 64, "large": 256, "huge": 4096}
 _CALLS = 1024
 _EVENT_WORDS = 1 + EVENT.itemsize // 8  # with the header of the buffer
@@ -109,6 +109,11 @@ _OFFSETS = {
     "FILE_PRIVATE": ("file", "private_data"),
     "SOCKET_SK": ("socket", "sk"),
     "SOCK_FAMILY": ("sock_common", "skc_family"),
+    "SOCK_REMOTE": ("sock_common", "skc_daddr"),
+    "SOCK_LOCAL": ("sock_common", "skc_rcv_saddr"),
+    "SOCK_REMOTE_PORT": ("sock_common", "skc_dport"),
+    "SOCK_LOCAL_PORT": ("sock_common", "skc_num"),
+    "SOCK_INTERFACE": ("sock_common", "skc_bound_dev_if"),
     "SOCK_TYPE": ("sock", "sk_type"),
     "SOCK_PROTOCOL": ("sock", "sk_protocol"),
     "INODE_MODE": ("inode", "i_mode"),
@@ -117,12 +122,18 @@ _OFFSETS = {
     "INODE_DEVICE": ("inode", "i_rdev"),
     "FILE_DENTRY": ("file", "f_path", "dentry"),
     "DENTRY_NAME": ("dentry", "d_name", "name"),
+    "DENTRY_PARENT": ("dentry", "d_parent"),
     "INODE_PRIVATE": ("inode", "i_private"),
     "PID_TASKS": ("pid", "tasks"),
     "TASK_PID_LINKS": ("task_struct", "pid_links"),
     "SUPER_MAGIC": ("super_block", "s_magic"),
     "BINARY_NAME": ("linux_binprm", "filename"),
 }
+_IPV6_OFFSETS = {
+    "SOCK_REMOTE_6": ("sock_common", "skc_v6_daddr"),
+    "SOCK_LOCAL_6": ("sock_common", "skc_v6_rcv_saddr"),
+}
+"""Left out where a kernel has no IPv6."""
 _RING_OFFSETS = {
     "RING_OPCODE": ("io_kiocb", "opcode"),
     "RING_OF": ("io_kiocb", "ctx"),
@@ -185,6 +196,8 @@ def kernel_facts(machine: str) -> tuple[dict[str, int | str], list[tuple[str, st
             if offset is None:
                 raise NotAvailableError(f"this kernel's {path[0]} has no field {path[-1]}")
             defines[name] = offset
+        ipv6 = {name: types.offset(*path) for name, path in _IPV6_OFFSETS.items()}
+        defines |= {name: offset for name, offset in ipv6.items() if offset is not None}
         missing = [name for name in TRACEPOINTS if types.argument_count(name) is None]
         if missing:
             raise NotAvailableError(f"this kernel lacks the tracepoints {', '.join(missing)}", None)

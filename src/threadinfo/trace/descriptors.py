@@ -429,11 +429,10 @@ class DescriptorTracer(Tracer):
             by_path_omitted_count=totals.path_left_out,
         )
         if self.sites:
-            fds: dict[int, list[int]] = {}
-            for fd, known in opened.items():
-                fds.setdefault(known.stack, []).append(fd)
             counts = self.recorder.counts()
-            trace = describe_sites(trace, slot, ledger, self.sites, self._growth, fds, self.stopped_ns, counts.uncopied)
+            trace = describe_sites(
+                trace, slot, ledger, self.sites, self._growth, opened, self.stopped_ns, counts.uncopied
+            )
         sockets, uses = None, None
         if self._log_sockets_at is not None:
             with contained("sockets", self.gaps):

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
-from threadinfo.model import DescriptorTrace, LeakSuspect, SiteChurn, StackCounts
+from threadinfo.model import DescriptorTrace, LeakSuspect, SiteChurn, StackCounts, SuspectThread
 from threadinfo.trace.call_sites import CallSites
 from threadinfo.trace.descriptor_types import TYPE_NAMES
 from threadinfo.trace.growth import OpenAtSites
-from threadinfo.trace.kernel_ledger import KernelLedger
+from threadinfo.trace.kernel_ledger import KernelLedger, OpenDescriptor
 from threadinfo.trace.leaks import judge_growth
 from threadinfo.trace.site_groups import Site, group_sites, own_frames, site_frames, site_library
 
 _MOST_SITES = 100
+_MOST_THREADS = 10
 _MOST_NUMBERS_SHOWN = 100
 
 
@@ -26,15 +28,25 @@ def describe_sites(
     ledger: KernelLedger,
     call_sites: CallSites,
     growth: OpenAtSites,
-    fds: Mapping[int, Sequence[int]],
+    opened: Mapping[int, OpenDescriptor],
     stopped_ns: int,
     uncopied_count: int,
 ) -> DescriptorTrace:
-    """The trace with what it saw by call site; `process`: its slot; `fds`: the open numbers by stack id."""
+    """The trace with what it saw by call site; `process`: its slot; `opened`: what was opened and is open.
+
+    Names of threads, and paths, are left to whoever has read /proc.
+    """
     ids = ledger.site_ids(process).tolist()
     sites = group_sites({stack_id: call_sites.stack(stack_id) for stack_id in ids})
     churn = sorted((_churn(site, ledger) for site in sites), key=lambda one: -one.opened_count)
-    suspects = [suspect for site in sites if (suspect := _suspect(site, ledger, growth, fds, stopped_ns)) is not None]
+    fds: dict[int, list[int]] = {}
+    for fd, known in sorted(opened.items()):
+        fds.setdefault(known.stack, []).append(fd)
+    suspects = []
+    for site in sites:
+        open_here = {fd: opened[fd] for number in site.numbers for fd in fds.get(number, ())}
+        if (suspect := _suspect(site, ledger, growth, open_here, stopped_ns)) is not None:
+            suspects.append(suspect)
     attributed = sum(one.opened_count for one in churn if one.stack)
     return msgspec.structs.replace(
         trace,
@@ -57,8 +69,6 @@ def describe_sites(
 def _churn(site: Site, ledger: KernelLedger) -> SiteChurn:
     counts = ledger.sites[list(site.numbers)]
     opened, closed = int(counts["opened"].sum()), int(counts["closed"].sum())
-    types = counts["types"].sum(axis=0, dtype=np.int64)
-    by_type = Counter({TYPE_NAMES[code] or "unknown": int(types[code]) for code in np.flatnonzero(types).tolist()})
     return SiteChurn(
         stack=site_frames(site.stack),
         library=site_library(site.stack),
@@ -66,13 +76,18 @@ def _churn(site: Site, ledger: KernelLedger) -> SiteChurn:
         closed_count=closed,
         still_open_count=max(0, opened - closed),
         limit_failed_count=int(counts["limit_failed"].sum()),
-        by_type=dict(by_type.most_common()),
+        by_type=dict(_by_type(counts).most_common()),
         lifetime_ns=ledger.site_lifetime(site.numbers),
     )
 
 
+def _by_type(counts: NDArray[np.void]) -> Counter[str]:
+    types = counts["types"].sum(axis=0, dtype=np.int64)
+    return Counter({TYPE_NAMES[code] or "unknown": int(types[code]) for code in np.flatnonzero(types).tolist()})
+
+
 def _suspect(
-    site: Site, ledger: KernelLedger, growth: OpenAtSites, fds: Mapping[int, Sequence[int]], stopped_ns: int
+    site: Site, ledger: KernelLedger, growth: OpenAtSites, opened: Mapping[int, OpenDescriptor], stopped_ns: int
 ) -> LeakSuspect | None:
     which = np.array(site.numbers)
     counts = ledger.sites[which]
@@ -85,7 +100,8 @@ def _suspect(
     judged = judge_growth([*growth.at_ns, stopped_ns], [*levels, now], first_ns)
     if judged is None:
         return None
-    still_open = sorted(fd for number in site.numbers for fd in fds.get(number, ()))
+    (kind, _), *_ = _by_type(counts).most_common(1) or [("unknown", 0)]
+    threads = Counter(known.tid for known in opened.values())
     return LeakSuspect(
         stack=site_frames(site.stack),
         library=site_library(site.stack),
@@ -96,5 +112,7 @@ def _suspect(
         confidence=judged.confidence,
         watched_ns=stopped_ns - first_ns,
         steadiness=judged.steadiness,
-        fds=tuple(still_open[:_MOST_NUMBERS_SHOWN]),
+        fds=tuple(sorted(opened)[:_MOST_NUMBERS_SHOWN]),
+        kind=None if kind == "unknown" else kind,
+        threads=tuple(SuspectThread(tid, "", count) for tid, count in threads.most_common(_MOST_THREADS)),
     )
