@@ -23,8 +23,9 @@ MAY_IMPORT = {
     "descriptor_kinds": set(),
     "netlink_names": set(),
     "protocol_names": set(),
-    "proc": {"model", "descriptor_kinds", "netlink_names", "protocol_names"},
-    "trace": {"model", "descriptor_kinds", "errors", "netlink_names", "protocol_names"}
+    "syscall_numbers": set(),
+    "proc": {"model", "descriptor_kinds", "netlink_names", "protocol_names", "syscall_numbers"},
+    "trace": {"model", "descriptor_kinds", "errors", "netlink_names", "protocol_names", "syscall_numbers"}
     | {"containment", "socket_identity"},
     "socket_identity": {"model"},
     "socket_story": {"model", "socket_identity"},

@@ -55,7 +55,7 @@ _DEFAULT_COMMAND = "report"
 _FAILURE_OF_OURS = 125
 _KERNEL_NAME_BYTES = 15
 _LONGEST_TRACE_SECONDS = 86_400
-_WATCHED = ("descriptors", "sockets", "scheduling")
+_WATCHED = ("descriptors", "sockets", "scheduling", "waits")
 _LARGEST_REPORT_BYTES = 256 << 20
 _CHUNK_BYTES = 1 << 20
 _LARGEST_PORTS_FILE = 1 << 20
@@ -221,7 +221,10 @@ _follow_option = click.option("--follow", is_flag=True, help="Trace and report t
     help="As root: watch for so long, and add what threads and descriptors did.",
 )
 @click.option(
-    "--only", metavar="WHAT", callback=_read_only, help="Of a trace: descriptors, sockets, scheduling; default all."
+    "--only",
+    metavar="WHAT",
+    callback=_read_only,
+    help="Of a trace: descriptors, sockets, scheduling, waits; default all.",
 )
 @click.option("--wait", is_flag=True, help="As root: wait for TARGET to start; trace it from its first instruction.")
 @_follow_option

@@ -29,6 +29,7 @@ from threadinfo.trace.descriptors import CodeAccess, ReadLinks, ReadNumbers
 from threadinfo.trace.kernel_accounts import ReadAccount
 from threadinfo.trace.scheduling import ReadThreads
 from threadinfo.trace.session import Awaited, ReadName, TraceResult, trace_processes
+from threadinfo.trace.waits import ReadCall
 from threadinfo.watcher import FamilyWatcher, Watcher, arguments_address
 
 
@@ -122,6 +123,7 @@ class _Tracing(TypedDict):
     code: CodeAccess
     read_threads: ReadThreads
     read_account: ReadAccount
+    read_call: ReadCall | None
     read_name: ReadName
     read_links: ReadLinks
     read_numbers: ReadNumbers
@@ -129,12 +131,13 @@ class _Tracing(TypedDict):
 
 def _tracing(reader: TargetReader, only: frozenset[str], debuginfod: tuple[str, ...]) -> _Tracing:
     return {
-        "with_scheduling": "scheduling" in only,
+        "with_scheduling": bool(only & {"scheduling", "waits"}),
         "with_descriptors": bool(only & {"descriptors", "sockets"}),
         "with_sockets": "sockets" in only,
         "code": CodeAccess(reader.maps, reader.open_mapping, debuginfod),
         "read_threads": reader.threads,
         "read_account": reader.account,
+        "read_call": reader.call if "waits" in only else None,
         "read_name": reader.name,
         "read_links": reader.links,
         "read_numbers": reader.numbers,

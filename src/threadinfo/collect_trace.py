@@ -13,9 +13,10 @@ from threadinfo.collect import CollectOptions, collect_process, collect_report, 
 from threadinfo.containment import contained
 from threadinfo.errors import TargetEndedError
 from threadinfo.merge import TracedThread, merge_descriptors, merge_scheduling
-from threadinfo.model import DescriptorEvent, Gap, KernelAccount, Origin, ProcessReport, Report, Trace
+from threadinfo.model import BlockedCall, DescriptorEvent, Gap, KernelAccount, Origin, ProcessReport, Report, Trace
 from threadinfo.proc.process import ENDED_STATES, Machine, read_machine
 from threadinfo.proc.reader import ProcDirectory, ProcError, ProcGoneError
+from threadinfo.proc.serving import is_native, read_blocked_call
 from threadinfo.proc.threads import read_kernel_account, read_thread_owner, read_thread_states
 from threadinfo.socket_story import tell_maker
 from threadinfo.trace.descriptor_events import Moments
@@ -39,6 +40,7 @@ class TargetReader:
     def __init__(self, root: ProcDirectory, held: dict[int, ProcDirectory], stack: contextlib.ExitStack) -> None:
         self._root, self._held, self._stack = root, held, stack
         self.pids = tuple(held)
+        self._is_native: dict[int, bool] = {}
 
     def hold(self, pid: int) -> None:
         """Another target; nothing is known of one that has ended by now."""
@@ -53,6 +55,17 @@ class TargetReader:
     def account(self, pid: int, tid: int) -> KernelAccount | None:
         """What the kernel has counted of a thread of a target; None once it has ended."""
         return read_kernel_account(self._held[pid], tid) if pid in self._held else None
+
+    def call(self, pid: int, tid: int) -> BlockedCall | None:
+        """What a thread of a target sleeps in; None where it does not, or cannot be read."""
+        if pid not in self._held:
+            return None
+        if pid not in self._is_native:
+            try:
+                self._is_native[pid] = is_native(self._held[pid])
+            except ProcError:
+                self._is_native[pid] = False
+        return read_blocked_call(self._held[pid], tid) if self._is_native[pid] else None
 
     def links(self, pid: int) -> dict[int, str] | None:
         """Everything that a target has open; None where it has ended."""
@@ -137,12 +150,13 @@ def collect_traced_report(
         result = trace_processes(
             traced_pids,
             seconds,
-            with_scheduling="scheduling" in only,
+            with_scheduling=bool(only & {"scheduling", "waits"}),
             with_descriptors=bool(only & {"descriptors", "sockets"}),
             with_sockets="sockets" in only,
             code=CodeAccess(reader.maps, reader.open_mapping, options.debuginfod),
             read_threads=reader.threads,
             read_account=reader.account,
+            read_call=reader.call if "waits" in only else None,
             read_name=reader.name,
             read_links=reader.links,
             read_numbers=reader.numbers,
@@ -253,7 +267,12 @@ def merge_trace(
             if result.activities is None
             else [
                 TracedThread(
-                    activity.tid, activity.name or names.get(activity.tid, ""), activity.has_ended, activity.scheduling
+                    activity.tid,
+                    activity.name or names.get(activity.tid, ""),
+                    activity.has_ended,
+                    activity.scheduling,
+                    activity.waits.waits if activity.waits else None,
+                    activity.waits.other_ns if activity.waits else None,
                 )
                 for activity in result.activities
                 if activity.pid == earlier.pid

@@ -25,6 +25,7 @@ from threadinfo.model import (
     SocketTrace,
     StackCounts,
     Trace,
+    Wait,
 )
 from threadinfo.socket_identity import Sockets
 from threadinfo.socket_story import settle
@@ -37,6 +38,8 @@ class TracedThread(msgspec.Struct, frozen=True):
     name: str
     has_ended: bool
     scheduling: Scheduling
+    waits: tuple[Wait, ...] | None = None
+    waits_other_ns: int | None = None
 
 
 def merge_scheduling(
@@ -58,13 +61,18 @@ def merge_scheduling(
     listed = {thread.tid for thread in threads or ()}
     if threads is not None:
         threads = tuple(
-            msgspec.structs.replace(thread, scheduling=by_tid[thread.tid].scheduling)
+            msgspec.structs.replace(
+                thread,
+                scheduling=by_tid[thread.tid].scheduling,
+                waits=by_tid[thread.tid].waits,
+                waits_other_ns=by_tid[thread.tid].waits_other_ns,
+            )
             if thread.tid in by_tid
             else thread
             for thread in threads
         )
     ended = tuple(
-        EndedThread(thread.tid, thread.name, thread.scheduling)
+        EndedThread(thread.tid, thread.name, thread.scheduling, thread.waits, thread.waits_other_ns)
         for thread in traced or ()
         if thread.tid not in listed or by_tid[thread.tid] is not thread
     )

@@ -38,6 +38,7 @@ from threadinfo.trace.kernel_accounts import ReadAccount
 from threadinfo.trace.preflight import check_privilege
 from threadinfo.trace.privileges import give_up, given_up_by_others
 from threadinfo.trace.scheduling import ReadThreads, SchedulingTracer, ThreadActivity
+from threadinfo.trace.waits import ReadCall
 
 EndedBy = Literal["duration", "interrupt", "target"]
 ReadName = Callable[[int], tuple[int | None, str] | None]
@@ -178,6 +179,7 @@ def trace_processes(
     code: CodeAccess | None,
     read_threads: ReadThreads,
     read_account: ReadAccount,
+    read_call: ReadCall | None,
     read_name: ReadName,
     read_links: ReadLinks,
     read_numbers: ReadNumbers,
@@ -195,7 +197,8 @@ def trace_processes(
     `on_watching` is called when everything is watched: what begins then is looked at very often at first, since a
     process that ends soon can only be read while it lives. `on_tick` is called once a tick; where it says so, what is
     open now is what is told of a process that ends later. `awaited`: there are no `pids` yet, but one that will come.
-    Raises KeyboardInterrupt for a Ctrl-C before that. With `follow` it lasts until the children have ended too.
+    Raises KeyboardInterrupt for a Ctrl-C before that. With `follow` it lasts until the children have ended too. With
+    `read_call` what threads wait for is watched beside scheduling.
     `is_over` is asked once a tick whether to end. A tracer in which a fault of ours comes to light is not asked any
     more, because what it says may be wrong: the others go on.
     """
@@ -208,7 +211,9 @@ def trace_processes(
         scheduling: SchedulingTracer | None = None
         if with_scheduling:
             with contained("scheduling", gaps, but=(OSError,)):
-                watched = SchedulingTracer(read_threads, read_account, follow_limit=follow_limit)
+                watched = SchedulingTracer(read_threads, read_account, follow_limit=follow_limit, read_call=read_call)
+                if watched.waits_problem:
+                    gaps.append(Gap("waits", watched.waits_problem, None))
                 scheduling = stack.enter_context(detached(watched, gaps))
         descriptors: DescriptorTracer | None = None
         clock_offset_ns = time.time_ns() - time.monotonic_ns()
