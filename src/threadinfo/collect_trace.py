@@ -12,7 +12,7 @@ import msgspec
 from threadinfo.collect import CollectOptions, collect_process, collect_report, parse_timestamp, timestamp, unseen
 from threadinfo.containment import contained
 from threadinfo.errors import TargetEndedError
-from threadinfo.merge import TracedThread, merge_descriptors, merge_scheduling
+from threadinfo.merge import TracedThread, merge_descriptors, merge_scheduling, merge_waits
 from threadinfo.model import BlockedCall, DescriptorEvent, Gap, KernelAccount, Origin, ProcessReport, Report, Trace
 from threadinfo.proc.process import ENDED_STATES, Machine, read_machine
 from threadinfo.proc.reader import ProcDirectory, ProcError, ProcGoneError
@@ -285,6 +285,8 @@ def merge_trace(
     if (activity := result.descriptors.get(earlier.pid)) is not None:
         with contained("descriptors", faults):
             report = _merge_activity(report, activity, result, only)
+    with contained("waits", faults):
+        report = merge_waits(report, earlier.descriptors or ())
     return msgspec.structs.replace(report, gaps=(*report.gaps, *faults))
 
 

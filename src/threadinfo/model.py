@@ -122,7 +122,9 @@ class WaitObject(msgspec.Struct, frozen=True, kw_only=True):
     """"lock": a futex that looks like a contended mutex. "none": the call names none, or more than one."""
     fd: int | None = None
     inode: int | None = None
-    """Of the file that the descriptor was; null where it was more files than were told apart."""
+    """Of the file that the descriptor was; null where that is not known."""
+    is_reused: bool = False
+    """Whether the number was more files, one after the other, than were told apart."""
     address: int | None = None
     """Of a futex or lock."""
     pid: int | None = None

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.conftest import Run, Start
 from tests.trace.test_descriptors import build, trace
 
 pytestmark = pytest.mark.usefixtures("bpf")
@@ -130,3 +133,79 @@ def test_waits_for_work_are_told_from_waits_within_it(traced: tuple[list[dict[st
         for wait in its_waits(truth, threads[truth["tid"]]):
             if wait["sum_ns"] > 0.5 * truth["ns"]:
                 assert wait["is_idle"] == (truth["name"] in idle), truth["name"]
+
+
+PROGRAM = """
+import queue, threading, time
+work, lock = queue.Queue(), threading.Lock()
+def worker():
+    while True:
+        item = work.get()
+        with lock:
+            time.sleep(0.0007)
+            sum(range(2000))
+for _ in range(5):
+    threading.Thread(target=worker, daemon=True).start()
+print("ready", flush=True)
+while True:
+    for item in range(11):
+        work.put(item)
+    time.sleep(0.003)
+"""
+
+
+def test_waits_of_an_interpreters_threads_add_up_and_its_locks_have_no_holder(
+    bpf: None, start: Start, threadinfo: Run, tmp_path: Path
+) -> None:
+    source = tmp_path / "queue_workers.py"
+    source.write_text(PROGRAM)
+    process = start(sys.executable, source)
+    result = threadinfo(process.pid, "--trace", "1.5", "--only", "scheduling,waits", "--format", "json")
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)["processes"][0]
+    window = report["trace"]["duration_ns"]
+    assert len(report["threads"]) == 6
+    for thread in report["threads"]:
+        scheduling, waits_ns = thread["scheduling"], sum(wait["sum_ns"] for wait in thread["waits"])
+        assert scheduling["on_cpu_ns"] + scheduling["run_queue_ns"] + waits_ns == pytest.approx(window, rel=0.01)
+        assert thread["waits_other_ns"] <= 0.01 * window
+        assert {wait["syscall"] for wait in thread["waits"]} <= {"futex", "clock_nanosleep", "select", None}
+        # Its locks are semaphores, of which nobody knows the holder. Its own mutex is one, for some microseconds.
+        held = [wait for wait in thread["waits"] if wait["held_by"]]
+        assert {wait["object"]["kind"] for wait in held} <= {"lock"}
+        assert sum(wait["sum_ns"] for wait in held) <= 0.02 * window
+        tids = {one["tid"] for one in report["threads"]} - {thread["tid"]}
+        assert {holder["tid"] for wait in held for holder in wait["held_by"]} <= tids
+
+
+def test_number_that_is_used_again_is_a_wait_of_its_own(
+    bpf: None, start: Start, threadinfo: Run, tmp_path: Path
+) -> None:
+    """Three pipes, one after the other under the same number, and then more than are told apart."""
+    source = tmp_path / "reused.py"
+    source.write_text(
+        "import os, threading, time\n"
+        "def one():\n"
+        "    r, w = os.pipe()\n"
+        "    thread = threading.Thread(target=lambda: (time.sleep(0.003), os.write(w, b'x')))\n"
+        "    inode = os.fstat(r).st_ino; thread.start(); os.read(r, 1); thread.join(); os.close(r); os.close(w)\n"
+        "    return r, inode\n"
+        "print('ready', flush=True); input()\n"
+        "print([one() for _ in range(29)][0][0], flush=True); input()\n"
+    )
+    command = [sys.executable, str(source)]
+    arguments = ["PID", "--trace", "600", "--only", "waits", "--format", "json"]
+    done = trace(command, arguments, output=tmp_path / "report.json")
+    thread = done.report()["threads"][0]
+    reads = [wait for wait in thread["waits"] if wait["object"]["fd"] == int(done.said)]
+    assert sum(wait["count"] for wait in reads) == 29
+    apart = [wait for wait in reads if not wait["object"]["is_reused"]]
+    assert [wait["count"] for wait in apart] == [1] * 7
+    assert len({wait["object"]["inode"] for wait in apart}) == 7
+    assert [wait["count"] for wait in reads if wait["object"]["is_reused"]] == [22]
+
+
+def test_live_stream_of_waits_is_a_usage_error(threadinfo: Run) -> None:
+    result = threadinfo("trace", "1", "--only", "waits")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "--trace SECONDS --only waits" in result.stderr

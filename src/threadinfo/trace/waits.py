@@ -387,8 +387,9 @@ def _describe(one: _Sum) -> tuple[str | None, Cause, WaitObject]:
     if kind == _BY_FUTEX:
         return call, "syscall", WaitObject(kind="lock" if one.call & _FOR_LOCK else "futex", address=one.object)
     if kind in {_BY_DESCRIPTOR, _BY_POLL} and fd < 1 << 31:
-        inode = None if one.flags & _MANY_FILES else one.file or None
-        return call, "syscall", WaitObject(kind="descriptor", fd=fd, inode=inode)
+        is_reused = bool(one.flags & _MANY_FILES)
+        inode = None if is_reused else one.file or None
+        return call, "syscall", WaitObject(kind="descriptor", fd=fd, inode=inode, is_reused=is_reused)
     if kind == _BY_CHILD:  # wait4(2): below 1 it is a group or any
         return call, "syscall", WaitObject(kind="child", pid=fd if 0 < fd < 1 << 31 else None)
     if kind == _BY_SECOND:  # waitid(2): P_PID is 1
