@@ -5,7 +5,8 @@
  *
  * Given by the loader: TID_LIMIT (pid_max), SLOT_COUNT, CPU_COUNT, STREAM_PAGES for the live stream, and from the running
  * kernel's BTF the offsets TASK_TGID, TASK_PID, TASK_COMM, TASK_CPU, SWITCH_HAS_STATE or TASK_STATE, TASK_STATE_BYTES, and
- * where there are such fields TASK_RUN and TASK_RUN_BEFORE.
+ * where there are such fields TASK_RUN and TASK_RUN_BEFORE. PAIRS: how many of (thread, other thread) are kept. With WAITS
+ * what threads wait for is kept too: scheduling/waits.h.
  *
  * Not every event is shown to us. A kernel can run no program while certain threads are current (that of a sandbox may hide
  * its init), and counts no recursion miss for it: switches away from them, and wake-ups by their CPU meanwhile, are unseen.
@@ -20,7 +21,7 @@
 #define SUB_BITS 3     /* eight buckets an octave: a bucket is 12.5 % wide, its middle at most 6.25 % off */
 #define OCTAVES 38     /* up to 2^40 ns, 18 minutes */
 #define BUCKETS (OCTAVES << SUB_BITS)
-#define PAIRS 16384
+#define CHILDREN 4096 /* that are made between two looks of user space */
 #define INTERRUPT 0xffffffff /* as a waker: no thread, but a timer or a device */
 
 #define STATE_DEAD 0x80          /* include/linux/sched.h, TASK_DEAD */
@@ -50,10 +51,12 @@ struct losses {
     u64 lost_count; /* no room in the stream */
     u64 seen_count; /* events of traced threads */
     u64 unexpected_count; /* a thread or a CPU was not in the state that its event needs: another event was not seen */
-    u64 next_slot;  /* this CPU's share of the slots, for threads that are born while we watch */
-    u64 slot_limit;
 };
 BPF_F_TABLE("array", u32, struct losses, losses, CPU_COUNT, MAPPED);
+
+/* For threads that are born while we watch: the slots that were never used, then those that user space gave back. */
+BPF_F_TABLE("array", u32, u64, next_slot, 1, MAPPED);
+BPF_QUEUE(free_slots, u32, SLOT_COUNT);
 
 static __always_inline u32 read_u32(void *base, u32 offset) {
     u32 value = 0;
@@ -108,6 +111,14 @@ struct latency {
     u32 buckets[BUCKETS];
 };
 
+/* The same waker as long as it stays the same; then it goes to its map. */
+struct waking {
+    u32 waker;
+    u32 unused;
+    u64 count;
+    u64 ns; /* that the wait had taken */
+};
+
 struct thread {
     u32 tid;
     u32 tgid;
@@ -126,10 +137,12 @@ struct thread {
     u64 involuntary_count;
     u64 migration_count;
     u64 uncharged_ns; /* of waits: nobody, or nobody that we remember, held the CPU */
-    u32 last_waker;   /* the pair that is being counted, kept here because it seldom changes */
-    u32 last_holder;
-    u64 last_waker_count;
+    u32 waker;        /* who is waking it; 0: nobody */
+    u32 named_waker;  /* whose name is known */
+    u32 last_holder;  /* the pair that is being counted, kept here because it seldom changes */
+    u32 unused;
     u64 last_holder_ns;
+    struct waking waking;
     char comm[COMM_BYTES];
     struct latency after_wakeup;
     struct latency after_preemption;
@@ -153,12 +166,18 @@ struct cpu {
 };
 BPF_F_TABLE("array", u32, struct cpu, cpus, CPU_COUNT, MAPPED);
 
-/* (traced thread, other thread) to how often it woke it, and how long it held the CPU while it waited. */
+/* Of a traced thread, or of one of the things that it waits for: how often another woke it and how long it had waited, and
+ * how long another held the CPU while it waited for that. */
 struct pair {
-    u32 slot;
+    u32 of; /* the thread's slot; of wakers with OF_THREAD added, or the place of the wait */
     u32 tid;
 };
-BPF_HASH(woken_by, struct pair, u64, PAIRS);
+struct total {
+    u64 count;
+    u64 ns;
+};
+#define OF_THREAD 0x80000000
+BPF_HASH(woken_by, struct pair, struct total, PAIRS);
 BPF_HASH(delayed_by, struct pair, u64, PAIRS);
 
 /* Names of those others, taken when they are seen: many are gone when the report is made. */
@@ -251,21 +270,29 @@ static __always_inline void remember_name(u32 tid, void *task) {
         count_full();
 }
 
-/* Pairs are counted in the thread itself while they stay the same, and go to their map when they change. */
-static __always_inline void flush_waker(struct thread *t, u32 slot) {
-    struct pair key = {.slot = slot, .tid = t->last_waker};
-    u64 *total = woken_by.lookup(&key);
-
-    if (!t->last_waker_count)
+/* Pairs are counted where they are found at once while they stay the same, and go to their map when they change. */
+static __always_inline void note_waker(struct waking *last, u32 of, u32 waker, u64 ns) {
+    if (!waker)
         return;
-    if (total)
-        *total += t->last_waker_count;
-    else if (woken_by.update(&key, &t->last_waker_count))
-        count_full();
+    if (waker != last->waker) {
+        struct pair key = {.of = of, .tid = last->waker};
+        struct total first = {.count = last->count, .ns = last->ns}, *sum = woken_by.lookup(&key);
+
+        if (sum) {
+            sum->count += first.count;
+            sum->ns += first.ns;
+        } else if (first.count && woken_by.update(&key, &first)) {
+            count_full();
+        }
+        last->waker = waker;
+        last->count = last->ns = 0;
+    }
+    last->count++;
+    last->ns += ns;
 }
 
 static __always_inline void flush_holder(struct thread *t, u32 slot) {
-    struct pair key = {.slot = slot, .tid = t->last_holder};
+    struct pair key = {.of = slot, .tid = t->last_holder};
     u64 *total = delayed_by.lookup(&key);
 
     if (!t->last_holder_ns)
@@ -327,22 +354,38 @@ static __always_inline u64 time_since(u64 since_ns, u64 now) {
     return now > since_ns ? now - since_ns : 0;
 }
 
+#ifdef WAITS
+#include "scheduling/waits.h"
+#else
+static __always_inline void begin_wait(struct thread *t, u32 slot, void *task, u64 task_state, u64 now) {
+}
+
+static __always_inline void end_wait(struct thread *t, u32 slot, u64 ns, bool is_uninterruptible) {
+    note_waker(&t->waking, slot | OF_THREAD, t->waker, ns);
+}
+#endif
+
 /* Charges the time since the last event to the state that the thread was in; where that is not known, to the one that this
  * event needs. The time before the first event is user space's to charge. */
-static __always_inline void leave_state(struct thread *t, u64 now, u32 needed) {
+static __always_inline void leave_state(struct thread *t, u32 slot, u64 now, u32 needed) {
     u64 ns = time_since(t->since_ns, now);
     u32 state = t->state == UNKNOWN ? needed : t->state;
 
-    if (!t->since_ns)
+    if (!t->since_ns) {
         note_first(t, now, needed);
-    else if (state == RUNNING)
+        note_waker(&t->waking, slot | OF_THREAD, t->waker, 0);
+    } else if (state == RUNNING) {
         t->on_cpu_ns += ns;
-    else if (state == QUEUED_AFTER_WAKEUP || state == QUEUED_AFTER_PREEMPTION)
+    } else if (state == QUEUED_AFTER_WAKEUP || state == QUEUED_AFTER_PREEMPTION) {
         t->queued_ns += ns;
-    else if (state == SLEEPING)
-        t->sleeping_ns += ns;
-    else if (state == UNINTERRUPTIBLE)
-        t->uninterruptible_ns += ns;
+    } else if (state == SLEEPING || state == UNINTERRUPTIBLE) {
+        if (state == SLEEPING)
+            t->sleeping_ns += ns;
+        else
+            t->uninterruptible_ns += ns;
+        end_wait(t, slot, ns, state == UNINTERRUPTIBLE);
+    }
+    t->waker = 0;
     t->since_ns = now;
 }
 
@@ -353,10 +396,11 @@ static __always_inline void count_unexpected(void) {
         l->unexpected_count++;
 }
 
-static __always_inline void switch_out(struct thread *t, void *task, u64 now, bool preempted, u64 task_state) {
+static __always_inline void switch_out(struct thread *t, u32 slot, void *task, u64 now, bool preempted,
+                                       u64 task_state) {
     if (t->state != RUNNING && t->state != UNKNOWN)
         count_unexpected();
-    leave_state(t, now, RUNNING);
+    leave_state(t, slot, now, RUNNING);
     t->settled_ns = now;
     if (preempted) {
         t->involuntary_count++;
@@ -372,6 +416,7 @@ static __always_inline void switch_out(struct thread *t, void *task, u64 now, bo
         return;
     }
     t->state = task_state & STATE_UNINTERRUPTIBLE ? UNINTERRUPTIBLE : SLEEPING;
+    begin_wait(t, slot, task, task_state, now);
 }
 
 static __always_inline void switch_in(struct thread *t, void *task, u32 slot, struct cpu *c, u32 cpu, u64 now) {
@@ -410,12 +455,12 @@ static __always_inline void switch_in(struct thread *t, void *task, u32 slot, st
     } else if (t->state != UNKNOWN) {
         count_unexpected();
     }
-    leave_state(t, now, QUEUED_AFTER_PREEMPTION);
+    leave_state(t, slot, now, QUEUED_AFTER_PREEMPTION);
     t->state = RUNNING;
 }
 
-static __always_inline void wake(struct thread *t, u64 now) {
-    leave_state(t, now, SLEEPING);
+static __always_inline void wake(struct thread *t, u32 slot, u64 now) {
+    leave_state(t, slot, now, SLEEPING);
     t->state = QUEUED_AFTER_WAKEUP;
     t->settled_ns = now;
 }
@@ -452,7 +497,7 @@ static __always_inline void catch_up(struct cpu *c, void *prev, u32 cpu, u64 now
         at = from;
     if (gone && gone->state == RUNNING && gone->since_ns == from) {
         count_unexpected();
-        leave_state(gone, at, RUNNING);
+        leave_state(gone, gone_slot, at, RUNNING);
         gone->state = UNKNOWN; /* what it does now its next event will tell */
     }
     end_slice(c, at);
@@ -468,7 +513,7 @@ static __always_inline void catch_up(struct cpu *c, void *prev, u32 cpu, u64 now
     }
     if (came->state != QUEUED_AFTER_WAKEUP && came->state != QUEUED_AFTER_PREEMPTION) {
         count_unexpected();
-        wake(came, from > came->since_ns ? from : came->since_ns); /* while the other was current */
+        wake(came, slot, from > came->since_ns ? from : came->since_ns); /* while the other was current */
     }
     switch_in(came, prev, slot, c, cpu, at);
 }
@@ -498,7 +543,7 @@ int on_sched_switch(struct bpf_raw_tracepoint_args *ctx) {
 
     out = find_thread(prev_tid, &prev_slot);
     if (out) {
-        switch_out(out, prev, now, ctx->args[0] || !task_state, task_state);
+        switch_out(out, prev_slot, prev, now, ctx->args[0] || !task_state, task_state);
         count_seen();
     }
     in = find_thread(next_tid, &next_slot);
@@ -524,11 +569,10 @@ int on_sched_waking(struct bpf_raw_tracepoint_args *ctx) {
     c = cpus.lookup(&cpu);
     if (!waker || (c && c->interrupt_depth))
         waker = INTERRUPT;
-    if (waker != t->last_waker || !t->last_waker_count) {
-        flush_waker(t, slot);
-        t->last_waker = waker;
-        t->last_waker_count = 0;
-        if (waker != INTERRUPT && !names.lookup(&waker)) {
+    t->waker = waker; /* it is counted when the wait ends, a moment later */
+    if (waker != INTERRUPT && waker != t->named_waker) {
+        t->named_waker = waker;
+        if (!names.lookup(&waker)) {
             struct name n = {.tgid = bpf_get_current_pid_tgid() >> 32};
 
             bpf_get_current_comm(&n.comm, sizeof n.comm);
@@ -536,7 +580,6 @@ int on_sched_waking(struct bpf_raw_tracepoint_args *ctx) {
                 count_full();
         }
     }
-    t->last_waker_count++;
     count_seen();
     return 0;
 }
@@ -551,7 +594,7 @@ int on_sched_wakeup(struct bpf_raw_tracepoint_args *ctx) {
     now = bpf_ktime_get_ns();
     if (t->state != SLEEPING && t->state != UNINTERRUPTIBLE && t->state != UNKNOWN)
         return 0; /* running, or queued already: nothing begins */
-    wake(t, now);
+    wake(t, slot, now);
     count_seen();
     return 0;
 }
@@ -584,21 +627,21 @@ int on_sched_migrate_task(struct bpf_raw_tracepoint_args *ctx) {
     return 0;
 }
 
-/* Gives a slot to a thread that begins, or that we begin to trace. */
-static __always_inline void begin_thread(void *task, u32 state) {
-    struct losses *l = this_cpu_losses();
-    u32 slot, tid = read_u32(task, TASK_PID);
+/* Gives a slot to a thread that begins, or that we begin to trace; 0: there is none. */
+static __always_inline u32 begin_thread(void *task, u32 state) {
+    u32 zero = 0, slot = 0, tid = read_u32(task, TASK_PID);
+    u64 *next = next_slot.lookup(&zero);
     struct thread *t;
 
-    if (!l)
-        return;
-    slot = l->next_slot;
-    t = slot < l->slot_limit ? threads.lookup(&slot) : NULL;
-    if (!t) {
-        l->full_count++;
-        return;
+    if (next && *next < SLOT_COUNT)
+        slot = __sync_fetch_and_add(next, 1);
+    if ((!slot || slot >= SLOT_COUNT) && free_slots.pop(&slot)) {
+        count_full();
+        return 0;
     }
-    l->next_slot++;
+    t = threads.lookup(&slot);
+    if (!t)
+        return 0;
     t->tgid = read_u32(task, TASK_TGID);
     t->born_ns = bpf_ktime_get_ns();
     if (is_on()) { /* otherwise it is older than the window, and its first event tells what it was doing */
@@ -609,6 +652,7 @@ static __always_inline void begin_thread(void *task, u32 state) {
     asm volatile("" ::: "memory"); /* whoever sees its number sees the rest of it */
     t->tid = tid;
     set_slot(tid, slot);
+    return slot;
 }
 
 /* How many processes that traced ones make are traced too. Mirrored by trace/following.py. */
@@ -625,14 +669,31 @@ static __always_inline bool may_follow(void) {
     return f && f->limit && __sync_fetch_and_add(&f->count, 1) < f->limit;
 }
 
+/* Those that are, for user space to learn of. */
+struct child {
+    u32 tgid;
+    u32 unused;
+    u64 born_ns;
+    char comm[COMM_BYTES];
+};
+BPF_QUEUE(children, struct child, CHILDREN);
+
 int on_sched_process_fork(struct bpf_raw_tracepoint_args *ctx) {
     void *parent = (void *)ctx->args[0], *child = (void *)ctx->args[1];
+    struct child c = {.tgid = read_u32(child, TASK_TGID)};
+    bool is_process = c.tgid != read_u32(parent, TASK_TGID);
 
     if (!find_slot(read_u32(parent, TASK_PID)))
         return 0;
-    if (read_u32(child, TASK_TGID) != read_u32(parent, TASK_TGID) && !may_follow())
+    if (is_process && !may_follow())
         return 0;
     begin_thread(child, SLEEPING); /* until sched_wakeup_new */
+    if (is_process) {
+        c.born_ns = bpf_ktime_get_ns();
+        bpf_probe_read_kernel(&c.comm, sizeof c.comm, child + TASK_COMM);
+        if (children.push(&c, 0))
+            count_full();
+    }
     return 0;
 }
 

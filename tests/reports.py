@@ -32,6 +32,8 @@ from threadinfo.model import (
     Thread,
     ThreadChurn,
     Trace,
+    Wait,
+    WaitObject,
     WokenBy,
 )
 
@@ -88,6 +90,24 @@ def thread(tid: int = 7, name: str = "worker", **changes: object) -> Thread:
     """A thread that sleeps."""
     whole = Thread(
         tid=tid, name=name, state="S", state_name="sleeping", cpu_percent=1.5, runtime_seconds=2.5, stack_bytes=135168
+    )
+    return msgspec.structs.replace(whole, **changes)
+
+
+def wait(syscall: str | None = "epoll_wait", sum_ns: int = SECOND_NS, **changes: object) -> Wait:
+    """What a thread was blocked for."""
+    target = WaitObject(kind="descriptor", fd=20, inode=20, description="eventpoll")
+    whole = Wait(
+        syscall=syscall,
+        cause="syscall",
+        object=target,
+        is_idle=syscall == "epoll_wait",
+        count=10,
+        sum_ns=sum_ns,
+        max_ns=sum_ns // 2,
+        p50_ns=sum_ns // 20,
+        p99_ns=sum_ns // 2,
+        uninterruptible_ns=0,
     )
     return msgspec.structs.replace(whole, **changes)
 

@@ -23,9 +23,10 @@ MAY_IMPORT = {
     "descriptor_kinds": set(),
     "netlink_names": set(),
     "protocol_names": set(),
-    "proc": {"model", "descriptor_kinds", "netlink_names", "protocol_names"},
+    "syscall_numbers": set(),
+    "proc": {"model", "descriptor_kinds", "netlink_names", "protocol_names", "syscall_numbers"},
     "tracers": {"trace"},  # for types; what it loads it loads late
-    "trace": {"tracers", "model", "descriptor_kinds", "errors", "netlink_names", "protocol_names"}
+    "trace": {"tracers", "model", "descriptor_kinds", "errors", "netlink_names", "protocol_names", "syscall_numbers"}
     | {"containment", "socket_identity"},
     "socket_identity": {"model"},
     "socket_story": {"model", "socket_identity"},

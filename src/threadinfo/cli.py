@@ -417,6 +417,8 @@ def trace_command(
     _prepare_trace()
     from threadinfo.collect_stream import StreamOptions, open_stream  # noqa: PLC0415
 
+    if only == {"waits"}:
+        raise BadInputError("waits are told of in a report", "threadinfo TARGET --trace SECONDS --only waits")
     has_filter = bool(kinds or threads or path or failures)
     options = StreamOptions(
         threshold_ns=threshold if "scheduling" in only and not has_filter else None,

@@ -12,7 +12,7 @@ import msgspec
 from threadinfo.collect import CollectOptions, collect_process, collect_report, parse_timestamp, timestamp, unseen
 from threadinfo.containment import contained
 from threadinfo.errors import TargetEndedError
-from threadinfo.merge import TracedThread, merge_descriptors, merge_scheduling
+from threadinfo.merge import TracedThread, merge_descriptors, merge_scheduling, merge_waits
 from threadinfo.model import DescriptorEvent, Gap, Origin, ProcessReport, Report, Trace, TraceTable
 from threadinfo.proc.process import Machine, read_machine
 from threadinfo.proc.reader import ProcDirectory
@@ -193,14 +193,21 @@ def merge_trace(
                 report,
                 [
                     TracedThread(
-                        thread.tid, thread.name or names.get(thread.tid, ""), thread.has_ended, thread.scheduling
+                        one.tid,
+                        one.name or names.get(one.tid, ""),
+                        one.has_ended,
+                        one.scheduling,
+                        one.waits.waits if one.waits else None,
+                        one.waits.other_ns if one.waits else None,
                     )
-                    for thread in seen.scheduling.threads
+                    for one in seen.scheduling.threads
                 ],
             )
     if seen.descriptors is not None:
         with contained("descriptors", faults):
             report = _merge_activity(report, seen.descriptors, result, only)
+    with contained("waits", faults):
+        report = merge_waits(report, earlier.descriptors or ())
     return msgspec.structs.replace(report, gaps=(*report.gaps, *faults))
 
 

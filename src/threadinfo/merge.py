@@ -7,7 +7,7 @@ no longer lists has ended, whether or not the trace saw its end.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 
 import msgspec
 
@@ -19,12 +19,17 @@ from threadinfo.model import (
     EndedThread,
     Gap,
     LeakSuspect,
+    Lock,
+    LockHolder,
+    LockUse,
     Origin,
     ProcessReport,
     Scheduling,
     Socket,
     SocketTrace,
     StackCounts,
+    Wait,
+    WokenBy,
 )
 from threadinfo.socket_identity import Sockets
 from threadinfo.socket_story import settle
@@ -39,6 +44,8 @@ class TracedThread(msgspec.Struct, frozen=True):
     name: str
     has_ended: bool
     scheduling: Scheduling
+    waits: tuple[Wait, ...] | None = None
+    waits_other_ns: int | None = None
 
 
 def merge_scheduling(report: ProcessReport, traced: Sequence[TracedThread]) -> ProcessReport:
@@ -51,13 +58,18 @@ def merge_scheduling(report: ProcessReport, traced: Sequence[TracedThread]) -> P
     listed = {thread.tid for thread in threads or ()}
     if threads is not None:
         threads = tuple(
-            msgspec.structs.replace(thread, scheduling=by_tid[thread.tid].scheduling)
+            msgspec.structs.replace(
+                thread,
+                scheduling=by_tid[thread.tid].scheduling,
+                waits=by_tid[thread.tid].waits,
+                waits_other_ns=by_tid[thread.tid].waits_other_ns,
+            )
             if thread.tid in by_tid
             else thread
             for thread in threads
         )
     ended = tuple(
-        EndedThread(thread.tid, thread.name, thread.scheduling)
+        EndedThread(thread.tid, thread.name, thread.scheduling, thread.waits, thread.waits_other_ns)
         for thread in traced
         if thread.tid not in listed or by_tid[thread.tid] is not thread
     )
@@ -69,6 +81,89 @@ def merge_scheduling(report: ProcessReport, traced: Sequence[TracedThread]) -> P
         gaps.append(Gap("scheduling", f"{example}: {why}", None))
     trace = msgspec.structs.replace(report.trace, ended_threads=ended)
     return msgspec.structs.replace(report, threads=threads, trace=trace, gaps=tuple(gaps))
+
+
+def merge_waits(report: ProcessReport, earlier: Sequence[Descriptor]) -> ProcessReport:
+    """The report with the descriptors that threads waited for in words, and with its locks.
+
+    `earlier`: what was open before the trace, which may be closed by now.
+    """
+    trace, threads = report.trace, report.threads
+    if trace is None:
+        return report
+    every = [thread.waits for thread in threads or ()] + [thread.waits for thread in trace.ended_threads]
+    if all(waits is None for waits in every):
+        return report
+    # A futex that is waited for with other values than a lock's is none: a barrier's round has that value once.
+    unlike = {one.object.address for waits in every for one in waits or () if one.object.kind == "futex"}
+    held = {one.object.address for waits in every for one in waits or () if one.held_by}
+    words = {(one.fd, one.inode): one.description for one in (*earlier, *(report.descriptors or ()))}
+    by_fd = {one.fd: one.description for one in report.descriptors or () if one.origin is None}
+
+    def named(waits: tuple[Wait, ...] | None) -> tuple[Wait, ...] | None:
+        if waits is None:
+            return None
+        return tuple(_with_description(_unless_lock(wait, unlike - held), words, by_fd) for wait in waits)
+
+    if threads is not None:
+        threads = tuple(msgspec.structs.replace(thread, waits=named(thread.waits)) for thread in threads)
+    ended = tuple(msgspec.structs.replace(thread, waits=named(thread.waits)) for thread in trace.ended_threads)
+    uses = [(thread.tid, thread.name, thread.waits or ()) for thread in threads or ()]
+    uses += [(thread.tid, thread.name, thread.waits or ()) for thread in ended]
+    trace = msgspec.structs.replace(trace, ended_threads=ended, locks=_locks(uses, trace.duration_ns))
+    return msgspec.structs.replace(report, threads=threads, trace=trace)
+
+
+def _unless_lock(wait: Wait, unlike: Set[int | None]) -> Wait:
+    """The wait, as one for a futex where its address is no lock's."""
+    if wait.object.kind != "lock" or wait.object.address not in unlike:
+        return wait
+    return msgspec.structs.replace(wait, is_idle=True, object=msgspec.structs.replace(wait.object, kind="futex"))
+
+
+def _with_description(wait: Wait, words: Mapping[tuple[int, int | None], str], by_fd: Mapping[int, str]) -> Wait:
+    target = wait.object
+    if target.fd is None or target.is_reused:
+        return wait
+    known = by_fd.get(target.fd) if target.inode is None else words.get((target.fd, target.inode))
+    return msgspec.structs.replace(wait, object=msgspec.structs.replace(target, description=known))
+
+
+def _locks(threads: Sequence[tuple[int, str, tuple[Wait, ...]]], duration_ns: int) -> tuple[Lock, ...]:
+    """All locks that threads (id, name, waits) waited for."""
+    found: dict[int, list[tuple[int, str, Wait]]] = {}
+    for tid, name, waits in threads:
+        for wait in waits:
+            if wait.object.kind == "lock" and wait.object.address is not None:
+                found.setdefault(wait.object.address, []).append((tid, name, wait))
+    locks = []
+    for address, uses in found.items():
+        wait_ns = sum(wait.sum_ns for _, _, wait in uses)
+        holders: dict[int, LockHolder] = {}
+        wakers: dict[int | None, WokenBy] = {}
+        for _, _, wait in uses:
+            for holder in wait.held_by:
+                known = holders.get(holder.tid, LockHolder(holder.pid, holder.tid, holder.name, 0, 0))
+                count, time_ns = known.count + holder.count, known.time_ns + holder.time_ns
+                holders[holder.tid] = msgspec.structs.replace(known, count=count, time_ns=time_ns)
+            for waker in wait.released_by:
+                same = wakers.get(waker.tid, WokenBy(waker.pid, waker.tid, waker.name, 0, 0))
+                count, time_ns = same.count + waker.count, same.time_ns + waker.time_ns
+                wakers[waker.tid] = msgspec.structs.replace(same, count=count, time_ns=time_ns)
+        uses_by_time = sorted(uses, key=lambda use: -use[2].sum_ns)
+        locks.append(
+            Lock(
+                address=address,
+                count=sum(wait.count for _, _, wait in uses),
+                wait_ns=wait_ns,
+                max_ns=max(wait.max_ns for _, _, wait in uses),
+                percent=100 * wait_ns / duration_ns if duration_ns else 0.0,
+                waiters=tuple(LockUse(tid, name, wait.count, wait.sum_ns) for tid, name, wait in uses_by_time),
+                held_by=tuple(sorted(holders.values(), key=lambda one: -one.time_ns)),
+                released_by=tuple(sorted(wakers.values(), key=lambda one: -one.time_ns)),
+            )
+        )
+    return tuple(sorted(locks, key=lambda lock: -lock.wait_ns))
 
 
 def merge_descriptors(

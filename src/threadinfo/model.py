@@ -77,6 +77,8 @@ class WokenBy(msgspec.Struct, frozen=True):
     name: str
     """"interrupt" where a timer or a device did."""
     count: int
+    time_ns: int = 0
+    """How long the thread had been blocked when it was woken, together."""
 
 
 class DelayedBy(msgspec.Struct, frozen=True):
@@ -106,11 +108,91 @@ class Scheduling(msgspec.Struct, frozen=True, kw_only=True):
     involuntary_switch_count: int
     migration_count: int
     woken_by: tuple[WokenBy, ...]
-    """By count, descending."""
+    """By the time that the waits had taken, descending."""
     delayed_by: tuple[DelayedBy, ...]
     """By time, descending."""
     delayed_by_unknown_ns: int
     """The part of the waiting in which nobody held the CPU, or nobody that the tracer remembered."""
+
+
+class WaitObject(msgspec.Struct, frozen=True, kw_only=True):
+    """What a thread waited for."""
+
+    kind: Literal["descriptor", "futex", "lock", "child", "time", "none"]
+    """"lock": a futex that looks like a contended mutex. "none": the call names none, or more than one."""
+    fd: int | None = None
+    inode: int | None = None
+    """Of the file that the descriptor was; null where that is not known."""
+    is_reused: bool = False
+    """Whether the number was more files, one after the other, than were told apart."""
+    address: int | None = None
+    """Of a futex or lock."""
+    pid: int | None = None
+    """Of a child; null where the thread waits for any."""
+    description: str | None = None
+    """Of a descriptor, as it is listed; null where it is not open any more, or is another file by now."""
+
+
+class LockHolder(msgspec.Struct, frozen=True):
+    """Who had a lock when others began to wait for it."""
+
+    pid: int | None
+    tid: int
+    name: str
+    count: int
+    time_ns: int
+    """How long these waits took."""
+
+
+class Wait(msgspec.Struct, frozen=True, kw_only=True):
+    """What a thread was blocked for: a system call and its object, or what is no system call."""
+
+    syscall: str | None
+    """Null where it was none, or a number that is not known."""
+    cause: Literal["syscall", "page_fault", "exit", "stopped", "other"]
+    """"stopped": by a signal, a tracer or a freezer. "other": a thread that the kernel made, or a call not decoded."""
+    object: WaitObject
+    is_idle: bool
+    """Whether this is waiting for work rather than within it: a stated rule (docs/how-it-works.md)."""
+    count: int
+    """Waits that took place in the trace, wholly or in part."""
+    sum_ns: int
+    """In the trace."""
+    max_ns: int
+    p50_ns: int | None
+    p99_ns: int | None
+    uninterruptible_ns: int
+    """The part of sum_ns in which no signal could end it: mostly the disk."""
+    released_by: tuple[WokenBy, ...] = ()
+    """Who woke the thread from it, by the time that the waits had taken."""
+    held_by: tuple[LockHolder, ...] = ()
+    """Who had the lock, where that is certain; by time."""
+
+
+class LockUse(msgspec.Struct, frozen=True):
+    """How long a thread waited for a lock."""
+
+    tid: int
+    name: str
+    count: int
+    time_ns: int
+
+
+class Lock(msgspec.Struct, frozen=True, kw_only=True):
+    """A lock of the process for which threads waited; without contention a lock is never seen."""
+
+    address: int
+    count: int
+    """Waits."""
+    wait_ns: int
+    max_ns: int
+    percent: float
+    """wait_ns in percent of the trace: of one thread's time, so that several that wait can be more than 100."""
+    waiters: tuple[LockUse, ...]
+    """By time."""
+    held_by: tuple[LockHolder, ...]
+    """When the waits began; by time."""
+    released_by: tuple[WokenBy, ...]
 
 
 class Thread(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,6 +213,11 @@ class Thread(msgspec.Struct, frozen=True, kw_only=True):
     """Size of the mapping that holds this thread's stack pointer."""
     scheduling: Scheduling | None = None
     """What tracing says of the thread; null without a trace."""
+    waits: tuple[Wait, ...] | None = None
+    """What it was blocked for, the longest 32 first; null without a trace of waits. With waits_other_ns they add up to
+    scheduling.blocked_ns, and with on_cpu_ns and run_queue_ns to the trace."""
+    waits_other_ns: int | None = None
+    """Waits beyond the 32, and those whose reason was not seen."""
 
 
 class Served(msgspec.Struct, frozen=True):
@@ -284,6 +371,16 @@ class KernelAccount(NamedTuple):
     voluntary_count: int
     """Switches: /proc/PID/task/TID/status."""
     involuntary_count: int
+
+
+class BlockedCall(NamedTuple):
+    """What a thread sleeps in: /proc/PID/task/TID/syscall; not part of a report."""
+
+    number: int
+    """-1: no system call."""
+    arguments: tuple[int, ...]
+    polled_fd: int | None
+    """Of poll(2) and ppoll(2) for one descriptor: that one."""
 
 
 class SchedulingDifference(msgspec.Struct, frozen=True):
@@ -592,6 +689,20 @@ class EndedThread(msgspec.Struct, frozen=True):
     tid: int
     name: str
     scheduling: Scheduling
+    waits: tuple[Wait, ...] | None = None
+    waits_other_ns: int | None = None
+
+
+class EndedThreads(msgspec.Struct, frozen=True, kw_only=True):
+    """Threads of one name that ended, added up: there were too many to tell of each."""
+
+    name: str
+    count: int
+    on_cpu_ns: int
+    run_queue_ns: int
+    blocked_ns: int
+    voluntary_switch_count: int
+    involuntary_switch_count: int
 
 
 class TraceTable(msgspec.Struct, frozen=True, kw_only=True):
@@ -612,6 +723,10 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True):
     ended_by: Literal["duration", "interrupt", "target"]
     """Whether the time was over, the user interrupted, or the process ended."""
     ended_threads: tuple[EndedThread, ...]
+    ended_threads_by_name: tuple[EndedThreads, ...] = ()
+    """Those that are not in `ended_threads`, most time on a CPU first."""
+    locks: tuple[Lock, ...] = ()
+    """Most waiting first; of a trace of waits."""
     descriptors: DescriptorTrace | None = None
     sockets: SocketTrace | None = None
     tables: tuple[TraceTable, ...] | msgspec.UnsetType = msgspec.UNSET

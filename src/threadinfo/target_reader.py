@@ -6,9 +6,10 @@ import contextlib
 from collections.abc import Iterator, Sequence
 
 from threadinfo.errors import TargetEndedError
-from threadinfo.model import KernelAccount
+from threadinfo.model import BlockedCall, KernelAccount
 from threadinfo.proc.process import ENDED_STATES
 from threadinfo.proc.reader import ProcDirectory, ProcError, ProcGoneError
+from threadinfo.proc.serving import is_native, read_blocked_call
 from threadinfo.proc.threads import read_kernel_account, read_thread_owner, read_thread_states
 
 
@@ -18,6 +19,7 @@ class TargetReader:
     def __init__(self, root: ProcDirectory, held: dict[int, ProcDirectory], stack: contextlib.ExitStack) -> None:
         self._root, self._held, self._stack = root, held, stack
         self.pids = tuple(held)
+        self._is_native: dict[int, bool] = {}
 
     def hold(self, pid: int) -> None:
         """Another target; nothing is known of one that has ended by now."""
@@ -32,6 +34,17 @@ class TargetReader:
     def account(self, pid: int, tid: int) -> KernelAccount | None:
         """What the kernel has counted of a thread of a target; None once it has ended."""
         return read_kernel_account(self._held[pid], tid) if pid in self._held else None
+
+    def call(self, pid: int, tid: int) -> BlockedCall | None:
+        """What a thread of a target sleeps in; None where it does not, or cannot be read."""
+        if pid not in self._held:
+            return None
+        if pid not in self._is_native:
+            try:
+                self._is_native[pid] = is_native(self._held[pid])
+            except ProcError:
+                self._is_native[pid] = False
+        return read_blocked_call(self._held[pid], tid) if self._is_native[pid] else None
 
     def links(self, pid: int) -> dict[int, str] | None:
         """Everything that a target has open; None where it has ended."""

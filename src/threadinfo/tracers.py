@@ -25,7 +25,7 @@ class Registered(NamedTuple):
 
 # In the order in which they are attached and stopped; the last that attaches is the first that sees less of the others.
 TRACERS = (
-    Registered(("scheduling",), "threadinfo.trace.scheduling_tracer", "SchedulingTracer"),
+    Registered(("scheduling", "waits"), "threadinfo.trace.scheduling_tracer", "SchedulingTracer"),
     Registered(("descriptors", "sockets"), "threadinfo.trace.descriptors", "DescriptorTracer"),
 )
 

@@ -7,6 +7,7 @@ names none. Reading needs what ptrace(2) needs.
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import struct
 from collections import defaultdict
@@ -14,9 +15,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
-from threadinfo.model import Descriptor, Served, Thread
-from threadinfo.proc.reader import ProcDirectory, ProcessMemory, ProcGoneError
-from threadinfo.proc.syscall_numbers import SYSCALL_NAMES
+from threadinfo.model import BlockedCall, Descriptor, Served, Thread
+from threadinfo.proc.reader import ProcDirectory, ProcError, ProcessMemory, ProcGoneError
+from threadinfo.syscall_numbers import SYSCALL_NAMES
 
 _POLLFD = struct.Struct("=ihh")  # poll(2), struct pollfd
 _POLL_LIMIT = 1 << 16
@@ -51,6 +52,22 @@ def parse_syscall(text: str) -> ThreadCall | None:
     except ValueError:
         return None
     return None
+
+
+def read_blocked_call(process: ProcDirectory, tid: int) -> BlockedCall | None:
+    """What a thread sleeps in; None where it runs or has ended, and where it may not be read."""
+    try:
+        words = process.read_text(f"task/{tid}/syscall").split()
+        numbers = [int(words[0]), *(int(word, 16) for word in words[1:])]
+    except (ProcError, ValueError, IndexError):
+        return None
+    arguments = tuple(numbers[1:7]) if len(numbers) == 9 else ()
+    polled = None
+    if SYSCALL_NAMES.get(numbers[0]) in _POLL and arguments and arguments[1] == 1:
+        with contextlib.suppress(ProcError), ProcessMemory(process) as memory:
+            data = memory.read(arguments[0], _POLLFD.size)
+            polled = _POLLFD.unpack(data)[0] if data else None
+    return BlockedCall(numbers[0], arguments, polled if polled is not None and polled >= 0 else None)
 
 
 def is_native(process: ProcDirectory) -> bool:

@@ -14,6 +14,7 @@ from threadinfo.model import Descriptor, Finding, Gap, Memory, ProcessReport, Re
 from threadinfo.render.details import format_details
 from threadinfo.render.escape import Printable, format_text, printable
 from threadinfo.render.text_trace import render_trace
+from threadinfo.render.text_waits import render_waits
 
 _NOTE = (
     "Note: In Linux, threads share most memory except for their stacks.",
@@ -51,6 +52,9 @@ def _render_process(process: ProcessReport, *, verbose: bool, width: int) -> lis
         lines += [f"=== What Stands Out in {process.name} (PID: {process.pid}) ==="]
         lines += section("what stands out", lambda: _findings(process.findings, is_traced=trace is not None))
         lines.append("")
+    if trace is not None:
+        waits = section("where the time went", lambda: render_waits(process, trace, width, verbose=verbose))
+        lines += [*waits, ""] if waits else []
     lines += [f"=== Memory Footprint for {process.name} (PID: {process.pid}) ==="]
     if process.parent_pid is not None:
         lines.append(f"Made by process {process.parent_pid}, and followed from its first instruction")

@@ -22,6 +22,7 @@ _SYSTEM_CALL = {"x86_64": 321, "aarch64": 280}
 MACHINES = tuple(_SYSTEM_CALL)
 _MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _PROG_LOAD, _RAW_TRACEPOINT_OPEN, _MAP_LOOKUP_BATCH = 0, 1, 2, 5, 17, 24
 _PROG_TEST_RUN = 10
+_MAP_LOOKUP_AND_DELETE = 21
 _ENABLE_STATISTICS = 32
 _RAW_TRACEPOINT, _TRACING = 17, 26  # enum bpf_prog_type
 _TRACE_RAW_TRACEPOINT = 23  # enum bpf_attach_type
@@ -172,3 +173,27 @@ class Map(Generic[_Key, _Value]):
             for index in range(found):  # not by slices: of simple types those are bare numbers
                 yield _at(keys, self._key, index), _at(values, self._value, index)
             start = ctypes.addressof(position)
+
+
+class Queue(Generic[_Value]):
+    """A map that is a queue, as ctypes values; `fd` stays its owner's."""
+
+    def __init__(self, fd: int, value: type[_Value]) -> None:
+        self.fd, self._value = fd, value
+
+    def put(self, value: _Value) -> None:
+        """Adds one at the end; raises OSError (E2BIG) where it is full."""
+        _bpf(_MAP_UPDATE, struct.pack("=IIQQQ", self.fd, 0, 0, ctypes.addressof(value), 0))  # type: ignore[arg-type]
+
+    def take_all(self) -> Iterator[_Value]:
+        """Takes what is in it, the oldest first."""
+        while True:
+            value = self._value()
+            try:
+                _bpf(
+                    _MAP_LOOKUP_AND_DELETE,
+                    struct.pack("=IIQQQ", self.fd, 0, 0, ctypes.addressof(value), 0),  # type: ignore[arg-type]
+                )
+            except FileNotFoundError:
+                return
+            yield value

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import logging
 import mmap
 import os
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, TypeVar
@@ -184,6 +185,22 @@ class Programs:
         except _RefusedStepError as problem:
             raise OSError(problem.number, str(problem)) from None
         bpf.run_program(program, arguments)
+
+    @contextlib.contextmanager
+    def attached(self, tracepoint: str, function: str) -> Iterator[None]:
+        """One more program is attached to a raw tracepoint meanwhile; raises NotAvailableError."""
+        try:
+            link = bpf.attach_raw_tracepoint(tracepoint, self._load(function, None))
+        except (OSError, _RefusedStepError) as problem:
+            raise _explain(problem) from None
+        try:
+            yield
+        finally:
+            os.close(link)
+
+    def queue(self, name: str, value: type[_Value]) -> bpf.Queue[_Value]:
+        """A map that is a queue (BPF_QUEUE)."""
+        return bpf.Queue(self.descriptor(name), value)
 
     def memory(self, name: str, element_bytes: int, count: int) -> mmap.mmap:
         """A mappable array as memory: `count` elements of `element_bytes`, which must be a multiple of 8."""

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import msgspec
 
 from threadinfo.errors import NotAvailableError
-from threadinfo.model import Confidence, DelayedBy, Scheduling, WokenBy
+from threadinfo.model import BlockedCall, Confidence, DelayedBy, Scheduling
 from threadinfo.trace.awaited import AWAITED_BYTES, AwaitedProcess
 from threadinfo.trace.bpf import Map
 from threadinfo.trace.btf import KernelTypes
@@ -40,6 +40,20 @@ from threadinfo.trace.kernel_accounts import (
 from threadinfo.trace.loader import Programs, ProgramStatistics
 from threadinfo.trace.machine import counts_thread_times, cpu_count, most_taken_ns, pid_limit, taken_ns
 from threadinfo.trace.ring import RingReader
+from threadinfo.trace.waits import (
+    INTERRUPT,
+    OF_THREAD,
+    WAITS_A_SLOT,
+    Blocked,
+    Pair,
+    ReadCall,
+    ThreadWaits,
+    Total,
+    WaitTables,
+    add_total,
+    tell_wakers,
+)
+from threadinfo.trace.waits import kernel_facts as facts_of_waits
 
 ReadThreads = Callable[[], Mapping[int, Mapping[int, str]]]
 """Gives the threads of every traced process now: PID to (thread id to state letter)."""
@@ -59,9 +73,9 @@ INTERRUPT_TRACEPOINTS = ("irq_handler", "softirq", "hrtimer_expire", "irq_work",
 """Pairs of _entry and _exit that tell a wake-up by an interrupt; those that a machine lacks are left out."""
 
 # Mirrors of bpf/scheduling.bpf.c.
-_INTERRUPT = 0xFFFFFFFF
 _STREAM_PAGES = 256
-_BORN_SLOTS = 4096  # for threads that are born while we watch, shared among the CPUs
+_BORN_SLOTS = 4096  # for threads that are born while we watch
+_PAIRS_A_SLOT = 8
 _MOST_SLOTS = 65535
 _SLOT_STEP = 1024  # few sizes: the program is compiled for each
 _ASLEEP_NS = 100_000  # a thread can say "sleeping" for a moment before it goes
@@ -73,6 +87,15 @@ class _Latency(ctypes.Structure):
         ("sum_ns", ctypes.c_uint64),
         ("max_ns", ctypes.c_uint64),
         ("buckets", ctypes.c_uint32 * BUCKETS),
+    )
+
+
+class _Waking(ctypes.Structure):
+    _fields_ = (
+        ("waker", ctypes.c_uint32),
+        ("unused", ctypes.c_uint32),
+        ("count", ctypes.c_uint64),
+        ("ns", ctypes.c_uint64),
     )
 
 
@@ -97,10 +120,9 @@ class _Thread(ctypes.Structure):
                 "uncharged_ns",
             )
         ),
-        ("last_waker", ctypes.c_uint32),
-        ("last_holder", ctypes.c_uint32),
-        ("last_waker_count", ctypes.c_uint64),
+        *((name, ctypes.c_uint32) for name in ("waker", "named_waker", "last_holder", "unused")),
         ("last_holder_ns", ctypes.c_uint64),
+        ("waking", _Waking),
         ("comm", ctypes.c_char * 16),
         ("after_wakeup", _Latency),
         ("after_preemption", _Latency),
@@ -108,10 +130,7 @@ class _Thread(ctypes.Structure):
 
 
 class _Losses(ctypes.Structure):
-    _fields_ = tuple(
-        (name, ctypes.c_uint64)
-        for name in ("full_count", "lost_count", "seen_count", "unexpected_count", "next_slot", "slot_limit")
-    )
+    _fields_ = tuple((name, ctypes.c_uint64) for name in ("full_count", "lost_count", "seen_count", "unexpected_count"))
 
 
 class _Control(ctypes.Structure):
@@ -127,8 +146,13 @@ class _Delay(ctypes.Structure):
     )
 
 
-class _Pair(ctypes.Structure):  # mirrors struct pair
-    _fields_ = (("slot", ctypes.c_uint32), ("tid", ctypes.c_uint32))
+class _Child(ctypes.Structure):
+    _fields_ = (
+        ("tgid", ctypes.c_uint32),
+        ("unused", ctypes.c_uint32),
+        ("born_ns", ctypes.c_uint64),
+        ("comm", ctypes.c_char * 16),
+    )
 
 
 class _Name(ctypes.Structure):  # mirrors struct name
@@ -159,6 +183,16 @@ class ThreadActivity(msgspec.Struct, frozen=True):
     was_born: bool
     has_ended: bool
     scheduling: Scheduling
+    waits: ThreadWaits | None = None
+    """None: not watched."""
+
+
+_NOBODY: tuple[int | None, str] = (None, "(ended)")
+
+
+def _who(tid: int, name_of: Callable[[int], tuple[int | None, str]]) -> tuple[int | None, int, str]:
+    pid, name = name_of(tid)
+    return pid, tid, name
 
 
 def _text(comm: bytes) -> str:
@@ -216,12 +250,14 @@ class SchedulingRecorder:
         threshold_ns: int | None = None,
         *,
         follow_limit: int = 0,
+        read_call: ReadCall | None = None,
     ) -> None:
         """Attaches; nothing is counted before `start`. A `threshold_ns` turns the live stream on.
 
-        `follow_limit`: how many of the processes that traced ones make are traced too.
+        `follow_limit`: how many of the processes that traced ones make are traced too. With `read_call`, what threads
+        wait for is watched too.
         """
-        self._read_threads, self._read_account = read_threads, read_account
+        self._read_threads, self._read_account, self._read_call = read_threads, read_account, read_call
         existing = read_threads()
         cpus = cpu_count()
         thread_count = sum(len(threads) for threads in existing.values())
@@ -229,6 +265,16 @@ class SchedulingRecorder:
         self._slot_count = min(_MOST_SLOTS, -(-wanted // _SLOT_STEP) * _SLOT_STEP)
         defines, attach, self._delays_dequeue = kernel_facts()
         defines |= {"TID_LIMIT": pid_limit(), "SLOT_COUNT": self._slot_count, "CPU_COUNT": cpus}
+        defines["PAIRS"] = _PAIRS_A_SLOT * self._slot_count
+        self.waits_problem: str | None = None
+        """Why what threads wait for is not told, though it was asked for."""
+        if read_call is not None:
+            with KernelTypes() as types:
+                facts = facts_of_waits(types)
+            if isinstance(facts, str):
+                self.waits_problem = facts
+            else:
+                defines |= facts | {"WAITS": WAITS_A_SLOT * self._slot_count}
         if threshold_ns is not None:
             defines["STREAM_PAGES"] = _STREAM_PAGES
         self._programs = Programs("scheduling.bpf.c", defines, attach)
@@ -247,11 +293,14 @@ class SchedulingRecorder:
             self.following = Following(programs.memory("following", FOLLOWING_BYTES, 1))
             self._first_states: dict[int, str] = {}
             self._full_count = 0
-            self._next_slot = 1
+            self._next_slot = ctypes.c_uint64.from_buffer(programs.memory("next_slot", 8, 1))
+            self._next_slot.value = 1  # 0 is none
+            self._waits: WaitTables | None = None
+            if "WAITS" in defines:
+                waits = WaitTables(programs, self._slot_count)
+                self.waits_problem = waits.problem
+                self._waits = None if waits.problem else waits
             self._add_threads(existing)
-            self._share_slots(cpus)
-            self._looked_at = [int(losses.next_slot) for losses in self._losses]
-            self._followed: set[int] = set()
             self.following.allow(follow_limit)
             self._delay_reader: RingReader | None = None
             if threshold_ns is not None:
@@ -263,6 +312,7 @@ class SchedulingRecorder:
         self.started_ns = 0
         self.stopped_ns = 0
         self._first_readings: dict[int, Reading] = {}
+        self._first_calls: dict[int, tuple[int, BlockedCall]] = {}
         self._taken_ns: list[int] = []
         self._comparison: Comparison | None = None
         self._contradicted_count = 0
@@ -289,21 +339,15 @@ class SchedulingRecorder:
             existing = self._read_threads()
 
     def _add_thread(self, pid: int, tid: int) -> bool:
-        if self._next_slot >= self._slot_count:
+        slot = int(self._next_slot.value)
+        if slot >= self._slot_count:
             self._full_count += 1
             return False
-        thread = self._threads[self._next_slot]
+        self._next_slot.value = slot + 1
+        thread = self._threads[slot]
         thread.tid, thread.tgid = tid, pid
-        self._slot_of[tid] = self._next_slot
-        self._next_slot += 1
+        self._slot_of[tid] = slot
         return True
-
-    def _share_slots(self, cpus: int) -> None:
-        """What is left goes to the CPUs in equal parts: each gives slots to the threads that are born on it."""
-        share = (self._slot_count - self._next_slot) // cpus
-        for cpu in range(cpus):
-            self._losses[cpu].next_slot = self._next_slot + cpu * share
-            self._losses[cpu].slot_limit = self._next_slot + (cpu + 1) * share
 
     def start(self) -> None:
         """Begins to count, for all threads at once."""
@@ -312,6 +356,7 @@ class SchedulingRecorder:
         self._taken_ns = taken_ns()
         self._first_readings = self._read_accounts()
         self._leave_out_ended()
+        self._first_calls = self._read_calls()
 
     def _read_accounts(self) -> dict[int, Reading]:
         """The kernel's account and ours of every thread that lives, by slot."""
@@ -328,6 +373,16 @@ class SchedulingRecorder:
                 readings[slot] = Reading(from_ns, time.monotonic_ns(), before, account, after)
         return readings
 
+    def _read_calls(self) -> dict[int, tuple[int, BlockedCall]]:
+        """By slot, of the threads that sleep: what in, and when that was read. An event since makes it worthless."""
+        calls: dict[int, tuple[int, BlockedCall]] = {}
+        if self._waits is None or self._read_call is None:
+            return calls
+        for slot, thread in enumerate(self._threads):
+            if thread.tid and not thread.first_ns and (call := self._read_call(thread.tgid, thread.tid)) is not None:
+                calls[slot] = time.monotonic_ns(), call
+        return calls
+
     def _leave_out_ended(self) -> None:
         """Frees the slots of those who ended before the window: no event would ever tell of their end."""
         for slot, thread in enumerate(self._threads):
@@ -341,18 +396,10 @@ class SchedulingRecorder:
 
     def new_children(self) -> list[Child]:
         """The processes that traced ones have made since the last call."""
-        found = []
-        for cpu, losses in enumerate(self._losses):
-            until = int(losses.next_slot)
-            for slot in range(self._looked_at[cpu], until):
-                thread = self._threads[slot]
-                if not thread.tid and slot == until - 1:  # it is being given away this moment
-                    until = slot
-                elif thread.tid == thread.tgid and thread.tgid not in self._followed:
-                    self._followed.add(thread.tgid)
-                    found.append(Child(thread.tgid, None, _text(thread.comm), thread.born_ns, False))
-            self._looked_at[cpu] = until
-        return found
+        return [
+            Child(child.tgid, None, _text(child.comm), child.born_ns, False)
+            for child in self._programs.queue("children", _Child).take_all()
+        ]
 
     def stop(self) -> None:
         """Ends counting, for all threads at once, and compares with the kernel's accounts, read a moment before."""
@@ -450,13 +497,18 @@ class SchedulingRecorder:
 
     def holders_and_wakers(self) -> set[int]:
         """The ids of all other threads that were charged with a wait or woke somebody so far."""
-        found = {key.tid for name in ("woken_by", "delayed_by") for key, _ in self._pairs(name).items()}
+        found = {key.tid for key, _ in self._wakers().items()} | {key.tid for key, _ in self._delays().items()}
         for thread in self._used():
-            found |= {thread.last_waker, thread.last_holder}
-        return {int(tid) for tid in found if tid not in {0, _INTERRUPT}}
+            found |= {thread.waking.waker, thread.last_holder}
+        if self._waits is not None:
+            found |= self._waits.others()
+        return {int(tid) for tid in found if tid not in {0, INTERRUPT}}
 
-    def _pairs(self, name: str) -> Map[_Pair, ctypes.c_uint64]:
-        return self._programs.map(name, _Pair, ctypes.c_uint64)
+    def _wakers(self) -> Map[Pair, Total]:
+        return self._programs.map("woken_by", Pair, Total)
+
+    def _delays(self) -> Map[Pair, ctypes.c_uint64]:
+        return self._programs.map("delayed_by", Pair, ctypes.c_uint64)
 
     def _names(self) -> Map[ctypes.c_uint32, _Name]:
         return self._programs.map("names", ctypes.c_uint32, _Name)
@@ -478,8 +530,8 @@ class SchedulingRecorder:
     def holders(self) -> dict[int, dict[int, int]]:
         """By slot: who held the CPU while that thread waited (thread ids), and for how many nanoseconds so far."""
         held: dict[int, dict[int, int]] = {}
-        for key, value in self._pairs("delayed_by").items():
-            held.setdefault(key.slot, {})[key.tid] = int(value.value)
+        for key, value in self._delays().items():
+            held.setdefault(key.of, {})[key.tid] = int(value.value)
         for slot, thread in enumerate(self._threads):
             if thread.tid and thread.last_holder_ns:
                 of_one = held.setdefault(slot, {})
@@ -491,23 +543,64 @@ class SchedulingRecorder:
 
     def activities(self, names: Mapping[int, tuple[int | None, str]]) -> list[ThreadActivity]:
         """What every thread did between `start` and `stop`; `names` is (PID, name) by thread id, of all known."""
-        woken: dict[int, dict[int, int]] = {}
-        delayed: dict[int, dict[int, int]] = {}
-        for table, target in (("woken_by", woken), ("delayed_by", delayed)):
-            for key, value in self._pairs(table).items():
-                target.setdefault(key.slot, {})[key.tid] = int(value.value)
         names = {**names, **self._own_names()}
+
+        def name(tid: int) -> tuple[int | None, str]:
+            return names.get(tid, _NOBODY)
+
+        woken, delayed = self._all_wakers(), self.holders()
+        waits = self._waits
+        places = waits.by_slot() if waits else {}
+        lock_holders = waits.holders() if waits else {}
         activities = []
         for slot, thread in enumerate(self._threads):
             if not thread.tid or thread.born_ns > self.stopped_ns:
                 continue
-            wakers, holders = woken.get(slot, {}), delayed.get(slot, {})
-            if thread.last_waker_count:
-                wakers[thread.last_waker] = wakers.get(thread.last_waker, 0) + thread.last_waker_count
-            if thread.last_holder_ns:
-                holders[thread.last_holder] = holders.get(thread.last_holder, 0) + thread.last_holder_ns
-            activities.append(self._decode(slot, thread, wakers, holders, names))
+            own = places.get(slot, [])
+            wakers: dict[int, Total] = {}
+            for of in (slot | OF_THREAD, *own):
+                for tid, total in woken.get(of, {}).items():
+                    add_total(wakers, tid, total.count, total.ns)
+            activity = self._decode(slot, thread, wakers, delayed.get(slot, {}), name)
+            if waits is not None:
+                before, going_on = self._uncharged(slot, thread, waits)
+                blocked_ns = activity.scheduling.blocked_ns
+                told = waits.tell(
+                    own, blocked_ns, before, going_on, lambda place: woken.get(place, {}), lock_holders, name
+                )
+                activity = msgspec.structs.replace(activity, waits=told)
+            activities.append(activity)
         return activities
+
+    def _all_wakers(self) -> dict[int, dict[int, Total]]:
+        """By a thread's slot with OF_THREAD, or the place of a wait: who ended it, as thread ids."""
+        woken: dict[int, dict[int, Total]] = {}
+        for key, value in self._wakers().items():
+            woken.setdefault(key.of, {})[key.tid] = value
+        lasts = [(slot | OF_THREAD, thread.waking) for slot, thread in enumerate(self._threads) if thread.tid]
+        for of, last in lasts:
+            if last.count:
+                add_total(woken.setdefault(of, {}), last.waker, last.count, last.ns)
+        if self._waits is not None:
+            self._waits.add_wakers(woken)
+        return woken
+
+    def _uncharged(
+        self, slot: int, thread: _Thread, waits: WaitTables
+    ) -> tuple[tuple[BlockedCall | None, Blocked] | None, tuple[int, Blocked] | None]:
+        """What the thread was blocked in before its first event, and what it is blocked in now."""
+        before = going_on = None
+        if thread.born_ns < self.started_ns:
+            state = self._state_before(slot, thread)[0]
+            until = thread.first_ns or self.stopped_ns
+            read_ns, call = self._first_calls.get(slot, (until, None))
+            if state in {SLEEPING, UNINTERRUPTIBLE}:
+                ns = max(0, until - self.started_ns)
+                before = (call if read_ns < until else None), Blocked(ns, state == UNINTERRUPTIBLE)
+        if thread.first_ns and thread.state in {SLEEPING, UNINTERRUPTIBLE}:
+            ns = max(0, self.stopped_ns - max(thread.since_ns, self.started_ns))
+            going_on = waits.pending(slot), Blocked(ns, thread.state == UNINTERRUPTIBLE)
+        return before, going_on
 
     def _own_names(self) -> dict[int, tuple[int, str]]:
         """Thread id to (PID, name) of the traced threads that ended: their last names, where others took their first.
@@ -525,9 +618,9 @@ class SchedulingRecorder:
         self,
         slot: int,
         thread: _Thread,
-        wakers: Mapping[int, int],
+        wakers: Mapping[int, Total],
         holders: Mapping[int, int],
-        names: Mapping[int, tuple[int | None, str]],
+        name_of: Callable[[int], tuple[int | None, str]],
     ) -> ThreadActivity:
         times = self._times(slot, thread)
         wakeup, preemption = thread.after_wakeup, thread.after_preemption
@@ -547,21 +640,16 @@ class SchedulingRecorder:
             voluntary_switch_count=thread.voluntary_count,
             involuntary_switch_count=thread.involuntary_count,
             migration_count=thread.migration_count,
-            woken_by=tuple(
-                WokenBy(None, None, "interrupt", number)
-                if tid == _INTERRUPT
-                else WokenBy(names.get(tid, (None, ""))[0], tid, names.get(tid, (None, "(ended)"))[1], number)
-                for tid, number in sorted(wakers.items(), key=lambda item: -item[1])
-            ),
+            woken_by=tell_wakers(wakers, name_of),
             delayed_by=tuple(
-                DelayedBy(names.get(tid, (None, ""))[0], tid, names.get(tid, (None, "(ended)"))[1], ns)
-                for tid, ns in sorted(holders.items(), key=lambda item: -item[1])
+                DelayedBy(*_who(tid, name_of), ns) for tid, ns in sorted(holders.items(), key=lambda item: -item[1])
             ),
             delayed_by_unknown_ns=thread.uncharged_ns,
         )
         name = _text(thread.comm)
         if thread.state != ENDED or not name:  # then it is the name at its birth
-            name = names.get(thread.tid, (None, name))[1]
+            known = name_of(thread.tid)
+            name = name if known is _NOBODY else known[1]
         return ThreadActivity(
             thread.tgid, thread.tid, name, thread.born_ns >= self.started_ns, thread.state == ENDED, scheduling
         )

@@ -8,7 +8,7 @@ from types import TracebackType
 
 import msgspec
 
-from threadinfo.model import Confidence
+from threadinfo.model import Confidence, Gap
 from threadinfo.trace.following import Child
 from threadinfo.trace.loader import ProgramStatistics
 from threadinfo.trace.scheduling import Delay, SchedulingRecorder, ThreadActivity, kernel_facts
@@ -42,8 +42,17 @@ class SchedulingTracer(Tracer):
     def attach(cls, target: TraceTarget, options: TraceOptions) -> SchedulingTracer:
         """Attaches; nothing is counted before `start`."""
         threshold_ns = options.threshold_ns if options.sends_events else None
-        recorder = SchedulingRecorder(target.threads, target.account, threshold_ns, follow_limit=options.follow_limit)
-        return cls(target, recorder)
+        recorder = SchedulingRecorder(
+            target.threads,
+            target.account,
+            threshold_ns,
+            follow_limit=options.follow_limit,
+            read_call=target.call if "waits" in options.only and not options.sends_events else None,
+        )
+        tracer = cls(target, recorder)
+        if recorder.waits_problem:
+            tracer.gaps.append(Gap("waits", recorder.waits_problem, None))
+        return tracer
 
     @classmethod
     def check_kernel(cls) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from threadinfo.model import KernelAccount
+from threadinfo.model import BlockedCall, KernelAccount
 
 
 class TraceTarget(Protocol):
@@ -25,6 +25,10 @@ class TraceTarget(Protocol):
 
     def account(self, pid: int, tid: int) -> KernelAccount | None:
         """What the kernel has counted of a thread of a target."""
+        ...
+
+    def call(self, pid: int, tid: int) -> BlockedCall | None:
+        """What a thread of a target sleeps in; None where it runs, or where its calls are not those of this machine."""
         ...
 
     def links(self, pid: int) -> Mapping[int, str] | None:
