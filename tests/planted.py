@@ -30,7 +30,7 @@ def plant(kind: Any, text: str, turn: int = 0) -> Any:
     if origin is Literal:
         return arguments[turn % len(arguments)]
     if origin in {typing.Union, types.UnionType}:
-        members = [argument for argument in arguments if argument not in {type(None), msgspec.UnsetType}]
+        members = [argument for argument in arguments if argument is not type(None)]
         return plant(members[turn % len(members)], text, turn)
     if origin is tuple and arguments[-1] is not Ellipsis:
         return tuple(plant(argument, text, turn) for argument in arguments)

@@ -83,10 +83,14 @@ int on_sched_process_fork(struct bpf_raw_tracepoint_args *ctx) {
         return 0;
     if (tables.lookup(&files) && files != read_u64(parent, TASK_FILES))
         tables.delete(&files); /* the table of that address is gone, and its memory is used again */
-    if (!mark_of(id >> 32) || !find_actor(&a, parent, read_u64(parent, TASK_FILES), id, id >> 32))
-        return 0;
     child_tid = read_u32(child, TASK_PID);
     child_tgid = read_u32(child, TASK_TGID);
+    if (child_tid == child_tgid && mark_of(child_tgid)) { /* of one that had the number before */
+        processes.delete(&child_tgid);
+        set_mark(child_tgid, 0);
+    }
+    if (!mark_of(id >> 32) || !find_actor(&a, parent, read_u64(parent, TASK_FILES), id, id >> 32))
+        return 0;
     threads.delete(&child_tid); /* of one that had the number before */
     begin_event(&e, &a, FORK, 0);
     e.fd = child_tid;
@@ -266,10 +270,6 @@ int on_sched_process_exit(struct bpf_raw_tracepoint_args *ctx) {
     }
     if (e.flags & LAST && mark_of(tgid) == TARGET)
         end_leader(*process);
-    if (e.flags & LAST && is_following()) { /* its number will be another's */
-        processes.delete(&tgid);
-        set_mark(tgid, 0);
-    }
     copy_name(&e, s, task);
     emit_with(&e, s);
     return 0;

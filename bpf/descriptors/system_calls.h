@@ -581,14 +581,17 @@ int sweep(struct bpf_raw_tracepoint_args *ctx) {
     for (u32 i = 0; i < PAGE_NUMBERS; i++) {
         u32 index = slot * PAGE_NUMBERS + i, fd = page * PAGE_NUMBERS + i;
         struct number *n = numbers.lookup(&index);
-        bool is_used;
+        bool is_used, was_open;
 
         if (!n || fd < w->next || fd > w->last)
             continue;
         is_used = open[i / 64 & 3] >> (i & 63) & 1;
+        was_open = n->life & LIFE_IS_KNOWN ? n->life & LIFE_IS_OPEN : p->was_open[i / 64 & 3] >> (i & 63) & 1;
+        if (!is_used && was_open && kernel_file(a->files, fd)) /* since they were read */
+            is_used = true;
         if (is_used && w->is_exec)
             continue;
-        if (is_used && n->owed > 0) { /* it was opened again: then what it was before was closed */
+        if (n->owed > 0 && (is_used || !was_open) && !w->is_exec) { /* what it was before it was opened again */
             __sync_fetch_and_add(&n->owed, -1);
             closed_count++;
             e->lifetime_ns = 0;
@@ -599,7 +602,7 @@ int sweep(struct bpf_raw_tracepoint_args *ctx) {
                 emit(e);
             continue;
         }
-        if (!(n->life & LIFE_IS_KNOWN ? n->life & LIFE_IS_OPEN : p->was_open[i / 64 & 3] >> (i & 63) & 1))
+        if (!was_open)
             continue;
         /* in use again by a call that has not returned; or it was free, and is what was opened meanwhile */
         if (is_used && n->life & LIFE_IS_KNOWN && n->file == mark_of_file(kernel_file(a->files, fd)))

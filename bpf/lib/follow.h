@@ -30,7 +30,11 @@ int on_sched_process_fork(struct bpf_raw_tracepoint_args *ctx) {
     u32 tgid = read_u32(child, TASK_TGID), parent_tgid = read_u32(parent, TASK_TGID), index;
     struct followed *f;
 
-    if (tgid == parent_tgid || mark_of(parent_tgid) != TARGET || !may_follow(&index))
+    if (tgid == parent_tgid)
+        return 0;
+    if (mark_of(tgid)) /* of one that had the number before */
+        set_mark(tgid, 0);
+    if (mark_of(parent_tgid) != TARGET || !may_follow(&index))
         return 0;
     set_mark(tgid, TARGET);
     f = followed.lookup(&index);
@@ -47,14 +51,5 @@ int on_sched_process_fork(struct bpf_raw_tracepoint_args *ctx) {
 int on_sched_process_exec(struct bpf_raw_tracepoint_args *ctx) {
     if (is_awaited())
         set_mark(bpf_get_current_pid_tgid() >> 32, TARGET);
-    return 0;
-}
-
-/* Its number will be another's. Its first thread is freed last. */
-int on_sched_process_free(struct bpf_raw_tracepoint_args *ctx) {
-    u32 pid = read_u32((void *)ctx->args[0], TASK_PID);
-
-    if (mark_of(pid) == TARGET)
-        set_mark(pid, 0);
     return 0;
 }

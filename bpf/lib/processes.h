@@ -42,13 +42,6 @@ static __always_inline bool may_follow(u32 *index) {
     return *index < f->limit;
 }
 
-static __always_inline bool is_following(void) {
-    u32 zero = 0;
-    struct following *f = following.lookup(&zero);
-
-    return f && f->limit;
-}
-
 /* A process that has not begun: the next that has this name when it calls exec is traced. Mirrored by trace/awaited.py. */
 struct awaited {
     u64 name[2]; /* as the kernel has it, padded with zeroes */

@@ -181,7 +181,7 @@ def merge_trace(
             duration_ns=result.duration_ns,
             ended_by=result.ended_by,
             ended_threads=(),
-            tables=tables or msgspec.UNSET,
+            tables=tables,
             confidence=confidence,
         ),
         gaps=report.gaps if later is not None else (*report.gaps, gap),

@@ -729,8 +729,8 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True):
     """Most waiting first; of a trace of waits."""
     descriptors: DescriptorTrace | None = None
     sockets: SocketTrace | None = None
-    tables: tuple[TraceTable, ...] | msgspec.UnsetType = msgspec.UNSET
-    """Not in the JSON where no tracer hands one over."""
+    tables: tuple[TraceTable, ...] = ()
+    """What tracers hand over that have no fields of their own here."""
     confidence: Confidence
 
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.trace.test_descriptors import build, trace
+from tests.conftest import ROOT, WORKLOADS
+from tests.trace.conftest import wait_until_it_traces
+from tests.trace.test_descriptors import TOOL, build, trace
 
 pytestmark = pytest.mark.usefixtures("bpf")
 ARGUMENTS = ["PID", "--trace", "600", "--only", "descriptors", "--format", "json"]
@@ -33,3 +39,28 @@ def test_what_two_processes_share_is_closed_when_they_end_at_the_same_moment(tmp
     assert found["closed_by"] == {"exit": int(traced.said)}
     assert found["opened_count"] == 23 + 2 + 2 + 1
     assert found["still_open_count"] == 0
+
+
+def test_a_process_that_has_the_number_of_an_ended_one_is_none_of_ours(tmp_path: Path) -> None:
+    workload = subprocess.Popen(
+        [sys.executable, WORKLOADS / "number_again.py"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert workload.stdin is not None
+    assert workload.stdout is not None
+    try:
+        child = int(workload.stdout.readline().split()[1])
+        targets = [str(workload.pid), str(child)]
+        with open(tmp_path / "out", "w") as output:
+            tool = subprocess.Popen([sys.executable, *TOOL, *targets, *ARGUMENTS[1:]], cwd=ROOT, stdout=output)
+        wait_until_it_traces(tool)
+        workload.stdin.write("\n")
+        workload.stdin.flush()
+        assert workload.stdout.readline() == "done\n"
+        tool.send_signal(signal.SIGINT)
+        assert tool.wait(timeout=120) == 0
+    finally:
+        workload.kill()
+        workload.communicate()
+    processes = json.loads((tmp_path / "out").read_text())["processes"]
+    (ended,) = [process for process in processes if process["pid"] == child]
+    assert ended["trace"]["descriptors"]["opened_count"] == 7

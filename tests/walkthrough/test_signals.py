@@ -85,7 +85,7 @@ def test_only_and_doctor_know_it() -> None:
     assert wrong.returncode == 2
     assert "signals" in wrong.stderr
     doctor = subprocess.run(threadinfo("doctor"), capture_output=True, text=True, check=False, cwd=ROOT)
-    assert "4 for signals" in doctor.stdout
+    assert "3 for signals" in doctor.stdout
 
 
 def test_it_is_three_files_and_a_line_of_the_list() -> None:

@@ -164,7 +164,7 @@ def _view(process: ProcessReport) -> dict[str, object]:
         "section": section,
         "process": process,
         "trace": trace,
-        "tables": (trace.tables or ()) if trace else (),
+        "tables": trace.tables if trace else (),
         "churn": churn,
         "seconds": trace.duration_ns / 1e9 if trace else 0.0,
         "rows": rows,

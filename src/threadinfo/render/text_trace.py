@@ -42,7 +42,7 @@ def render_trace(
         lines += section("call sites", lambda: render_sites(churn, verbose=verbose))
     if sockets is not None:
         lines += section("sockets", lambda: render_sockets(sockets, verbose=verbose))
-    for table in trace.tables or ():
+    for table in trace.tables:
         lines += section(table.title.lower(), partial(render_table, table))
     lines += ["", "=== Trace Confidence ===", *section("confidence", lambda: confidence_lines(trace.confidence))]
     return lines

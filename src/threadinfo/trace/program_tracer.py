@@ -22,7 +22,7 @@ from threadinfo.trace.target import TraceOptions, TraceTarget
 from threadinfo.trace.tracer import Tracer
 
 _OFFSETS = {"TASK_PID": "pid", "TASK_TGID": "tgid", "TASK_COMM": "comm"}
-_OF_PROCESSES = {name: f"on_{name}" for name in ("sched_process_fork", "sched_process_exec", "sched_process_free")}
+_OF_PROCESSES = {name: f"on_{name}" for name in ("sched_process_fork", "sched_process_exec")}
 _MOST_FOLLOWED = 1024  # as in bpf/lib/follow.h
 
 
