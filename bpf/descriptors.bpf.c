@@ -14,6 +14,8 @@
 #include <linux/types.h>
 
 #include "lib/kernel.h"
+#include "lib/histogram.h"
+#include "lib/marks.h"
 #include "lib/processes.h"
 
 #define CALLS 1024 /* numbers of system calls, and room */

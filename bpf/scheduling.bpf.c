@@ -15,12 +15,12 @@
  */
 #include <linux/types.h>
 
-#define COMM_BYTES 16  /* include/linux/sched.h, TASK_COMM_LEN */
+#include "lib/kernel.h"
+#include "lib/histogram.h"
+#include "lib/processes.h"
+
 #define SLICES 64      /* of each CPU's past, a power of two */
 #define WALK 8         /* slices looked back at for one wait */
-#define SUB_BITS 3     /* eight buckets an octave: a bucket is 12.5 % wide, its middle at most 6.25 % off */
-#define OCTAVES 38     /* up to 2^40 ns, 18 minutes */
-#define BUCKETS (OCTAVES << SUB_BITS)
 #define CHILDREN 4096 /* that are made between two looks of user space */
 #define INTERRUPT 0xffffffff /* as a waker: no thread, but a timer or a device */
 
@@ -28,8 +28,6 @@
 #define STATE_UNINTERRUPTIBLE 2  /* TASK_UNINTERRUPTIBLE */
 
 /* --- which threads are traced ------------------------------------------------------------------------------------ */
-
-#define MAPPED 1024 /* BPF_F_MMAPABLE: user space reads and writes these through memory, not with a system call an item */
 
 /* A slot for each traced thread, found by its number in one access: a hash made the traced threads 1.2 times slower.
  * Four slots an element, because an array's elements take 8 bytes at least. Slot 0 means "not traced". */
@@ -57,20 +55,6 @@ BPF_F_TABLE("array", u32, struct losses, losses, CPU_COUNT, MAPPED);
 /* For threads that are born while we watch: the slots that were never used, then those that user space gave back. */
 BPF_F_TABLE("array", u32, u64, next_slot, 1, MAPPED);
 BPF_QUEUE(free_slots, u32, SLOT_COUNT);
-
-static __always_inline u32 read_u32(void *base, u32 offset) {
-    u32 value = 0;
-
-    bpf_probe_read_kernel(&value, sizeof value, base + offset);
-    return value;
-}
-
-static __always_inline u64 read_u64(void *base, u32 offset) {
-    u64 value = 0;
-
-    bpf_probe_read_kernel(&value, sizeof value, base + offset);
-    return value;
-}
 
 static __always_inline struct losses *this_cpu_losses(void) {
     u32 cpu = bpf_get_smp_processor_id();
@@ -219,37 +203,9 @@ static __always_inline struct thread *find_thread(u32 tid, u32 *slot) {
     return *slot ? threads.lookup(slot) : NULL;
 }
 
-/* floor(log2) without a loop */
-static __always_inline u32 log2_of(u64 value) {
-    u32 shift, result;
-
-    result = (value > 0xffffffffULL) << 5;
-    value >>= result;
-    shift = (value > 0xffff) << 4;
-    value >>= shift;
-    result |= shift;
-    shift = (value > 0xff) << 3;
-    value >>= shift;
-    result |= shift;
-    shift = (value > 0xf) << 2;
-    value >>= shift;
-    result |= shift;
-    shift = (value > 0x3) << 1;
-    value >>= shift;
-    result |= shift;
-    return result | (u32)(value >> 1);
-}
-
 static __always_inline void add_latency(struct latency *l, u64 wait_ns) {
-    u32 bucket = wait_ns;
+    u32 bucket = bucket_of(wait_ns);
 
-    if (wait_ns >= 1 << SUB_BITS) {
-        u32 power = log2_of(wait_ns);
-
-        bucket = ((power - SUB_BITS + 1) << SUB_BITS) + ((wait_ns >> (power - SUB_BITS)) & ((1 << SUB_BITS) - 1));
-    }
-    if (bucket >= BUCKETS)
-        bucket = BUCKETS - 1;
     l->count++;
     l->sum_ns += wait_ns;
     if (wait_ns > l->max_ns)
@@ -655,21 +611,7 @@ static __always_inline u32 begin_thread(void *task, u32 state) {
     return slot;
 }
 
-/* How many processes that traced ones make are traced too. Mirrored by trace/following.py. */
-struct following {
-    u64 limit;
-    u64 count; /* of those that were to be, beyond the limit as well */
-};
-BPF_F_TABLE("array", u32, struct following, following, 1, MAPPED);
-
-static __always_inline bool may_follow(void) {
-    u32 zero = 0;
-    struct following *f = following.lookup(&zero);
-
-    return f && f->limit && __sync_fetch_and_add(&f->count, 1) < f->limit;
-}
-
-/* Those that are, for user space to learn of. */
+/* Children that are followed, for user space to learn of. */
 struct child {
     u32 tgid;
     u32 unused;
@@ -682,10 +624,11 @@ int on_sched_process_fork(struct bpf_raw_tracepoint_args *ctx) {
     void *parent = (void *)ctx->args[0], *child = (void *)ctx->args[1];
     struct child c = {.tgid = read_u32(child, TASK_TGID)};
     bool is_process = c.tgid != read_u32(parent, TASK_TGID);
+    u32 before;
 
     if (!find_slot(read_u32(parent, TASK_PID)))
         return 0;
-    if (is_process && !may_follow())
+    if (is_process && !may_follow(&before))
         return 0;
     begin_thread(child, SLEEPING); /* until sched_wakeup_new */
     if (is_process) {
@@ -695,31 +638,6 @@ int on_sched_process_fork(struct bpf_raw_tracepoint_args *ctx) {
             count_full();
     }
     return 0;
-}
-
-/* A process that has not begun: the next that has this name when it calls exec is traced. Mirrored by trace/awaited.py. */
-struct awaited {
-    u64 name[2]; /* as the kernel has it, padded with zeroes */
-    s64 left;    /* 1 while it is waited for */
-    u64 pid;
-    u64 at_ns;
-};
-BPF_F_TABLE("array", u32, struct awaited, awaited, 1, MAPPED);
-
-/* Whether the process that has just called exec is the one. */
-static __always_inline bool is_awaited(void) {
-    u32 zero = 0;
-    struct awaited *a = awaited.lookup(&zero);
-    u64 name[2] = {};
-
-    if (!a || a->left <= 0)
-        return false;
-    bpf_get_current_comm(&name, sizeof name);
-    if (name[0] != a->name[0] || name[1] != a->name[1] || __sync_fetch_and_add(&a->left, -1) != 1)
-        return false;
-    a->at_ns = bpf_ktime_get_ns();
-    a->pid = bpf_get_current_pid_tgid() >> 32;
-    return true;
 }
 
 /* A thread that calls execve takes the process's own number; the others have ended by now. */

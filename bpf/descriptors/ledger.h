@@ -6,10 +6,6 @@
  * then, perhaps seconds ago (close waits for SO_LINGER). So an open of an open number means that a close is owed, and a
  * close that finds one owed and the number in use pays it; the kernel's own table is asked only where that is in doubt. */
 
-#define SUB_BITS 3 /* eight buckets an octave; mirrored by trace/histogram.py */
-#define OCTAVES 38
-#define BUCKETS (OCTAVES << SUB_BITS)
-
 /* Of one process; a copy for some CPUs each, so that they do not wait for each other. */
 struct totals {
     u64 opened[CALL_CODES];
@@ -101,18 +97,6 @@ static __always_inline u32 forget(u32 value) {
     return c->forgotten;
 }
 
-static __always_inline u32 bucket_of(u64 ns) {
-    u32 bucket = ns, power;
-
-    if (ns >= 1 << SUB_BITS) {
-        power = log2_of(ns);
-        bucket = ((power - SUB_BITS + 1) << SUB_BITS) + ((ns >> (power - SUB_BITS)) & ((1 << SUB_BITS) - 1));
-    }
-    if (bucket >= BUCKETS)
-        bucket = BUCKETS - 1;
-    return forget(bucket);
-}
-
 static __always_inline u64 site_of_life(u64 life) {
     return life >> LIFE_STACK_SHIFT & LIFE_STACK_MASK;
 }
@@ -146,7 +130,7 @@ static __always_inline u64 end_life(struct actor *a, u64 life, struct totals *t)
     if (!opened_ns)
         return 0;
     ns = a->now > opened_ns ? a->now - opened_ns : 1;
-    bucket = bucket_of(ns);
+    bucket = forget(bucket_of(ns));
     ADD_OWN(t->lifetime_sum_ns, ns);
     if (ns > t->lifetime_max_ns)
         t->lifetime_max_ns = ns;

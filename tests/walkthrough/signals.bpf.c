@@ -2,6 +2,7 @@
 #include <linux/types.h>
 
 #include "lib/kernel.h"
+#include "lib/marks.h"
 #include "lib/processes.h"
 #include "lib/follow.h"
 

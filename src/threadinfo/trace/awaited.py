@@ -9,7 +9,7 @@ NAME_BYTES = 15
 """Of the kernel's name of a process."""
 
 
-class _Awaited(ctypes.Structure):  # mirrors both struct awaited in bpf/
+class _Awaited(ctypes.Structure):  # mirrors struct awaited in bpf/lib/processes.h
     _fields_ = (
         ("name", ctypes.c_char * 16),
         ("left", ctypes.c_int64),

@@ -1,4 +1,4 @@
-"""Which processes are traced, as the programs ask it of every event: two bits a process (bpf/lib/processes.h)."""
+"""Which processes are traced, as the programs ask it of every event: two bits a process (bpf/lib/marks.h)."""
 
 from __future__ import annotations
 
