@@ -140,6 +140,17 @@ def test_what_an_earlier_batch_owes_is_paid_first(lines: Lines) -> None:
     assert [(one.type, one.lifetime_ns) for one in told if one.event == "close"] == [("eventfd", 522), ("epoll", 216)]
 
 
+def test_a_replacement_that_was_none_is_told_as_the_close_that_came_late(lines: Lines) -> None:
+    onto = opened(1531, SECOND, "dup2", DEVICE, CLOSED, lifetime_ns=1531 - 1009, ended_type=EVENTFD, fd2=29)
+    told = lines.of(OPENING, onto, closed(1601, FIRST, LATE))
+    assert short(told) == [
+        (1009, FIRST, "eventfd2", "eventfd", None),
+        (1531, FIRST, "close", "eventfd", 522),
+        (1531, SECOND, "dup2", "device", None),
+    ]
+    assert told[1].how == "close"
+
+
 def test_an_opening_whose_close_was_told_already_goes_before_it(lines: Lines) -> None:
     told = short(lines.of(closed(1511, FIRST, 0), opened(1531, SECOND, "eventfd2", EVENTFD, EARLY)))
     assert told == [
