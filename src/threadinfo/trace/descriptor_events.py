@@ -301,9 +301,11 @@ class ChunkMaker:
             # A thread does one thing after the other: what it has done before this stays before it.
             own = np.flatnonzero(chunk.tid[:row] == chunk.tid[row])
             first = own[-1] + 1 if own.size else 0
-            is_same = free[first:] & (chunk.fd[first:] == key[1]) & (tables[first:] == key[0])
-            same = np.flatnonzero(is_same) + first
-            before, behind = same[same < row], same[same > row]
+            same = np.flatnonzero(free & (chunk.fd == key[1]) & (tables == key[0]))
+            before, behind = same[(same >= first) & (same < row)], same[same > row]
+            if not before.size and same.size and same[0] < first and is_late:
+                free[same[0]] = False  # it owes this, but does not go behind it: as if it came with an earlier batch
+                continue
             if before.size:
                 other = int(before[0] if is_late else before[-1])
             elif owed.get(key):
