@@ -171,6 +171,19 @@ def test_a_replacement_that_was_none_is_told_as_the_close_that_came_late(lines: 
     assert told[1].how == "close"
 
 
+def test_a_late_close_goes_behind_what_its_thread_did_before(lines: Lines) -> None:
+    """Whatever it was that owed it: it cannot have begun before that."""
+    told = lines.of(
+        opened(1003, THIRD, "dup2", DEVICE, CLOSED, lifetime_ns=401, ended_type=EVENTFD, fd2=29),
+        opened(1511, FIRST, "epoll_create1", EPOLL, fd=31),
+        closed(1601, FIRST, LATE),
+    )
+    assert [(one.at_ns, one.tid, one.how) for one in told if one.event == "close"] == [
+        (1003, THIRD, "replaced"),
+        (1601, FIRST, "close"),
+    ]
+
+
 def test_an_opening_whose_close_was_told_already_goes_before_it(lines: Lines) -> None:
     told = short(lines.of(closed(1511, FIRST, 0), opened(1531, SECOND, "eventfd2", EVENTFD, EARLY)))
     assert told == [

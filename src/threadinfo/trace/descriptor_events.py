@@ -254,8 +254,8 @@ class ChunkMaker:
         for row, other in self._pairs(chunk, tables, late, is_owed, is_late=True):
             if other < 0:  # what was replaced was not: this had closed it, and the kernel side has taken that back
                 same = (chunk.fd[:row] == chunk.fd[row]) & (tables[:row] == tables[row])
-                found = np.flatnonzero(same & is_replaced[:row] & (chunk.tid[:row] != chunk.tid[row]))
-                if found.size:
+                found = np.flatnonzero(same & is_replaced[:row])
+                if found.size and not (chunk.tid[found[-1] : row] == chunk.tid[row]).any():
                     replaced = found[-1]
                     is_replaced[replaced] = stays[replaced] = False
                     for name in ("at_ns", "type", "lifetime_ns"):
