@@ -216,6 +216,8 @@ static __always_inline void open_number(struct actor *a, struct event *e, u32 fd
     if (!n)
         return;
     before = __sync_lock_test_and_set(&n->life, life);
+    if (before & LIFE_IS_OPEN && !onto) /* at once: the close may be looking on another CPU */
+        __sync_fetch_and_add(&n->owed, 1);
     e->ended_type = n->type;
     n->tid = a->tid;
     n->call = a->call;
@@ -231,7 +233,6 @@ static __always_inline void open_number(struct actor *a, struct event *e, u32 fd
             count_closes(a, t, 1);
         } else {
             e->flags |= OWED;
-            __sync_fetch_and_add(&n->owed, 1);
         }
         return;
     }
@@ -268,6 +269,13 @@ static __always_inline void close_number(struct actor *a, struct event *e, u32 f
         return;
     }
     before = __sync_lock_test_and_set(&n->life, LIFE_IS_KNOWN);
+    /* it was opened again just now: that life goes back */
+    if (before & LIFE_IS_OPEN && n->owed > 0 && kernel_file(a->files, fd) &&
+        __sync_val_compare_and_swap(&n->life, LIFE_IS_KNOWN, before) == LIFE_IS_KNOWN) {
+        __sync_fetch_and_add(&n->owed, -1);
+        e->flags |= LATE;
+        return;
+    }
     if (before & LIFE_IS_OPEN) {
         e->ended_type = n->type;
         e->lifetime_ns = end_life(a, before, t);

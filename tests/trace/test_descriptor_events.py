@@ -140,6 +140,50 @@ def test_what_an_earlier_batch_owes_is_paid_first(lines: Lines) -> None:
     assert [(one.type, one.lifetime_ns) for one in told if one.event == "close"] == [("eventfd", 522), ("epoll", 216)]
 
 
+def test_what_a_thread_owes_itself_is_paid_where_it_closes(lines: Lines) -> None:
+    """A close that met the open of its number within nanoseconds has closed that: then its thread's own close pays.
+    Neither a replacement long before nor an opening behind it has to do with that."""
+    told = lines.of(
+        opened(1003, THIRD, "dup2", DEVICE, CLOSED, lifetime_ns=401, ended_type=EVENTFD, fd2=29),
+        closed(1019, THIRD, CLOSED, lifetime_ns=16, ended_type=DEVICE),
+        OPENING | {"at_ns": 1021},
+        AGAIN,
+        closed(1533, FIRST, CLOSED, lifetime_ns=2, ended_type=EPOLL),
+        closed(1601, SECOND, LATE),
+        opened(1753, THIRD, "eventfd2", EVENTFD, CLOSED | OWED, lifetime_ns=200, ended_type=EPOLL),
+    )
+    assert [(one.at_ns, one.how, one.lifetime_ns) for one in told if one.event == "close"] == [
+        (1003, "replaced", 401),
+        (1019, "close", 16),
+        (1533, "close", 2),
+        (1601, "close", 522),
+    ]
+
+
+def test_a_replacement_that_was_none_is_told_as_the_close_that_came_late(lines: Lines) -> None:
+    onto = opened(1531, SECOND, "dup2", DEVICE, CLOSED, lifetime_ns=1531 - 1009, ended_type=EVENTFD, fd2=29)
+    told = lines.of(OPENING, onto, closed(1601, FIRST, LATE))
+    assert short(told) == [
+        (1009, FIRST, "eventfd2", "eventfd", None),
+        (1531, FIRST, "close", "eventfd", 522),
+        (1531, SECOND, "dup2", "device", None),
+    ]
+    assert told[1].how == "close"
+
+
+def test_a_late_close_goes_behind_what_its_thread_did_before(lines: Lines) -> None:
+    """Whatever it was that owed it: it cannot have begun before that."""
+    told = lines.of(
+        opened(1003, THIRD, "dup2", DEVICE, CLOSED, lifetime_ns=401, ended_type=EVENTFD, fd2=29),
+        opened(1511, FIRST, "epoll_create1", EPOLL, fd=31),
+        closed(1601, FIRST, LATE),
+    )
+    assert [(one.at_ns, one.tid, one.how) for one in told if one.event == "close"] == [
+        (1003, THIRD, "replaced"),
+        (1601, FIRST, "close"),
+    ]
+
+
 def test_an_opening_whose_close_was_told_already_goes_before_it(lines: Lines) -> None:
     told = short(lines.of(closed(1511, FIRST, 0), opened(1531, SECOND, "eventfd2", EVENTFD, EARLY)))
     assert told == [

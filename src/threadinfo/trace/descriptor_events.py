@@ -114,7 +114,7 @@ class EventChunk(NamedTuple):
         """Without what was done with a socket between its opening and its end."""
         return self.take(self.kind != _SOCKET_USE)
 
-    def take(self, which: NDArray[np.bool_] | slice) -> EventChunk:
+    def take(self, which: NDArray[np.bool_] | NDArray[np.intp] | slice) -> EventChunk:
         """Some of the events."""
         return self._replace(**{name: getattr(self, name)[which] for name in _COLUMNS})
 
@@ -253,24 +253,38 @@ class ChunkMaker:
         columns = {name: getattr(chunk, name).copy() for name in ("at_ns", "type", "lifetime_ns", "how")}
         is_owed = (chunk.kind == _OPENING) & (flags & OWED != 0)
         is_unseen = (chunk.kind == _CLOSING) & (flags & (CLOSED | LATE) == 0) & (chunk.call != EXIT)
-        for rows, free in ((late, is_owed), (early, is_unseen)):
-            others = self._pairs(chunk, tables, rows, free, is_late=rows is late)
-            for row, other in others:
-                if other < row:
-                    place[row] = place[other] - 0.5
-                    columns["at_ns"][row] = chunk.at_ns[other]
-                if rows is late:
-                    opening = events[chunk.event[other]]
-                    lived = int(opening["lifetime_ns"]) - max(0, int(chunk.at_ns[other] - chunk.at_ns[row]))
-                    columns["type"][row] = opening["ended_type"]
-                    columns["lifetime_ns"][row] = max(1, lived) if opening["lifetime_ns"] else -1
-                    columns["how"][[row, other]] = _PAID
-                else:
-                    columns["type"][other] = chunk.type[row]
-                    columns["lifetime_ns"][other] = max(1, int(chunk.at_ns[other] - chunk.at_ns[row]))
+        is_replaced = (chunk.kind == _CLOSING) & (flags & OPENED != 0)
+        stays = np.ones(len(flags), bool)
+        for row, other in self._pairs(chunk, tables, late, is_owed, is_late=True):
+            if other < 0:  # what was replaced was not: this had closed it, and the kernel side has taken that back
+                same = (chunk.fd[:row] == chunk.fd[row]) & (tables[:row] == tables[row])
+                found = np.flatnonzero(same & is_replaced[:row])
+                if found.size and not (chunk.tid[found[-1] : row] == chunk.tid[row]).any():
+                    replaced = found[-1]
+                    is_replaced[replaced] = stays[replaced] = False
+                    for name in ("at_ns", "type", "lifetime_ns"):
+                        columns[name][row] = columns[name][replaced]
+                    columns["how"][row], place[row] = _PAID, place[replaced]
+                continue
+            if other < row:
+                place[row] = place[other] - 0.5
+                columns["at_ns"][row] = chunk.at_ns[other]
+            opening = events[chunk.event[other]]
+            lived = int(opening["lifetime_ns"]) - max(0, int(chunk.at_ns[other] - chunk.at_ns[row]))
+            columns["type"][row] = opening["ended_type"]
+            columns["lifetime_ns"][row] = max(1, lived) if opening["lifetime_ns"] else -1
+            columns["how"][[row, other]] = _PAID
+        for row, other in self._pairs(chunk, tables, early, is_unseen, is_late=False):
+            if other < 0:
+                continue
+            if other < row:
+                place[row] = place[other] - 0.5
+                columns["at_ns"][row] = chunk.at_ns[other]
+            columns["type"][other] = chunk.type[row]
+            columns["lifetime_ns"][other] = max(1, int(chunk.at_ns[other] - chunk.at_ns[row]))
         order = np.argsort(place, kind="stable")
         chunk = chunk._replace(**columns)
-        return chunk._replace(**{name: getattr(chunk, name)[order] for name in _COLUMNS})
+        return chunk.take(order[stays[order]])
 
     def _pairs(
         self,
@@ -281,26 +295,30 @@ class ChunkMaker:
         *,
         is_late: bool,
     ) -> Iterator[tuple[int, int]]:
-        """Of each of the rows the one of those that are `free` that it belongs to, where it is in this batch."""
+        """Of each of the rows the one of those that are `free` that it belongs to; -1 where that is in no batch yet.
+
+        Those that an earlier batch owes are left out.
+        """
         owed = {key: len(known) for key, known in self._owed.items()} if is_late else {}
         for row in rows.tolist():
             key = int(tables[row]), int(chunk.fd[row])
             # A thread does one thing after the other: what it has done before this stays before it.
             own = np.flatnonzero(chunk.tid[:row] == chunk.tid[row])
             first = own[-1] + 1 if own.size else 0
-            is_same = free[first:] & (chunk.fd[first:] == key[1]) & (tables[first:] == key[0])
-            same = np.flatnonzero(is_same) + first
-            before, behind = same[same < row], same[same > row]
+            same = np.flatnonzero(free & (chunk.fd == key[1]) & (tables == key[0]))
+            before, behind = same[(same >= first) & (same < row)], same[same > row]
+            if not before.size and same.size and same[0] < first and is_late:
+                free[same[0]] = False  # it owes this, but does not go behind it: as if it came with an earlier batch
+                continue
             if before.size:
                 other = int(before[0] if is_late else before[-1])
             elif owed.get(key):
                 owed[key] -= 1
                 continue
-            elif behind.size:
-                other = int(behind[0])
             else:
-                continue
-            free[other] = False
+                other = int(behind[0]) if behind.size else -1
+            if other >= 0:
+                free[other] = False
             yield row, other
 
     def _remember(self, chunk: EventChunk) -> EventChunk:
