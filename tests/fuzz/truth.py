@@ -16,6 +16,8 @@ PATHS = ("", "file", "/dev/null", "", "fifo", "absent")
 """Of `Note.path`, below the directory where they are not absolute."""
 _ERRORS = {**errno.errorcode, errno.EAGAIN: "EAGAIN", errno.EOPNOTSUPP: "EOPNOTSUPP", errno.EDEADLK: "EDEADLK"}
 _RING_REQUESTS = {"io_uring_openat", "io_uring_accept", "io_uring_socket", "io_uring_close"}
+_GOES_ON = {0, errno.EINPROGRESS, errno.EALREADY, errno.EISCONN}
+"""Of a use: that it did not fail; a connect goes on, or has come to its end."""
 DEATHS = frozenset({"close", "replaced", "exec", "exit", "parting"})
 _SHARING_PROCESS = 2  # `error` of a fork
 LIMITS = (errno.EMFILE, errno.ENFILE)
@@ -217,7 +219,9 @@ class Truth:
         notes = self.of(tables)
         births = [note for note in notes if note.kind == "birth"]
         deaths = [note for note in notes if note.kind in DEATHS and not note.is_optional]
-        failures = [note for note in notes if note.kind == "failure"]
+        failures = [
+            note for note in notes if note.kind == "failure" or (note.kind == "use" and note.error not in _GOES_ON)
+        ]
         marks = Counter(note.error for note in notes if note.kind == "mark")
         threads = {note.tid for note in (*births, *deaths)}
         return Figures(
