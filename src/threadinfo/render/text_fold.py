@@ -10,6 +10,8 @@ from threadinfo.render.escape import format_text
 
 COLUMNS = 80
 _RUNS = 6
+NOBODY = "nobody or unknown"
+"""The CPU was idle and woke up, or its slices were too many to be kept; told last, whatever its share."""
 
 
 class Cuts(NamedTuple):

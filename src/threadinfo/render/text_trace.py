@@ -8,7 +8,7 @@ from threadinfo.model import Confidence, ProcessReport, Scheduling, Trace
 from threadinfo.render.escape import format_text
 from threadinfo.render.text_churn import render_churn
 from threadinfo.render.text_duration import format_duration
-from threadinfo.render.text_fold import SHORT, WHOLE, Cuts, left_out, wrap
+from threadinfo.render.text_fold import NOBODY, SHORT, WHOLE, Cuts, left_out, wrap
 from threadinfo.render.text_sites import render_leaks, render_sites
 from threadinfo.render.text_sockets import render_sockets
 
@@ -17,8 +17,6 @@ _WIDE_NAME_COLUMNS = 24
 _DIFFERENCES = 20
 _ENDED_ROWS = 20
 _ENDED = "*"
-NOBODY = "nobody or unknown"
-"""The CPU was idle and woke up, or its slices were too many to be kept; told last, whatever its share."""
 _WHAT = {
     "on_cpu_ns": "on CPU",
     "run_queue_ns": "queued",
