@@ -249,7 +249,7 @@ def _delays(pid: int, rows: Iterable[tuple[int, str, bool, Scheduling]]) -> tupl
             tid,
             holder,
             holder_tid,
-            None if other in {pid, None} else other,
+            None if other in {pid, None, holder_tid} else other,
             ns,
             100 * ns / total,
             charts.bar([charts.Part("queued", ns / longest)]),

@@ -192,7 +192,8 @@ def _descriptors(descriptors: tuple[Descriptor, ...] | None, equal: int | None, 
             words += f" [{extra}]"
         lines.append(f"{descriptor.fd:<6} {kind:<10} {words}")
         if is_folded:
-            lines.append(f"{'':17} {len(same) - 1} more like it: FD {format_numbers(same[1:])} (-v shows each)")
+            more = f"{len(same) - 1} more like it: FD {format_numbers(same[1:])} (-v shows each)"
+            lines += wrap(more, " " * 18, " " * 20)
     return lines
 
 
