@@ -64,9 +64,9 @@ def tell_use(events: Sequence[DescriptorEvent], *, is_accepted: bool = False) ->
     return ", ".join(told)
 
 
-def tell_event(event: DescriptorEvent) -> str:
-    """One use of a socket."""
-    who = f" (thread {event.thread_name or '?'} {event.tid})"
+def tell_event(event: DescriptorEvent, *, with_thread: bool = True) -> str:
+    """One use of a socket, and which thread it was."""
+    who = f" (thread {event.thread_name or '?'} {event.tid})" if with_thread else ""
     failed = f"failed with {event.error}" if event.error else ""
     match event.event:
         case "bind":

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.render.test_html import REPORTS, hostile
@@ -196,6 +198,42 @@ def test_page_is_never_wider_than_the_screen(shown: ProcessReport, show: Open) -
     for width in (1280, 400):
         page.set_viewport_size({"width": width, "height": 800})
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_times_of_who_delayed_whom_are_on_a_narrow_screen(show: Open) -> None:
+    page = show(SERVER, viewport={"width": 400, "height": 800})
+    cells = page.locator("table.delays tbody td.n")
+    assert cells.count() >= 2
+    for cell in cells.all():
+        box = cell.bounding_box()
+        assert 0 <= box["x"] < box["x"] + box["width"] <= 400
+
+
+@pytest.mark.parametrize(
+    ("seconds", "columns"),
+    [(10.0, 10), (9.5, 10), (9.03, 9), (12.0, 12)],  # the report knows of ten, and in the rest nothing happened
+)
+def test_descriptors_over_time_are_drawn_to_the_end_of_the_trace(seconds: float, columns: int, show: Open) -> None:
+    assert SERVER.trace is not None
+    assert SERVER.trace.descriptors is not None
+    churn = SERVER.trace.descriptors
+    took = msgspec.structs.replace(SERVER.trace, duration_ns=int(seconds * 1e9))
+    page = show(msgspec.structs.replace(SERVER, trace=took))
+    hovers = page.locator("svg.churn .hover")
+    assert hovers.count() == columns
+    places = [(float(one.get_attribute("x").rstrip("%")), float(one.get_attribute("width").rstrip("%")))
+              for one in hovers.all()]  # fmt: skip
+    assert sum(places[-1]) == pytest.approx(100, abs=0.02)
+    assert places[-1][1] / places[0][1] == pytest.approx(seconds - columns + 1, abs=0.01)
+    assert page.locator("svg.churn .tick").last.text_content() == f"{seconds:.3g} s"
+    titles = page.locator("svg.churn .hover title").all_text_contents()
+    told = [int(re.search(r": (\d+) opened", title)[1]) for title in titles]  # type: ignore[index]
+    assert sum(told) == sum(churn.opened_per_interval)
+
+
+def test_a_leak_has_its_path_and_its_threads_before_its_address(show: Open) -> None:
+    cell = show(SERVER).locator("table.suspects tbody th").first.inner_text()
+    assert cell.index("/var/log/app.log") < cell.index("reloader") < cell.index("open_log")
 
 
 def test_print_shows_every_row_and_what_is_folded(show: Open) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from tests.reports import event
 from threadinfo.model import DescriptorEvent, SocketTrace
+from threadinfo.render.text_fold import SHORT
 from threadinfo.render.text_sockets import render_sockets
 
 EQUAL = 97
@@ -22,7 +23,7 @@ def connection(number: int, function: str = "serve") -> Iterator[DescriptorEvent
 def test_equal_stories_are_folded_and_others_are_not() -> None:
     events = [one for number in range(EQUAL + 1) for one in connection(number)]
     events += connection(EQUAL + 1, "other")
-    lines = render_sockets(SocketTrace(events=tuple(events), omitted_count=0), verbose=False)
+    lines = render_sockets(SocketTrace(events=tuple(events), omitted_count=0), SHORT)
     assert lines[2] == f"{EQUAL + 2} made, {2 * EQUAL + 4} events"
     assert [line for line in lines if "more like this" in line] == [f"  {EQUAL} more like this, until 11:59:59.123456"]
     assert sum(line.startswith("FD ") for line in lines) == 2

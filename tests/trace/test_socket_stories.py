@@ -174,7 +174,7 @@ def test_protocols_are_told_by_name(traced: Traced) -> None:
 
 
 def test_the_text_report_tells_one_story(tmp_path: Any) -> None:
-    traced = trace(COMMAND, ["PID", "--trace", "60"], output=tmp_path / "text")
+    traced = trace(COMMAND, ["PID", "--trace", "60", "-v"], output=tmp_path / "text")
     facts = json.loads(traced.said)["gone"]
     head = f"FD {facts['first']}, {facts['numbers'][0]} AF_UNIX SOCK_DGRAM UNIX"
     lines = traced.output[traced.output.index(head) :].splitlines()

@@ -7,7 +7,7 @@ it, after `format_text`. The words of a chart are its <title>s; the numbers stan
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import msgspec
 from markupsafe import Markup
@@ -21,6 +21,7 @@ _CELL = Markup('<rect class="cell" x="{}%" width="{}%" height="100%" fill-opacit
 _TITLE = Markup("<title>{}</title>")
 _BAR = Markup('<svg class="bar" aria-hidden="true">{}</svg>')
 _LEAST_PERCENT = 0.05  # narrower would not be seen
+_LEAST_COLUMN, _MOST_COLUMNS = 0.1, 1000  # of an interval; a trace has far fewer
 _CHURN_TICKS = 5
 _DECADES = 13  # from 1 ns to 1000 s
 
@@ -134,12 +135,14 @@ def columns(octaves: Mapping[int, int], axis: TimeAxis) -> Markup:
     return Markup('<svg class="columns" role="img" aria-label="Lifetimes">{}</svg>').format(Markup("").join(drawn))
 
 
-def churn(trace: DescriptorTrace, open_at_start: int) -> Markup:
-    """How many were open, and below that births upwards and deaths downwards, an interval a column."""
-    length = max(len(trace.opened_per_interval), len(trace.closed_per_interval))
-    opened = _padded(trace.opened_per_interval, length)
-    closed = _padded(trace.closed_per_interval, length)
-    if not length:
+def churn(trace: DescriptorTrace, open_at_start: int, seconds: float) -> Markup:
+    """How many were open, and below that births upwards and deaths downwards, an interval a column.
+
+    `seconds`: how long the trace took, to which it is drawn. The last column is as wide as the rest that it counts; one
+    that would hardly be seen is counted with the one before.
+    """
+    opened, closed, length = _intervals(trace, seconds)
+    if not opened:
         return Markup("")
     open_now, level = [], open_at_start
     for born, died in zip(opened, closed, strict=True):
@@ -147,27 +150,27 @@ def churn(trace: DescriptorTrace, open_at_start: int) -> Markup:
         open_now.append(level)
     top = max(*open_now, open_at_start, 1)
     most = max(*opened, *closed, 1)
-    width = 100 / length
+    whole = 100 / length
     line = " ".join(
-        f"{'M' if index == 0 else 'L'}{index} {100 - 100 * count / top:.2f}"
+        f"{'M' if index == 0 else 'L'}{_number(min(index, length))} {100 - 100 * count / top:.2f}"
         for index, count in enumerate([open_at_start, *open_now])
     )
     rect = Markup('<rect class="{}" x="{}%" width="{}%" y="{}" height="{}"></rect>')
     hover = Markup('<rect class="hover" x="{}%" width="{}%" y="0" height="100%">{}</rect>')
     drawn = []
-    gap = min(0.25 * width, 0.4)
+    gap = min(0.25 * whole, 0.4)
     for index, (born, died, count) in enumerate(zip(opened, closed, open_now, strict=True)):
-        left = _number(index * width + gap / 2)
+        end = length if index + 1 == len(opened) else index + 1
+        width = (end - index) * whole
+        left, wide = _number(index * whole + gap / 2), _number(max(width - gap, gap))
         if born:
             height = max(45 * born / most, 1)
-            drawn.append(rect.format("born", left, _number(width - gap), _number(187 - height), _number(height)))
+            drawn.append(rect.format("born", left, wide, _number(187 - height), _number(height)))
         if died:
-            drawn.append(rect.format("died", left, _number(width - gap), 188, _number(max(45 * died / most, 1))))
-        second = index * trace.interval_seconds
-        words = (
-            f"{second} to {second + trace.interval_seconds} s: {born:,} opened, {died:,} closed, {count:,} open then"
-        )
-        drawn.append(hover.format(_number(index * width), _number(width), _TITLE.format(words)))
+            drawn.append(rect.format("died", left, wide, 188, _number(max(45 * died / most, 1))))
+        first, last = index * trace.interval_seconds, end * trace.interval_seconds
+        words = f"{first} to {last:.3g} s: {born:,} opened, {died:,} closed, {count:,} open then"
+        drawn.append(hover.format(_number(index * whole), _number(width), _TITLE.format(words)))
     return Markup(
         '<svg class="churn" role="img" aria-label="Descriptors over time: {start:,} open at the start, {end:,} at the '
         'end, {opened:,} opened, {closed:,} closed">'
@@ -185,7 +188,7 @@ def churn(trace: DescriptorTrace, open_at_start: int) -> Markup:
         closed=sum(closed),
         top=top,
         low=113,
-        length=length,
+        length=_number(length),
         line=line,
         most=most,
         drawn=Markup("").join(drawn),
@@ -193,17 +196,29 @@ def churn(trace: DescriptorTrace, open_at_start: int) -> Markup:
     )
 
 
-def _ticks(seconds: int) -> Markup:
+def _intervals(trace: DescriptorTrace, seconds: float) -> tuple[list[int], list[int], float]:
+    """Births and deaths of each interval, and how many intervals the trace took."""
+    length = seconds / trace.interval_seconds if trace.interval_seconds > 0 else 0
+    known = max(len(trace.opened_per_interval), len(trace.closed_per_interval))
+    # Nothing may have happened at the end; but no report's length is taken for granted.
+    count = max(known, math.ceil(length - _LEAST_COLUMN)) if length < _MOST_COLUMNS else known
+    opened = [*trace.opened_per_interval, *[0] * (count - len(trace.opened_per_interval))]
+    closed = [*trace.closed_per_interval, *[0] * (count - len(trace.closed_per_interval))]
+    if not 0 < length < _MOST_COLUMNS:
+        return opened, closed, float(count)
+    whole = max(1, math.ceil(length - _LEAST_COLUMN))
+    for counts in opened, closed:
+        counts[whole - 1 :] = [sum(counts[whole - 1 :])]
+    return opened, closed, length
+
+
+def _ticks(seconds: float) -> Markup:
     label = Markup('<text class="tick" x="{}%" y="262" text-anchor="{}">{}</text>')
     places = [(index / (_CHURN_TICKS - 1), "middle") for index in range(1, _CHURN_TICKS - 1)]
     places = [(0.0, "start"), *places, (1.0, "end")]
     return Markup("").join(
         label.format(_number(100 * place), anchor, f"{seconds * place:.3g} s") for place, anchor in places
     )
-
-
-def _padded(counts: Sequence[int], length: int) -> Sequence[int]:
-    return (*counts, *[0] * (length - len(counts)))
 
 
 def _number(value: float) -> str:

@@ -31,6 +31,7 @@ from threadinfo.model import (
 from threadinfo.render import charts
 from threadinfo.render.details import format_details
 from threadinfo.render.escape import Printable, format_text, printable
+from threadinfo.render.text_fold import NOBODY
 from threadinfo.render.text_sockets import format_socket_event, story_kind, story_numbers, tell_stories
 from threadinfo.render.text_trace import confidence_lines
 from threadinfo.socket_story import tell_event
@@ -239,17 +240,17 @@ def _delays(pid: int, rows: Iterable[tuple[int, str, bool, Scheduling]]) -> tupl
     for tid, name, _, scheduling in rows:
         total = sum(one.time_ns for one in scheduling.delayed_by) + scheduling.delayed_by_unknown_ns
         holders = [(one.time_ns, one.name, one.tid, one.pid) for one in scheduling.delayed_by]
-        unknown = (scheduling.delayed_by_unknown_ns, "nobody known", None, pid)
+        unknown = (scheduling.delayed_by_unknown_ns, NOBODY, None, pid)
         found += [(ns, total, name, tid, *who) for ns, *who in (*holders, unknown) if ns]  # type: ignore[misc]
-    found.sort(key=lambda one: -one[0])
-    longest = found[0][0] if found else 1
+    found.sort(key=lambda one: (one[5] is None, -one[0]))  # nobody comes last
+    longest = max((one[0] for one in found), default=1)
     return [
         _Delay(
             name,
             tid,
             holder,
             holder_tid,
-            None if other in {pid, None} else other,
+            None if other in {pid, None, holder_tid} else other,
             ns,
             100 * ns / total,
             charts.bar([charts.Part("queued", ns / longest)]),
@@ -320,7 +321,7 @@ def _churn_chart(process: ProcessReport, trace: Trace | None) -> Markup | None:
     open_count = len(process.descriptors or ())
     if trace.ended_by != "target":  # otherwise the list is from before the trace
         open_count += sum(churn.closed_per_interval) - sum(churn.opened_per_interval)
-    return charts.churn(churn, max(open_count, 0))
+    return charts.churn(churn, max(open_count, 0), trace.duration_ns / 1e9)
 
 
 def _lifetimes(latency: Latency) -> dict[str, object] | None:

@@ -13,7 +13,8 @@ from threadinfo.descriptor_kinds import KINDS, KindName
 from threadinfo.model import Descriptor, Finding, Gap, Memory, ProcessReport, Report, Thread
 from threadinfo.render.details import format_details
 from threadinfo.render.escape import Printable, format_text, printable
-from threadinfo.render.text_trace import render_trace
+from threadinfo.render.text_fold import SHORT, WHOLE, format_numbers, left_out, wrap
+from threadinfo.render.text_trace import render_after, render_before
 from threadinfo.render.text_waits import render_waits
 
 _NOTE = (
@@ -48,34 +49,39 @@ def _render_process(process: ProcessReport, *, verbose: bool, width: int) -> lis
 
     lines = []
     trace = process.trace
+    cuts = SHORT if trace is not None and not verbose else WHOLE
     if verbose or trace is not None:
         lines += [f"=== What Stands Out in {process.name} (PID: {process.pid}) ==="]
-        lines += section("what stands out", lambda: _findings(process.findings, is_traced=trace is not None))
+        lines += section(
+            "what stands out", lambda: _findings(process.findings, is_traced=trace is not None, verbose=verbose)
+        )
+        if trace is not None:
+            waits = section("where the time went", lambda: render_waits(process, trace, width, verbose=verbose))
+            lines += ["", *waits] if waits else []
+            lines += render_before(process, trace, width, section, verbose=verbose)
         lines.append("")
-    if trace is not None:
-        waits = section("where the time went", lambda: render_waits(process, trace, width, verbose=verbose))
-        lines += [*waits, ""] if waits else []
     lines += [f"=== Memory Footprint for {process.name} (PID: {process.pid}) ==="]
     if process.parent_pid is not None:
         lines.append(f"Made by process {process.parent_pid}, and followed from its first instruction")
     lines += section("memory", lambda: _footprint(process.memory))
     lines += ["", "=== Thread Information ==="]
-    lines += section("threads", lambda: _threads(process.threads, verbose=verbose))
+    lines += section("threads", lambda: _threads(process.threads, cuts.listed_threads, verbose=verbose))
     lines += ["", "=== Memory Distribution ==="]
     lines += section("memory distribution", lambda: _distribution(process))
     lines += ["", "=== File Descriptor Information ==="]
-    lines += section("descriptors", lambda: _descriptors(process.descriptors, verbose=verbose))
+    lines += section("descriptors", lambda: _descriptors(process.descriptors, cuts.equal, verbose=verbose))
     lines += ["", "=== Resource Limits ===", *section("limits", lambda: [_limits(process)]), "", *_NOTE]
     if trace is not None:
-        lines += render_trace(process, trace, width, section, verbose=verbose)
+        lines += render_after(trace, section, verbose=verbose)
     if gaps:
         lines += ["", "Not in this report:"]
-        lines += [f"  {gap}" for gap in dict.fromkeys(format_gap(gap) for gap in gaps)]
+        for gap in dict.fromkeys(format_gap(gap) for gap in gaps):
+            lines += [f"  {gap}"] if trace is None else wrap(gap, "  ", "    ")
     return lines
 
 
-def _findings(findings: tuple[Finding, ...], *, is_traced: bool) -> list[str]:
-    """Three paragraphs each: what, the threshold, what next; readable at 80 columns."""
+def _findings(findings: tuple[Finding, ...], *, is_traced: bool, verbose: bool) -> list[str]:
+    """A paragraph each for what, and what next; with -v for the threshold, too. Readable at 80 columns."""
     import textwrap  # noqa: PLC0415 - a bare plain report has no findings
 
     if not findings:
@@ -85,7 +91,7 @@ def _findings(findings: tuple[Finding, ...], *, is_traced: bool) -> list[str]:
     for number, finding in enumerate(findings, 1):
         title = f"{number}. [{finding.severity}] {format_text(finding.words)}."
         lines += textwrap.wrap(title, 79, subsequent_indent="   ", break_on_hyphens=False)
-        for words in (f"Threshold: {finding.rule}.", f"Next: {finding.advice}"):
+        for words in (*([f"Threshold: {finding.rule}."] if verbose else []), f"Next: {finding.advice}"):
             lines += textwrap.wrap(
                 format_text(words), 79, initial_indent="   ", subsequent_indent="     ", break_on_hyphens=False
             )
@@ -127,12 +133,14 @@ def format_runtime(seconds: float) -> str:
     return f"{hundredths // 100 or ''}.{hundredths % 100:02}"
 
 
-def _threads(threads: tuple[Thread, ...] | None, *, verbose: bool) -> list[str]:
+def _threads(threads: tuple[Thread, ...] | None, most: int | None, *, verbose: bool) -> list[str]:
+    """`most`: how many are shown, those that ran longest; None: all."""
     if threads is None:
         return [_NOT_READ]
     name_column = 20 if verbose else 0
     lines = ["TID     CPU%   Stack Size  Runtime (s)   State" + f"{'':13}  Name".rstrip() * verbose, "-" * 45]
-    for thread in sorted(threads, key=lambda thread: str(thread.tid)):  # as strings, as the script's glob sorts them
+    shown = sorted(threads, key=lambda thread: -(thread.runtime_seconds or 0))[:most]
+    for thread in sorted(shown, key=lambda thread: str(thread.tid)):  # as strings, as the script's glob sorts them
         cpu = "-" if thread.cpu_percent is None else format_tenths(thread.cpu_percent)
         stack = "" if thread.stack_bytes is None else _kilobytes(thread.stack_bytes)
         runtime = "-" if thread.runtime_seconds is None else format_runtime(thread.runtime_seconds)
@@ -142,7 +150,7 @@ def _threads(threads: tuple[Thread, ...] | None, *, verbose: bool) -> list[str]:
             own = thread.thread_stack_bytes
             line += thread.name + (f" (own stack: {own // 1024} kB)" if own is not None else "")
         lines.append(line)
-    return lines
+    return lines + left_out(len(threads) - len(shown), "other threads ran less")
 
 
 def _distribution(process: ProcessReport) -> list[str]:
@@ -157,7 +165,8 @@ def _has_gap(process: ProcessReport, section: str) -> bool:
     return any(gap.section == section for gap in process.gaps)
 
 
-def _descriptors(descriptors: tuple[Descriptor, ...] | None, *, verbose: bool) -> list[str]:
+def _descriptors(descriptors: tuple[Descriptor, ...] | None, equal: int | None, *, verbose: bool) -> list[str]:
+    """`equal`: from how many on those of one kind and description are told once; None: each is."""
     if descriptors is None:
         return [_NOT_READ]
     lines = [
@@ -167,7 +176,15 @@ def _descriptors(descriptors: tuple[Descriptor, ...] | None, *, verbose: bool) -
         "FD     Type       Description",
         "-" * 32,
     ]
+    alike: dict[tuple[str, str], list[int]] = {}
     for descriptor in descriptors:
+        if descriptor.fd not in _STANDARD_STREAMS:
+            alike.setdefault((descriptor.type, descriptor.description), []).append(descriptor.fd)
+    for descriptor in descriptors:
+        same = alike.get((descriptor.type, descriptor.description), [])
+        is_folded = equal is not None and len(same) >= equal and descriptor.fd in same
+        if is_folded and descriptor.fd != same[0]:
+            continue
         kind = _COLUMNS.get(descriptor.type, "anon_inode")  # a saved report may be of another version
         words = descriptor.description
         if descriptor.fd in _STANDARD_STREAMS:
@@ -177,6 +194,9 @@ def _descriptors(descriptors: tuple[Descriptor, ...] | None, *, verbose: bool) -
         if verbose and (extra := format_details(descriptor)):
             words += f" [{extra}]"
         lines.append(f"{descriptor.fd:<6} {kind:<10} {words}")
+        if is_folded:
+            more = f"{len(same) - 1} more like it: FD {format_numbers(same[1:])} (-v shows each)"
+            lines += wrap(more, " " * 18, " " * 20)
     return lines
 
 

@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 
 from threadinfo.model import DescriptorTrace, LeakSuspect, SiteChurn, StackCounts
 from threadinfo.render.escape import format_text
 from threadinfo.render.text_duration import format_duration
+from threadinfo.render.text_fold import Cuts, format_numbers, left_out
 
-_SITES, _FRAMES, _SUSPECTS, _PATHS, _THREADS, _FDS = 8, 3, 5, 8, 4, 12
+_SITES, _SUSPECTS, _PATHS, _THREADS = 8, 5, 8, 4
 _COLUMNS = 80
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 
 
-def render_sites(trace: DescriptorTrace, *, verbose: bool) -> list[str]:
-    """The lines of the sections, readable at 80 columns; `verbose`: with every frame."""
-    frames = 32 if verbose else _FRAMES
-    return [
-        *_paths(trace),
-        *_limit(trace, frames),
-        *_suspects(trace, frames),
-        *_sites(trace.by_call_site, trace.stacks, frames),
-    ]
+def render_leaks(trace: DescriptorTrace, cuts: Cuts) -> list[str]:
+    """What leaks, and who is out of descriptors; readable at 80 columns."""
+    return [*_limit(trace, cuts.frames), *_suspects(trace, cuts)]
 
 
-def _paths(trace: DescriptorTrace) -> list[str]:
-    most = trace.by_path[:_PATHS]
+def render_sites(trace: DescriptorTrace, cuts: Cuts) -> list[str]:
+    """What was opened most, and where; readable at 80 columns."""
+    return [*_paths(trace, cuts), *_sites(trace.by_call_site, trace.stacks, cuts)]
+
+
+def _paths(trace: DescriptorTrace, cuts: Cuts) -> list[str]:
+    every = trace.by_path[:_PATHS]
+    most = every if cuts.paths is None else [one for one in every if one.opened_count > 1][: cuts.paths]
     lines = [f"  {one.opened_count:>8} {format_text(one.path)}" for one in most]
+    lines += left_out(len(every) - len(most), "other paths") if most else []
     if trace.by_path_omitted_count:
         lines.append(f"  {trace.by_path_omitted_count:>8} of paths that came after 16,384 others")
     return ["", "Opened most:", *lines] if lines else []
@@ -64,17 +66,24 @@ def _limit(trace: DescriptorTrace, frames: int) -> list[str]:
     return lines
 
 
-def _suspects(trace: DescriptorTrace, frames: int) -> list[str]:
+def _suspects(trace: DescriptorTrace, cuts: Cuts) -> list[str]:
     if not trace.leak_suspects:
         return []
     lines = ["", "=== Leak Suspects ==="]
-    for suspect in trace.leak_suspects[:_SUSPECTS]:
-        lines += [_first(suspect.stack), *_callers(suspect.stack, frames, 2), *_wrap(_growth(suspect), "  ")]
-        fds = ", ".join(map(str, suspect.fds[:_FDS])) + (" ..." if suspect.surviving_count > _FDS else "")
-        if fds:
-            lines += _wrap(f"open: FD {fds}", "  ")
-    if len(trace.leak_suspects) > _SUSPECTS:
-        lines.append(f"{len(trace.leak_suspects) - _SUSPECTS} other suspects; the JSON report has them all")
+    shown = trace.leak_suspects[: _SUSPECTS if cuts.suspects is None else cuts.suspects]
+    for suspect in shown:
+        kinds = f"{suspect.kind or 'descriptor'}: " if suspect.path else ""
+        lines += _wrap(f"{kinds}{suspect.path or suspect.kind or 'descriptors'}", "")
+        lines += _wrap(_growth(suspect), "  ")
+        opened = [f"{one.name or '(ended)'} {one.tid} ({one.surviving_count})" for one in suspect.threads[:_THREADS]]
+        others = len(suspect.threads) - len(opened)
+        if opened:
+            lines += _wrap(f"opened by thread {', '.join(opened)}" + (f" and {others} others" if others else ""), "  ")
+        if suspect.fds:
+            lines += _wrap(f"open: FD {format_numbers(suspect.fds)}", "  ")
+        lines += [f"  at {_first(suspect.stack)}", *_callers(suspect.stack, cuts.frames, 2)]
+    if len(trace.leak_suspects) > len(shown):
+        lines.append(f"{len(trace.leak_suspects) - len(shown)} other suspects; the JSON report has them all")
     if trace.seconds_to_limit is not None and len(trace.leak_suspects) > 1:
         lines.append(f"All of them together reach the limit in {format_long(trace.seconds_to_limit)}.")
     return lines
@@ -93,23 +102,30 @@ def _growth(suspect: LeakSuspect) -> str:
     )
 
 
-def _sites(sites: Sequence[SiteChurn], stacks: StackCounts | None, frames: int) -> list[str]:
+def _sites(sites: Sequence[SiteChurn], stacks: StackCounts | None, cuts: Cuts) -> list[str]:
     known = [site for site in sites if site.stack]
     if stacks is None or not sites:
         return []
     born = stacks.attributed_count + stacks.unattributed_count
     share = f"{100 * stacks.attributed_count / born:.1f} % of {born} births attributed" if born else "no births"
     lines = ["", "=== Call Sites ===", *_wrap(f"{stacks.site_count} sites, {share}", "")]
-    for site in known[:_SITES]:
+    shown = known[: _SITES if cuts.sites is None else cuts.sites]
+    for site in shown:
         types = ", ".join(f"{name} {count}" for name, count in list(site.by_type.items())[:3])
         life = f", lifetime p50 {format_duration(site.lifetime_ns.p50)}" if site.lifetime_ns.count else ""
         lines += [
-            f"{site.opened_count:>8} {_first(site.stack)}",
-            *_callers(site.stack, frames, 9),
+            *textwrap.wrap(
+                f"{site.opened_count:>8} {_first(site.stack)}",
+                _COLUMNS,
+                subsequent_indent=" " * 11,
+                break_on_hyphens=False,
+            ),
+            *_callers(site.stack, cuts.frames, 9),
             *_wrap(f"closed {site.closed_count}, open {site.still_open_count} ({types}){life}", " " * 9),
         ]
-    if len(known) > _SITES:
-        lines.append(f"{stacks.site_count - _SITES} other sites; the JSON report has the first {len(known)}")
+    if len(known) > len(shown):
+        how = "-v shows more, and the JSON report has" if cuts.sites is not None else "the JSON report has"
+        lines.append(f"{stacks.site_count - len(shown)} other sites; {how} the first {len(known)}")
     return lines
 
 
@@ -117,8 +133,10 @@ def _first(stack: Sequence[str]) -> str:
     return format_text(stack[0]) if stack else "where, is not known"
 
 
-def _callers(stack: Sequence[str], count: int, indent: int) -> Iterable[str]:
-    return (f"{' ' * indent}called from {format_text(frame)}" for frame in stack[1:count])
+def _callers(stack: Sequence[str], count: int, indent: int) -> Iterator[str]:
+    """The frames above the first; a long one may begin a line of its own for its file."""
+    for frame in stack[1:count]:
+        yield from _wrap(f"called from {frame}", " " * indent)
 
 
 def _wrap(text: str, indent: str) -> list[str]:

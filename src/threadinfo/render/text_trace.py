@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
-from threadinfo.model import Confidence, DelayedBy, ProcessReport, Scheduling, Trace, WokenBy
+from threadinfo.model import Confidence, ProcessReport, Scheduling, Trace
 from threadinfo.render.escape import format_text
 from threadinfo.render.text_churn import render_churn
 from threadinfo.render.text_duration import format_duration
-from threadinfo.render.text_sites import render_sites
+from threadinfo.render.text_fold import NOBODY, SHORT, WHOLE, Cuts, left_out, wrap
+from threadinfo.render.text_sites import render_leaks, render_sites
 from threadinfo.render.text_sockets import render_sockets
 from threadinfo.render.text_table import render_table
 
 _NAME_COLUMNS = 15
 _WIDE_NAME_COLUMNS = 24
-_LISTED = 3
 _DIFFERENCES = 20
 _ENDED_ROWS = 20
-_ENDED = " (ended)"
+_ENDED = "*"
 _WHAT = {
     "on_cpu_ns": "on CPU",
     "run_queue_ns": "queued",
@@ -31,31 +31,43 @@ Section = Callable[[str, Callable[[], list[str]]], list[str]]
 """Gives the lines of a section of this name, or that it is missing, for a fault of ours."""
 
 
-def render_trace(
+def render_before(
     process: ProcessReport, trace: Trace, width: int, section: Section, *, verbose: bool = False
 ) -> list[str]:
-    """The lines of the sections; `verbose`: with whole stacks."""
-    churn, sockets = trace.descriptors, trace.sockets
-    lines = section("scheduling", lambda: _scheduling(process, trace, width))
+    """What comes before the listing: where the time went, what leaks, what was opened and closed.
+
+    `verbose`: all of it, with whole stacks.
+    """
+    churn, cuts = trace.descriptors, WHOLE if verbose else SHORT
+    lines = section("scheduling", lambda: _scheduling(process, trace, width, cuts))
     if churn is not None:
-        lines += section("descriptors", lambda: render_churn(churn, process.descriptors, trace.duration_ns))
-        lines += section("call sites", lambda: render_sites(churn, verbose=verbose))
+        lines += section("leaks", lambda: render_leaks(churn, cuts))
+        lines += section("descriptors", lambda: render_churn(churn, process.descriptors, trace.duration_ns, cuts))
+        lines += section("call sites", lambda: render_sites(churn, cuts))
+    return lines
+
+
+def render_after(trace: Trace, section: Section, *, verbose: bool = False) -> list[str]:
+    """What comes after the listing: the stories of sockets, and how far all of it can be trusted."""
+    sockets, cuts = trace.sockets, WHOLE if verbose else SHORT
+    lines = []
     if sockets is not None:
-        lines += section("sockets", lambda: render_sockets(sockets, verbose=verbose))
+        lines += section("sockets", lambda: render_sockets(sockets, cuts))
     for table in trace.tables:
         lines += section(table.title.lower(), partial(render_table, table))
     lines += ["", "=== Trace Confidence ===", *section("confidence", lambda: confidence_lines(trace.confidence))]
     return lines
 
 
-def _scheduling(process: ProcessReport, trace: Trace, width: int) -> list[str]:
+def _scheduling(process: ProcessReport, trace: Trace, width: int, cuts: Cuts) -> list[str]:
     rows = [(thread.tid, thread.name, thread.scheduling) for thread in process.threads or () if thread.scheduling]
     busiest = sorted(trace.ended_threads, key=lambda thread: -thread.scheduling.on_cpu_ns)[:_ENDED_ROWS]
     name_columns = _NAME_COLUMNS if width < 100 else _WIDE_NAME_COLUMNS
-    ended = [(thread.tid, _ended_name(thread.name, name_columns), thread.scheduling) for thread in busiest]
+    ended = [(thread.tid, thread.name, thread.scheduling) for thread in busiest]
     seconds = trace.duration_ns / 1e9
     why = {"interrupt": ", interrupted", "target": ", until the process ended"}.get(trace.ended_by, "")
     everyone = rows + ended
+    shown = _busiest(everyone, cuts.threads)
     lines = []
     if everyone:
         lines = [
@@ -65,20 +77,30 @@ def _scheduling(process: ProcessReport, trace: Trace, width: int) -> list[str]:
             f"{'p50':>7} {'p99':>7} {'max':>7}",
             "-" * (64 + name_columns),
         ]
-    lines += [_row(tid, name, scheduling, trace.duration_ns, name_columns) for tid, name, scheduling in everyone]
+    lines += [_row(row, trace.duration_ns, name_columns, has_ended=row in ended) for row in shown]
+    if any(row in ended for row in shown):
+        lines.append("* ended during the trace")
+    lines += left_out(len(everyone) - len(shown), "other threads ran and waited less")
     if len(trace.ended_threads) > len(ended):
         lines.append(f"{len(trace.ended_threads) - len(ended)} other threads ended; the JSON report has them all")
-    lines += _relations("Who held the CPU while they waited:", everyone, _delays)
-    lines += _relations("Who woke them (the share of the time blocked, and how often):", everyone, _wakers)
+    lines += _relations("Who held the CPU while they waited:", process.pid, everyone, _delays, width, cuts)
+    title = "Who woke them (the share of the time blocked, and how often):"
+    lines += _relations(title, process.pid, everyone, _wakers, width, cuts)
     return lines
 
 
-def _ended_name(name: str, columns: int) -> str:
-    """``postgres (ended)``: a long name is cut, and not the mark."""
-    return f"{name[: columns - len(_ENDED)]}{_ENDED}"
+_Row = tuple[int, str, Scheduling]
 
 
-def _row(tid: int, name: str, scheduling: Scheduling, duration_ns: int, name_columns: int) -> str:
+def _busiest(rows: Sequence[_Row], most: int | None) -> list[_Row]:
+    """Those that ran or waited for a CPU most, in the order that they had."""
+    busy = sorted(rows, key=lambda row: -(row[2].on_cpu_ns + row[2].run_queue_ns))[:most]
+    return [row for row in rows if row in busy] if most is not None else list(rows)
+
+
+def _row(row: _Row, duration_ns: int, name_columns: int, *, has_ended: bool) -> str:
+    tid, name, scheduling = row
+    name = f"{format_text(name)[: name_columns - has_ended]}{_ENDED * has_ended}"
     shares = " ".join(
         f"{100 * ns / duration_ns if duration_ns else 0:6.1f}%"
         for ns in (scheduling.on_cpu_ns, scheduling.run_queue_ns, scheduling.blocked_ns)
@@ -86,56 +108,66 @@ def _row(tid: int, name: str, scheduling: Scheduling, duration_ns: int, name_col
     latency = scheduling.run_queue_latency_ns
     switches = scheduling.voluntary_switch_count + scheduling.involuntary_switch_count
     waits = " ".join(f"{format_duration(ns):>7}" for ns in (latency.p50, latency.p99, latency.max))
-    return f"{tid:<7} {format_text(name)[:name_columns]:{name_columns}} {shares} {switches:8} {waits}"
+    return f"{tid:<7} {name:{name_columns}} {shares} {switches:8} {waits}"
 
 
 def _relations(
-    title: str, rows: Iterable[tuple[int, str, Scheduling]], describe: Callable[[Scheduling], str]
+    title: str,
+    pid: int,
+    rows: Iterable[_Row],
+    describe: Callable[[Scheduling, int, int], tuple[int, str]],
+    width: int,
+    cuts: Cuts,
 ) -> list[str]:
-    lines = [
-        f"  {format_text(name)} {tid}: {words}" for tid, name, scheduling in rows if (words := describe(scheduling))
-    ]
-    return ["", title, *lines] if lines else []
+    """Who did it to whom: those it happened to most, where not all are shown."""
+    every = ((f"{name} {tid}", *describe(scheduling, pid, cuts.partners)) for tid, name, scheduling in rows)
+    told = [(amount, f"{who}: {words}") for who, amount, words in every if words]
+    if cuts.relations is not None:
+        told.sort(key=lambda one: -one[0])
+    shown = told[: cuts.relations]
+    lines = [line for _, words in shown for line in wrap(words, "  ", "    ", width)]
+    return ["", title, *lines, *left_out(len(told) - len(shown), "other threads")] if lines else []
 
 
-def _who(name: str, pid: int | None, tid: int | None) -> str:
+def _shares(partners: Sequence[tuple[str, int]], total: int, most: int) -> list[str]:
+    """``hog 999 60.0 %``, and how many others there are."""
+    words = [f"{who} {100 * amount / total:.1f} %" for who, amount in partners[:most]]
+    return words + ([f"{len(partners) - most} others"] if len(partners) > most else [])
+
+
+def _who(name: str, pid: int | None, tid: int | None, own: int) -> str:
     if tid is None:
-        return format_text(name)
-    return f"{format_text(name)} {tid}" + (f" (process {pid})" if pid not in {None, tid} else "")
+        return name
+    return f"{name} {tid}" + (f" (process {pid})" if pid not in {None, tid, own} else "")
 
 
-def _delays(scheduling: Scheduling) -> str:
-    """``1.20s of waiting: hog 999 98 %``."""
+def _delays(scheduling: Scheduling, own: int, most: int) -> tuple[int, str]:
+    """The time, and ``1.20s of waiting: hog 999 98.0 %, nobody or unknown 2.0 %``."""
     total = sum(holder.time_ns for holder in scheduling.delayed_by) + scheduling.delayed_by_unknown_ns
     if not total or not scheduling.delayed_by:
-        return ""
-    first: tuple[DelayedBy, ...] = scheduling.delayed_by[:_LISTED]
-    parts = [f"{_who(holder.name, holder.pid, holder.tid)} {100 * holder.time_ns / total:.1f} %" for holder in first]
-    if len(scheduling.delayed_by) > _LISTED:
-        parts.append(f"{len(scheduling.delayed_by) - _LISTED} others")
+        return total, ""
+    holders = [(_who(one.name, one.pid, one.tid, own), one.time_ns) for one in scheduling.delayed_by]
+    parts = _shares(holders, total, most)
     if scheduling.delayed_by_unknown_ns * 200 > total:
-        parts.append(f"nobody known {100 * scheduling.delayed_by_unknown_ns / total:.1f} %")
-    return f"{format_duration(total)} of waiting: " + ", ".join(parts)
+        parts.append(f"{NOBODY} {100 * scheduling.delayed_by_unknown_ns / total:.1f} %")
+    return total, f"{format_duration(total)} of waiting: " + ", ".join(parts)
 
 
-def _wakers(scheduling: Scheduling) -> str:
-    """``1000 wake-ups after 5.00s: main 1230 60.0 % (400), interrupt 40.0 % (600)``."""
+def _wakers(scheduling: Scheduling, own: int, most: int) -> tuple[int, str]:
+    """How often, and ``1000 wake-ups after 5.00s blocked: main 1230 60.0 % (400), interrupt 40.0 % (600)``."""
     total, blocked_ns = (sum(getattr(waker, field) for waker in scheduling.woken_by) for field in ("count", "time_ns"))
     if not total:
-        return ""
-    first: tuple[WokenBy, ...] = scheduling.woken_by[:_LISTED]
-    names = [_who(waker.name, waker.pid, waker.tid) for waker in first]
-    if blocked_ns:
-        parts = [
-            f"{name} {100 * one.time_ns / blocked_ns:.1f} % ({one.count})"
-            for name, one in zip(names, first, strict=True)
-        ]
-    else:  # saved by an earlier version
-        parts = [f"{name} {100 * one.count / total:.1f} %" for name, one in zip(names, first, strict=True)]
-    if len(scheduling.woken_by) > _LISTED:
-        parts.append(f"{len(scheduling.woken_by) - _LISTED} others")
-    after = f" after {format_duration(blocked_ns)} blocked" if blocked_ns else ""
-    return f"{total} wake-ups{after}: " + ", ".join(parts)
+        return 0, ""
+    if not blocked_ns:  # saved by an earlier version
+        wakers = [(_who(one.name, one.pid, one.tid, own), one.count) for one in scheduling.woken_by]
+        return total, f"{total} wake-ups: " + ", ".join(_shares(wakers, total, most))
+    parts = [
+        f"{_who(one.name, one.pid, one.tid, own)} {100 * one.time_ns / blocked_ns:.1f} % ({one.count})"
+        for one in scheduling.woken_by[:most]
+    ]
+    if len(scheduling.woken_by) > most:
+        parts.append(f"{len(scheduling.woken_by) - most} others")
+    return total, f"{total} wake-ups after {format_duration(blocked_ns)} blocked: " + ", ".join(parts)
 
 
 def confidence_lines(confidence: Confidence) -> list[str]:
@@ -165,7 +197,7 @@ def _kernel_accounts(confidence: Confidence) -> list[str]:
     count = confidence.scheduling_compared_count
     threads = f"{count} {'thread' if count == 1 else 'threads'}"
     if confidence.scheduling_matches_kernel:
-        return [f"Scheduling: agrees with the kernel's own accounts of {threads}{others}"]
+        return wrap(f"Scheduling: agrees with the kernel's own accounts of {threads}{others}", "", "  ")
     differences = confidence.scheduling_differences
     doubtful = len({difference.tid for difference in differences if difference.tid is not None})
     lines = [f"Scheduling: disagrees with the kernel's own accounts on {doubtful} of {threads}{others}"]

@@ -1,7 +1,7 @@
 """What a tracer needs that asks of processes no more than whether they are traced: a C file that counts in maps.
 
-Its C file includes kernel.h, marks.h, processes.h and follow.h of bpf/lib, asks `mark_of(tgid) == TARGET` and `is_on()`, and
-counts. The tracer reads its maps when it is asked for its `activity`.
+Its C file includes kernel.h, marks.h, processes.h and follow.h of bpf/lib; it asks `mark_of(tgid) == TARGET`,
+`is_on()`, and counts. The tracer reads its maps when it is asked for its `activity`.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import msgspec
 
 from threadinfo.model import DescriptorEvent
-from threadinfo.socket_identity import MADE, NUMBERED, Sockets
+from threadinfo.socket_identity import CLOCK_NS, MADE, NUMBERED, Sockets
 from threadinfo.trace.call_sites import CallSites
 from threadinfo.trace.descriptor_events import EventChunk, EventMaker
 from threadinfo.trace.kernel_ledger import OpenDescriptor
@@ -17,7 +17,6 @@ from threadinfo.trace.site_groups import entry_point
 
 MOST_EVENTS = 10_000
 _MOST_OF_ONE = 16
-_CLOCK_NS = 8  # the ledger rounds moments to less than this
 _NO_NAMES: Mapping[int, str] = {}
 _USES = {"bind", "listen", "connect", "shutdown"}
 
@@ -90,7 +89,7 @@ class SocketLog:
                 continue
             sock, since_ns = self._numbered[fd]
             # The record of its last opening may be lost: what the number was before is another socket's.
-            if since_ns >= known.at_ns - _CLOCK_NS:
+            if since_ns >= known.at_ns - CLOCK_NS:
                 is_first = sock.birth is None or sock.birth.event.at_ns == since_ns
                 made = [] if is_first or sock.birth is None else [sock.birth]
                 found[fd] = tuple(self._with_stack(logged, sites) for logged in (*made, *sock.first, *sock.latest))

@@ -1,0 +1,64 @@
+"""What a text report without -v leaves out: equal rows are told once, long lists are cut, and either says so."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from threadinfo.render.escape import format_text
+
+COLUMNS = 80
+_RUNS = 6
+NOBODY = "nobody or unknown"
+"""The CPU was idle and woke up, or its slices were too many to be kept; told last, whatever its share."""
+
+
+class Cuts(NamedTuple):
+    """How many rows each list of a traced report has at the most; None: all of them."""
+
+    threads: int | None = 5
+    listed_threads: int | None = 4
+    relations: int | None = 2
+    partners: int = 1
+    suspects: int | None = 3
+    sites: int | None = 2
+    paths: int | None = 4
+    churning: int | None = 4
+    stories: int | None = 3
+    frames: int = 1
+    equal: int | None = 3
+    """From how many on equal rows of the listing are folded."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing is left out, as with -v."""
+        return self.threads is None
+
+
+SHORT = Cuts()
+WHOLE = Cuts(None, None, None, 3, None, None, None, None, None, 32, None)
+
+
+def left_out(count: int, words: str) -> list[str]:
+    """``  7 other threads (-v shows them)``, or no line."""
+    return [f"  {count} {words} (-v shows {'it' if count == 1 else 'them'})"] if count > 0 else []
+
+
+def format_numbers(numbers: Iterable[int]) -> str:
+    """``3, 7-12, 15``; what is beyond six runs is an ellipsis."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    words = [str(first) if first == last else f"{first}-{last}" for first, last in runs[:_RUNS]]
+    return ", ".join(words) + (", ..." if len(runs) > _RUNS else "")
+
+
+def wrap(text: str, indent: str, further: str, width: int = COLUMNS) -> list[str]:
+    """A line that is not yet escaped, broken where it is too long."""
+    return textwrap.wrap(
+        format_text(text), max(COLUMNS, width), initial_indent=indent, subsequent_indent=further, break_on_hyphens=False
+    )
