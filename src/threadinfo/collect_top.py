@@ -377,7 +377,7 @@ class _Reading:
         """Who held the CPU longest since the last look, by thread that waited; who did not wait has nobody."""
         if self._watch is None:
             return
-        now = self._watch.scheduling.holders()
+        now = self._watch.scheduling.held_ns()
         self._delayed_by = {}
         for tid, interval in intervals.items():
             before = self._holders.get(interval.slot, {})

@@ -282,6 +282,9 @@ def merge_trace(
             confidence=confidence,
             gap=None if later is not None else gap,
         )
+    if report.trace is not None and (folded := result.ended_by_name.get(earlier.pid)):
+        trace = msgspec.structs.replace(report.trace, ended_threads_by_name=folded)
+        report = msgspec.structs.replace(report, trace=trace)
     if (activity := result.descriptors.get(earlier.pid)) is not None:
         with contained("descriptors", faults):
             report = _merge_activity(report, activity, result, only)

@@ -152,17 +152,17 @@ def _locks(threads: Sequence[tuple[int, str, tuple[Wait, ...]]], duration_ns: in
     locks = []
     for address, uses in found.items():
         wait_ns = sum(wait.sum_ns for _, _, wait in uses)
-        holders: dict[int, LockHolder] = {}
-        wakers: dict[int | None, WokenBy] = {}
+        holders: dict[tuple[int | None, str], LockHolder] = {}
+        wakers: dict[tuple[int | None, str], WokenBy] = {}
         for _, _, wait in uses:
             for holder in wait.held_by:
-                known = holders.get(holder.tid, LockHolder(holder.pid, holder.tid, holder.name, 0, 0))
+                known = holders.get((holder.tid, holder.name), LockHolder(holder.pid, holder.tid, holder.name, 0, 0))
                 count, time_ns = known.count + holder.count, known.time_ns + holder.time_ns
-                holders[holder.tid] = msgspec.structs.replace(known, count=count, time_ns=time_ns)
+                holders[holder.tid, holder.name] = msgspec.structs.replace(known, count=count, time_ns=time_ns)
             for waker in wait.released_by:
-                same = wakers.get(waker.tid, WokenBy(waker.pid, waker.tid, waker.name, 0, 0))
+                same = wakers.get((waker.tid, waker.name), WokenBy(waker.pid, waker.tid, waker.name, 0, 0))
                 count, time_ns = same.count + waker.count, same.time_ns + waker.time_ns
-                wakers[waker.tid] = msgspec.structs.replace(same, count=count, time_ns=time_ns)
+                wakers[waker.tid, waker.name] = msgspec.structs.replace(same, count=count, time_ns=time_ns)
         uses_by_time = sorted(uses, key=lambda use: -use[2].sum_ns)
         locks.append(
             Lock(

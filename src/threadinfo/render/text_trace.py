@@ -62,7 +62,10 @@ def _scheduling(process: ProcessReport, trace: Trace, width: int) -> list[str]:
         ]
     lines += [_row(tid, name, scheduling, trace.duration_ns, name_columns) for tid, name, scheduling in everyone]
     if len(trace.ended_threads) > len(ended):
-        lines.append(f"{len(trace.ended_threads) - len(ended)} other threads ended; the JSON report has them all")
+        lines.append(f"{len(trace.ended_threads) - len(ended)} other threads ended; the JSON report has each of them")
+    for one in trace.ended_threads_by_name[:_ENDED_ROWS]:
+        times = f"{format_duration(one.on_cpu_ns)} on CPU, {format_duration(one.run_queue_ns)} queued"
+        lines.append(f"{format_text(one.name)}: {one.count} more of this name ended; {times}")
     lines += _relations("Who held the CPU while they waited:", everyone, _delays)
     lines += _relations("Who woke them (the share of the time blocked, and how often):", everyone, _wakers)
     return lines

@@ -21,7 +21,7 @@ class ThreadInterval(NamedTuple):
 
     pid: int
     slot: int
-    """Its place in the tracer's arrays, by which `SchedulingTracer.holders` names it."""
+    """Its place in the tracer's arrays, by which `SchedulingTracer.held_ns` names it."""
     on_cpu_ns: int | None
     """None: no event of it was seen yet."""
     queued_ns: int
@@ -51,7 +51,7 @@ class SchedulingIntervals:
         switches = (rows["voluntary_count"] + rows["involuntary_count"]).astype(np.int64)
         if self._before is not None and len(self._slots):
             place = np.searchsorted(self._slots, slots).clip(max=len(self._slots) - 1)
-            is_old = self._slots[place] == slots
+            is_old = (self._slots[place] == slots) & (self._before["born_ns"][place] == rows["born_ns"])  # used again
             old, place = np.flatnonzero(is_old), place[is_old]
             before = self._before[place]
             delta_times = times.copy()

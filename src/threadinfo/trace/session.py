@@ -19,7 +19,7 @@ import msgspec
 
 from threadinfo.containment import contained, detached, note_fault
 from threadinfo.errors import NotAvailableError
-from threadinfo.model import Confidence, Gap
+from threadinfo.model import Confidence, EndedThreads, Gap
 from threadinfo.trace import bpf
 from threadinfo.trace.awaited import AwaitedProcess
 from threadinfo.trace.descriptor_records import Counts, DescriptorRecorder
@@ -86,6 +86,8 @@ class TraceResult(msgspec.Struct, frozen=True):
     """Of the children, those that used their parents' table of descriptors to their end."""
     gaps: tuple[Gap, ...] = ()
     """Faults of ours: what is not told of for them."""
+    ended_by_name: Mapping[int, tuple[EndedThreads, ...]] = MappingProxyType({})
+    """By process: threads that ended and are not in `activities`."""
 
 
 class Follow(NamedTuple):
@@ -280,6 +282,7 @@ def trace_processes(
             welcome()
 
         def note_now(seconds: float) -> None:
+            ask_scheduling(lambda tracer: tracer.reclaim())
             with contained("process", gaps):
                 if on_tick and on_tick() and descriptors:
                     descriptors.remember_open()
@@ -350,6 +353,7 @@ def trace_processes(
                 (descriptors.recorder.following.left_out_count if descriptors else 0),
                 (scheduling.following.left_out_count if scheduling else 0),
             ),
+            ended_by_name=scheduling.ended_by_name() if scheduling else {},
             sharers=frozenset(pid for pid in pids if descriptors.shares_table(pid)) if descriptors else frozenset(),
         )
     return msgspec.structs.replace(result, gaps=tuple(gaps))  # with those of detaching

@@ -143,6 +143,7 @@ class Stream:
         if tracer:
             with contained("scheduling"):
                 delays = tracer.read_delays()
+                tracer.reclaim()
                 self.scheduling = tracer
                 return delays
         return []

@@ -90,6 +90,7 @@ class Watch:
         The kernel's buffers fill up otherwise: the fuller they were, the sooner the next call should come. `names` are
         those of the threads.
         """
+        self.scheduling.reclaim()
         omitted = self.descriptors.recorder.counts().omitted
         chunk = self.descriptors.read()
         self.descriptors.recorder.allow_records(_EVENTS_A_READ)
@@ -147,5 +148,6 @@ class Watch:
             descriptors={} if (activity := self.descriptors.activity(self.pid)) is None else {self.pid: activity},
             checks={},
             sees_io_uring=recorder.sees_io_uring,
+            ended_by_name=self.scheduling.ended_by_name(),
             confidence=confidence,
         )
