@@ -40,7 +40,7 @@ _NAMES_SHARE = 0.003  # for reading who held the CPU
 _STOP_SECONDS = 3.0
 _THREAD_HISTORY = 60
 _NOTE_NS = 10_000_000_000
-_WATCHED = frozenset({"descriptors", "sockets", "scheduling"})
+_WATCHED = frozenset({"descriptors", "sockets", "scheduling", "waits"})
 _USES = {"bind", "listen", "connect", "shutdown"}
 _ROOT_WOULD_ADD = (
     "root would add: waiting for a CPU and who held it, switches, every birth and death of a descriptor with its stack"
@@ -166,6 +166,7 @@ class _Reading:
             code=CodeAccess(self._reader.maps, self._reader.open_mapping),
             read_threads=self._reader.threads,
             read_account=self._reader.account,
+            read_call=self._reader.call,
             read_links=self._reader.links,
             read_numbers=self._reader.numbers,
             read_pids=self._root.numbers,
@@ -252,9 +253,11 @@ class _Reading:
     def _read_process(self, earlier: ProcessReport | None) -> ProcessReport:
         if earlier is not None and not self._whole.is_due():
             process = refresh_process(self._process, earlier, self._machine, self._options)
-            known = {thread.tid: thread.scheduling for thread in earlier.threads or ()}
+            known = {thread.tid: thread for thread in earlier.threads or ()}
             threads = tuple(
-                msgspec.structs.replace(thread, scheduling=known[thread.tid]) if known.get(thread.tid) else thread
+                msgspec.structs.replace(thread, scheduling=one.scheduling, waits=one.waits)
+                if (one := known.get(thread.tid))
+                else thread
                 for thread in process.threads or ()
             )
             return msgspec.structs.replace(process, threads=None if process.threads is None else threads)
@@ -341,6 +344,7 @@ class _Reading:
         if intervals and self._holding.is_due():
             with self._holding.measured():
                 self._note_holders(intervals)
+        waits = self._watch.waits() if self._watch else {}
         old = {thread.tid: thread.runtime_seconds for thread in before.process.threads or ()} if before else {}
         seconds = interval_ns / 1e9
         moments = {}
@@ -365,6 +369,7 @@ class _Reading:
                 wait_p99_ns=interval.wait_p99_ns if interval else None,
                 switches_per_second=interval.switch_count / seconds if interval and seconds else None,
                 delayed_by=self._delayed_by.get(thread.tid),
+                waits_on=waits.get(thread.tid),
                 cpu_history=tuple(cpu_history),
                 wait_history=tuple(wait_history),
             )

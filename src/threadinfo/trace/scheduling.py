@@ -627,6 +627,15 @@ class SchedulingTracer:
                 add_total(held.setdefault(slot, {}), thread.last_holder, 0, thread.last_holder_ns)
         return held
 
+    @property
+    def waits(self) -> WaitTables | None:
+        """What threads wait for; None where that is not watched."""
+        return self._waits
+
+    def first_call(self, slot: int) -> BlockedCall | None:
+        """What a thread of which no event was seen yet is blocked in; None where that is not known."""
+        return self._first_calls[slot][1] if slot in self._first_calls and not self._threads[slot].first_ns else None
+
     def held_ns(self) -> dict[int, dict[int, int]]:
         """By slot: thread ids of those who held the CPU while that thread waited, and how long so far."""
         return {

@@ -73,6 +73,7 @@ WAITING = np.dtype(
 )
 
 
+_SUM = np.dtype([("slot", "u4"), ("count", "i8"), ("ns", "i8")])
 _KEY = np.dtype([("slot", "u4"), ("call", "u4"), ("object", "u8"), ("file", "u8")])
 KINDS = np.dtype([("of_call", "u1", (_CALLS,)), ("registers_at", "u8")])
 
@@ -166,7 +167,7 @@ class _Sum:
     def __init__(self, call: int, target: int, file: int, flags: int) -> None:
         self.call, self.object, self.file, self.flags = call, target, file, flags
         self.count = self.sum_ns = self.max_ns = self.uninterruptible_ns = 0
-        self.buckets: NDArray[np.uint32] = np.zeros(BUCKETS, np.uint32)
+        self.buckets = np.zeros(BUCKETS, np.uint32)
         self.places: list[int] = []
 
     def add(self, blocked: Blocked) -> None:
@@ -227,6 +228,18 @@ class WaitTables:
     def forget_ended(self, folded: Collection[int], gone: Callable[[int], Gone | None]) -> None:
         """Takes who had locks out of the kernel's hash."""
         self._held.empty(folded, gone)
+
+    def sums(self) -> NDArray[np.void]:
+        """Of every place so far: whose it is, how often, how long."""
+        used = self._used()
+        found = np.zeros(len(used), _SUM)
+        found["slot"], found["count"], found["ns"] = used["slot"], used["took"]["count"], used["took"]["sum_ns"]
+        return found
+
+    def describe(self, place: int, ns: int) -> Wait:
+        """The wait of a place as one that took so long."""
+        row = self.waits[place]
+        return _single(_Sum(int(row["call"]), int(row["object"]), int(row["file"]), int(row["flags"])), ns)
 
     def pending(self, slot: int) -> int:
         """The place of the wait that a thread is in; 0 is not known."""
@@ -292,6 +305,27 @@ class WaitTables:
         longest = sorted((one for one in sums.values() if one.count), key=lambda one: -one.sum_ns)[:MOST_WAITS]
         waits = tuple(_tell(one, wakers, holders, name) for one in longest)
         return ThreadWaits(waits, max(0, blocked_ns - sum(one.sum_ns for one in waits)))
+
+
+def describe_call(blocked: BlockedCall, ns: int) -> Wait:
+    """What /proc says that a thread is blocked in, as a wait that took so long."""
+    return _single(_Sum(*_read_call(blocked), 0, 0), ns)
+
+
+def _single(one: _Sum, ns: int) -> Wait:
+    syscall, cause, target = _describe(one)
+    return Wait(
+        syscall=syscall,
+        cause=cause,
+        object=target,
+        is_idle=_is_idle(syscall, cause, target),
+        count=1,
+        sum_ns=ns,
+        max_ns=ns,
+        p50_ns=None,
+        p99_ns=None,
+        uninterruptible_ns=0,
+    )
 
 
 def _read_call(blocked: BlockedCall) -> tuple[int, int]:

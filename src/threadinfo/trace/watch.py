@@ -12,10 +12,10 @@ from typing import NamedTuple
 import msgspec
 
 from threadinfo.containment import detached
-from threadinfo.model import DescriptorEvent
+from threadinfo.model import DescriptorEvent, Wait
 from threadinfo.trace.descriptor_events import EventMaker, Moments
 from threadinfo.trace.descriptors import CodeAccess, DescriptorTracer, ReadLinks, ReadNumbers, ReadPids
-from threadinfo.trace.intervals import SchedulingIntervals, ThreadInterval
+from threadinfo.trace.intervals import SchedulingIntervals, ThreadInterval, WaitIntervals
 from threadinfo.trace.kernel_accounts import ReadAccount
 from threadinfo.trace.kernel_ledger import OpenDescriptor
 from threadinfo.trace.preflight import check_privilege
@@ -23,6 +23,7 @@ from threadinfo.trace.privileges import give_up, given_up_by_others
 from threadinfo.trace.scheduling import ReadThreads, SchedulingTracer
 from threadinfo.trace.session import TraceResult, join_counts
 from threadinfo.trace.unwinder import Stack
+from threadinfo.trace.waits import ReadCall
 
 _KEPT_EVENTS = 1000
 _EVENTS_A_READ = 200  # more than anybody reads in a second; all are counted, and no more travel
@@ -53,6 +54,7 @@ class Watch:
         code: CodeAccess,
         read_threads: ReadThreads,
         read_account: ReadAccount,
+        read_call: ReadCall,
         read_links: ReadLinks,
         read_numbers: ReadNumbers,
         read_pids: ReadPids,
@@ -63,12 +65,13 @@ class Watch:
         code = code._replace(read_maps=given_up_by_others(code.read_maps))
         self.moments = Moments(time.time_ns() - time.monotonic_ns())
         with contextlib.ExitStack() as stack:
-            self.scheduling = stack.enter_context(detached(SchedulingTracer(read_threads, read_account)))
+            scheduling = SchedulingTracer(read_threads, read_account, read_call=read_call)
+            self.scheduling = stack.enter_context(detached(scheduling))
             descriptors = DescriptorTracer([pid], read_links, read_numbers, read_pids, code=code, for_stream=True)
             self.descriptors = stack.enter_context(detached(descriptors))
             give_up(may_use_network=bool(code.debuginfod))
             self.scheduling.start()
-            self._intervals = SchedulingIntervals(self.scheduling)
+            self._intervals, self._waits = SchedulingIntervals(self.scheduling), WaitIntervals(self.scheduling)
             self._maker = EventMaker(self.descriptors.calls, self.moments)
             self._kept: deque[_Kept] = deque(maxlen=_KEPT_EVENTS)
             self._event_count = self._omitted = 0
@@ -121,6 +124,10 @@ class Watch:
     def intervals(self) -> dict[int, ThreadInterval]:
         """What each thread did since the last call."""
         return self._intervals.read()
+
+    def waits(self) -> dict[int, Wait]:
+        """What each thread was blocked in longest since the last call."""
+        return self._waits.read()
 
     def opened(self) -> Mapping[int, OpenDescriptor]:
         """Of the numbers that are open, those that were opened while we watched."""
