@@ -162,7 +162,7 @@ struct total {
 };
 #define OF_THREAD 0x80000000
 BPF_HASH(woken_by, struct pair, struct total, PAIRS);
-BPF_HASH(delayed_by, struct pair, u64, PAIRS);
+BPF_HASH(delayed_by, struct pair, struct total, PAIRS);
 
 /* Names of those others, taken when they are seen: many are gone when the report is made. */
 struct name {
@@ -249,13 +249,14 @@ static __always_inline void note_waker(struct waking *last, u32 of, u32 waker, u
 
 static __always_inline void flush_holder(struct thread *t, u32 slot) {
     struct pair key = {.of = slot, .tid = t->last_holder};
-    u64 *total = delayed_by.lookup(&key);
+    struct total first = {.count = 1, .ns = t->last_holder_ns}, *sum = delayed_by.lookup(&key);
 
     if (!t->last_holder_ns)
         return;
-    if (total) {
-        *total += t->last_holder_ns;
-    } else if (delayed_by.update(&key, &t->last_holder_ns)) {
+    if (sum) {
+        sum->count++;
+        sum->ns += first.ns;
+    } else if (delayed_by.update(&key, &first)) {
         count_full();
         t->uncharged_ns += t->last_holder_ns; /* nobody that we remember */
     }

@@ -29,8 +29,10 @@ from tests.reports import (
     thread,
     trace,
     unbound,
+    wait,
 )
 from threadinfo.findings import find, with_findings
+from threadinfo.merge import merge_waits
 from threadinfo.model import (
     DescriptorEvent,
     EndedThread,
@@ -38,6 +40,7 @@ from threadinfo.model import (
     Finding,
     LedgerDifference,
     Limits,
+    LockHolder,
     Memory,
     OpenFilesLimit,
     Origin,
@@ -46,6 +49,8 @@ from threadinfo.model import (
     SchedulingDifference,
     SocketTrace,
     SuspectThread,
+    Wait,
+    WaitObject,
 )
 from threadinfo.render.json import parse_json, render_json
 from threadinfo.render.text import render_text
@@ -86,7 +91,54 @@ def connects(error: str | None, count: int, remote: str | None = "127.0.0.1:9") 
     return process(trace=trace(sockets=SocketTrace(events=tried, omitted_count=0)))
 
 
+MUTEX = WaitObject(kind="lock", address=0x7F1200)
+HOLDERS = (LockHolder(1, 9, "writer", 10, SECOND_NS),)
+SLEEP = WaitObject(kind="time")
+FSYNC = WaitObject(kind="descriptor", fd=7)
+
+
+def waiting(*waits: Wait, **changes: object) -> ProcessReport:
+    """A thread that was blocked in these, in ten seconds."""
+    one = thread(7, scheduling=scheduling(), waits=waits, waits_other_ns=0)
+    return merge_waits(process(threads=(one,), trace=trace(), **changes), ())
+
+
 CASES = [
+    (
+        "contended_lock",
+        waiting(wait("futex", SECOND_NS, object=MUTEX, held_by=HOLDERS)),
+        waiting(wait("futex", SECOND_NS - 1, object=MUTEX, held_by=HOLDERS)),
+    ),
+    (
+        "contended_lock",
+        waiting(wait("futex", SECOND_NS, object=MUTEX)),
+        waiting(wait("futex", SECOND_NS, object=WaitObject(kind="futex", address=0x7F1200))),
+    ),
+    (
+        "thread_waits_for_disk",
+        waiting(wait("fsync", SECOND_NS, object=FSYNC)),
+        waiting(wait("fsync", SECOND_NS - 10**6, object=FSYNC)),
+    ),
+    (  # reading a socket is no disk
+        "thread_waits_for_disk",
+        waiting(wait("read", SECOND_NS, uninterruptible_ns=SECOND_NS)),
+        waiting(wait("read", SECOND_NS)),
+    ),
+    (
+        "threads_sleep_at_full_backlog",
+        waiting(wait("clock_nanosleep", 5 * SECOND_NS, object=SLEEP), descriptors=(listener(3, 2, 2),)),
+        waiting(wait("clock_nanosleep", 5 * SECOND_NS - 10**7, object=SLEEP), descriptors=(listener(3, 2, 2),)),
+    ),
+    (
+        "threads_sleep_at_full_backlog",
+        waiting(wait("clock_nanosleep", 9 * SECOND_NS, object=SLEEP), descriptors=(listener(3, 2, 2),)),
+        waiting(wait("accept4", 9 * SECOND_NS), descriptors=(listener(3, 2, 2),)),
+    ),
+    (
+        "threads_sleep_at_full_backlog",
+        waiting(wait("clock_nanosleep", 9 * SECOND_NS, object=SLEEP), descriptors=(listener(3, 2, 2),)),
+        waiting(wait("clock_nanosleep", 9 * SECOND_NS, object=SLEEP), descriptors=(listener(3, 1, 2),)),
+    ),
     # kind, what is reported, what is just not
     (
         "thread_waits_for_cpu",
@@ -200,7 +252,7 @@ def test_every_kind_of_finding_is_tested() -> None:
     everything = process(threads=(thread(state="Z"),), descriptors=(unbound(3), listener(4, 3, 2)))
     assert find(process()) == ()
     assert len(find(everything)) == 3
-    assert len({kind for kind, _, _ in CASES}) == 15
+    assert len({kind for kind, _, _ in CASES}) == 18
 
 
 @pytest.mark.parametrize("tid", [7, None])

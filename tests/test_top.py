@@ -403,6 +403,8 @@ def test_root_sees_who_waits_and_who_opens(lively: subprocess.Popen[str], termin
     # Which of them comes first: on a busy machine its threads wait for a CPU.
     window.wait_for_match(r"(low: .*neither bound nor connected|(medium|high): .*(for a CPU|1 more))")
     window.wait_for_match(r"churner +[A-Z] +\d+\.\d")
+    window.wait_for("WAITS ON")
+    window.wait_for_match(r"churner +[A-Z] .* (clock_nanosleep|futex|select|poll)")
     window.press("2", "G")
     window.wait_for("/etc/hostname", "openat churner")
     window.wait_for_match(r"Churn  \+[1-9]\d*\.\d/s")

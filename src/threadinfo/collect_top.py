@@ -244,9 +244,11 @@ class _Reading:
     def _read_process(self, earlier: ProcessReport | None) -> ProcessReport:
         if earlier is not None and not self._whole.is_due():
             process = refresh_process(self._process, earlier, self._machine, self._options)
-            known = {thread.tid: thread.scheduling for thread in earlier.threads or ()}
+            known = {thread.tid: thread for thread in earlier.threads or ()}
             threads = tuple(
-                msgspec.structs.replace(thread, scheduling=known[thread.tid]) if known.get(thread.tid) else thread
+                msgspec.structs.replace(thread, scheduling=one.scheduling, waits=one.waits)
+                if (one := known.get(thread.tid))
+                else thread
                 for thread in process.threads or ()
             )
             return msgspec.structs.replace(process, threads=None if process.threads is None else threads)
@@ -335,6 +337,7 @@ class _Reading:
         if intervals and self._holding.is_due():
             with self._holding.measured():
                 self._note_holders(intervals)
+        waits = self._watch.waits() if self._watch else {}
         old = {thread.tid: thread.runtime_seconds for thread in before.process.threads or ()} if before else {}
         seconds = interval_ns / 1e9
         moments = {}
@@ -359,6 +362,7 @@ class _Reading:
                 wait_p99_ns=interval.wait_p99_ns if interval else None,
                 switches_per_second=interval.switch_count / seconds if interval and seconds else None,
                 delayed_by=self._delayed_by.get(thread.tid),
+                waits_on=waits.get(thread.tid),
                 cpu_history=tuple(cpu_history),
                 wait_history=tuple(wait_history),
             )
@@ -371,7 +375,7 @@ class _Reading:
         """Who held the CPU longest since the last look, by thread that waited; who did not wait has nobody."""
         if self._watch is None:
             return
-        now = self._watch.scheduling.holders()
+        now = self._watch.scheduling.held_ns()
         self._delayed_by = {}
         for tid, interval in intervals.items():
             before = self._holders.get(interval.slot, {})

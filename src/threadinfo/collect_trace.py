@@ -202,6 +202,7 @@ def merge_trace(
                     )
                     for one in seen.scheduling.threads
                 ],
+                seen.scheduling.ended_by_name,
             )
     if seen.descriptors is not None:
         with contained("descriptors", faults):

@@ -24,6 +24,7 @@ from threadinfo.model import (
     Report,
     Scheduling,
     Thread,
+    Wait,
 )
 from threadinfo.socket_story import is_under_way
 
@@ -43,6 +44,18 @@ _BACKLOG_PERCENT = 100.0
 _SWAP_BYTES = 1 << 20
 _SWAP_MEDIUM_PERCENT = 10.0
 _UNINTERRUPTIBLE_PERCENT = 10.0
+_LOCK_PERCENT = 10.0  # of the trace, by one thread or by several together
+_LOCK_HIGH_PERCENT = 50.0
+_DISK_PERCENT = 10.0
+_DISK_HIGH_PERCENT = 50.0
+_BLOCKED_PERCENT = 50.0
+_LEAST_WAIT_NS = 10_000_000
+_SYNC_CALLS = frozenset({"fsync", "fdatasync", "sync", "syncfs", "sync_file_range", "sync_file_range2", "msync"})
+_ACCEPTING_CALLS = frozenset({"accept", "accept4", "epoll_wait", "epoll_pwait", "epoll_pwait2", "poll", "ppoll"}) | {
+    "select",
+    "pselect6",
+    "io_uring_enter",
+}
 _IDLE_STATES = {None, "CLOSED", "UNCONNECTED"}
 _ADDRESSED_FAMILIES = {"AF_INET", "AF_INET6", "AF_NETLINK", "AF_VSOCK"}
 _SEVERITIES = ("high", "medium", "low")
@@ -71,6 +84,9 @@ def find(process: ProcessReport) -> tuple[Finding, ...]:
         _near_the_limit,
         _full_backlog,
         _failed_connects,
+        _sleeping_pool,
+        _contended_lock,
+        _waits_for_disk,
         _waits_for_cpu,
         _slow_to_run,
         _uninterruptible,
@@ -372,7 +388,7 @@ def _full_backlog(process: ProcessReport) -> Iterator[Finding]:
         waiting, limit = (descriptor.details.get(key) for key in ("backlog_count", "backlog_limit_count"))
         if isinstance(waiting, int) and isinstance(limit, int) and waiting > 0 and waiting >= limit:
             full.append((_percent(waiting, max(limit, 1)), descriptor, waiting, limit))
-    if not full:
+    if not full or any(_sleeping_pool(process)):  # which says why
         return
     full.sort(key=lambda one: -one[0])
     share, worst, waiting, limit = full[0]
@@ -392,6 +408,139 @@ def _full_backlog(process: ProcessReport) -> Iterator[Finding]:
         else "No thread was seen waiting in accept: find the one that should, or give listen() a larger backlog (and "
         "net.core.somaxconn).",
         fds=tuple(one[1].fd for one in full),
+    )
+
+
+def _waiting(process: ProcessReport) -> list[tuple[int, str, Scheduling, tuple[Wait, ...]]]:
+    """Every thread whose waits were traced, but none whose figures the kernel contradicts."""
+    ended = process.trace.ended_threads if process.trace else ()
+    waits = {thread.tid: thread.waits for thread in (*ended, *(process.threads or ()))}  # type: ignore[attr-defined]
+    return [(tid, name, scheduling, waits[tid]) for tid, name, scheduling in _scheduled(process) if waits.get(tid)]
+
+
+def _words_of(wait: Wait) -> str:
+    """What a thread waited in."""
+    call = wait.syscall or {"page_fault": "a page fault", "stopped": "a stop"}.get(wait.cause, "an unknown call")
+    target = wait.object
+    if target.kind == "descriptor":
+        return f"{call} on FD {target.fd}{f' {target.description}' if target.description else ''}"
+    return f"lock {target.address:#x}" if target.kind == "lock" and target.address is not None else call
+
+
+def _sleeping_pool(process: ProcessReport) -> Iterator[Finding]:
+    """Connections wait, and so do the threads, but not for connections."""
+    full = [
+        (descriptor, waiting, limit)
+        for descriptor in process.descriptors or ()
+        if isinstance(waiting := descriptor.details.get("backlog_count"), int)
+        and isinstance(limit := descriptor.details.get("backlog_limit_count"), int)
+        and waiting > 0
+        and waiting >= limit
+    ]
+    threads = _waiting(process)
+    if not full or not threads or process.trace is None:
+        return
+    duration = process.trace.duration_ns
+    longest = [(max(waits, key=lambda wait: wait.sum_ns), tid, name) for tid, name, _, waits in threads]
+    if any(wait.syscall in _ACCEPTING_CALLS for wait, _, _ in longest):
+        return
+    blocked = sorted(
+        ((_percent(wait.sum_ns, duration), tid, name, wait) for wait, tid, name in longest), key=lambda one: -one[0]
+    )
+    if blocked[-1][0] < _BLOCKED_PERCENT:
+        return
+    descriptor, waiting, limit = full[0]
+    share, tid, name, wait = blocked[0]
+    held = wait.held_by[0] if wait.held_by else None
+    yield Finding(
+        kind="threads_sleep_at_full_backlog",
+        severity="high",
+        words=f"{waiting} connections wait at FD {descriptor.fd}, {descriptor.description} (its backlog is {limit}), "
+        f"while thread {name} {tid} was in {_words_of(wait)} for {share:.0f} % of the trace"
+        + _others(len(blocked) - 1, "thread was", "threads were", "blocked as well"),
+        value=blocked[-1][0],
+        threshold=_BLOCKED_PERCENT,
+        unit="percent",
+        rule=f"a backlog is full, and every thread was blocked for {_BLOCKED_PERCENT:.0f} % of the trace or more in "
+        "one thing that is not waiting for connections",
+        advice=(
+            f"Nobody accepts: {held.name} {held.tid} has the lock that they wait for; see what that one does."
+            if held
+            else "Nobody accepts: find why the thread that should is in that call, or let another one accept."
+        ),
+        tids=tuple(one[1] for one in blocked),
+        fds=tuple(one[0].fd for one in full),
+    )
+
+
+def _contended_lock(process: ProcessReport) -> Iterator[Finding]:
+    locks = [
+        lock
+        for lock in (process.trace.locks if process.trace else ())
+        if lock.percent >= _LOCK_PERCENT and lock.wait_ns >= _LEAST_WAIT_NS
+    ]
+    if not locks:
+        return
+    worst = max(locks, key=lambda lock: lock.wait_ns)
+    first, holder = worst.waiters[0], worst.held_by[0] if worst.held_by else None
+    who = ""
+    if holder is not None:
+        number = "" if holder.tid is None else f" {holder.tid}"
+        who = f"; {holder.name}{number} had it for {_percent(holder.time_ns, worst.wait_ns):.0f} % of that"
+    others = len(worst.waiters) - 1
+    yield Finding(
+        kind="contended_lock",
+        severity="high" if worst.percent >= _LOCK_HIGH_PERCENT else "medium",
+        words=f"Thread {first.name} {first.tid}{f' and {others} others' if others else ''} waited "
+        f"{_time(worst.wait_ns)} for the lock at {worst.address:#x}, {worst.count} times{who}"
+        + _others(len(locks) - 1, "lock is", "locks are", "contended too"),
+        value=round(worst.percent, 2),
+        threshold=_LOCK_PERCENT,
+        unit="percent",
+        rule=f"all waits for a lock are {_LOCK_PERCENT:.0f} % of the trace or more",
+        advice="See what its holder does while it has the lock (its line in Where the Time Went), and do that before "
+        "or after; or split what the lock guards.",
+        tids=tuple(use.tid for use in worst.waiters),
+    )
+
+
+def _disk_ns(waits: Sequence[Wait]) -> int:
+    """Syncing, and what of files' calls and of page faults no signal could end."""
+    return sum(
+        wait.sum_ns if wait.syscall in _SYNC_CALLS else wait.uninterruptible_ns
+        for wait in waits
+        if wait.syscall in _SYNC_CALLS or wait.object.kind == "descriptor" or wait.cause == "page_fault"
+    )
+
+
+def _waits_for_disk(process: ProcessReport) -> Iterator[Finding]:
+    duration = process.trace.duration_ns if process.trace else 0
+    slow = [
+        (ns, tid, name, waits)
+        for tid, name, _, waits in _waiting(process)
+        if (ns := _disk_ns(waits)) >= _LEAST_WAIT_NS and _percent(ns, duration) >= _DISK_PERCENT
+    ]
+    if not slow:
+        return
+    slow.sort(key=lambda one: -one[0])
+    ns, tid, name, waits = slow[0]
+    worst = max(waits, key=lambda wait: _disk_ns([wait]))
+    share = _percent(ns, duration)
+    p99 = "" if worst.p99_ns is None else f", of which one of 100 takes {_time(worst.p99_ns)} or longer"
+    yield Finding(
+        kind="thread_waits_for_disk",
+        severity="high" if share >= _DISK_HIGH_PERCENT else "medium",
+        words=f"Thread {name} {tid} waited {_time(ns)} ({share:.0f} % of the trace) for a disk, most in "
+        f"{_words_of(worst)} ({worst.count} times{p99})"
+        + _others(len(slow) - 1, "thread waited", "threads waited", "for a disk too"),
+        value=share,
+        threshold=_DISK_PERCENT,
+        unit="percent",
+        rule=f"syncing, and uninterruptible waits for files and pages, are {_DISK_PERCENT:.0f} % of the trace or more",
+        advice="See with iostat -x 1 whether the disk is busy, and with whom. Otherwise sync less often, or several "
+        "writes at once, or from a thread that nobody waits for.",
+        tids=tuple(one[1] for one in slow),
+        fds=(worst.object.fd,) if worst.object.fd is not None else (),
     )
 
 
@@ -472,6 +621,8 @@ def _uninterruptible(process: ProcessReport) -> Iterator[Finding]:
         for tid, name, scheduling in _scheduled(process)
         if duration and _percent(scheduling.uninterruptible_ns, duration) >= _UNINTERRUPTIBLE_PERCENT
     ]
+    told = {tid for finding in _waits_for_disk(process) for tid in finding.tids}  # what for is known there
+    traced = [one for one in traced if one[1] not in told]
     now: list[Thread] = [thread for thread in process.threads or () if thread.state == "D"]
     advice = (
         "It waits for a disk, a network file system or the kernel: see /proc/PID/task/TID/stack as root, and "

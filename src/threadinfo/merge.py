@@ -17,6 +17,7 @@ from threadinfo.model import (
     DescriptorEvent,
     DescriptorTrace,
     EndedThread,
+    EndedThreads,
     Gap,
     LeakSuspect,
     Lock,
@@ -48,8 +49,10 @@ class TracedThread(msgspec.Struct, frozen=True):
     waits_other_ns: int | None = None
 
 
-def merge_scheduling(report: ProcessReport, traced: Sequence[TracedThread]) -> ProcessReport:
-    """The report of a trace with each thread's scheduling."""
+def merge_scheduling(
+    report: ProcessReport, traced: Sequence[TracedThread], ended_by_name: tuple[EndedThreads, ...]
+) -> ProcessReport:
+    """The report of a trace with each thread's scheduling; `ended_by_name`: threads that are not among `traced`."""
     if report.trace is None:
         return report
     # Exec gives the number of the first thread to the one that calls it: the one that lives is the one that is listed.
@@ -79,7 +82,7 @@ def merge_scheduling(report: ProcessReport, traced: Sequence[TracedThread]) -> P
         example = f"{len(untraced)} threads have none, for example {untraced[0]}"
         why = "born after the trace, given another number by exec, or no room for them"
         gaps.append(Gap("scheduling", f"{example}: {why}", None))
-    trace = msgspec.structs.replace(report.trace, ended_threads=ended)
+    trace = msgspec.structs.replace(report.trace, ended_threads=ended, ended_threads_by_name=ended_by_name)
     return msgspec.structs.replace(report, threads=threads, trace=trace, gaps=tuple(gaps))
 
 
@@ -139,17 +142,17 @@ def _locks(threads: Sequence[tuple[int, str, tuple[Wait, ...]]], duration_ns: in
     locks = []
     for address, uses in found.items():
         wait_ns = sum(wait.sum_ns for _, _, wait in uses)
-        holders: dict[int, LockHolder] = {}
-        wakers: dict[int | None, WokenBy] = {}
+        holders: dict[tuple[int | None, str], LockHolder] = {}
+        wakers: dict[tuple[int | None, str], WokenBy] = {}
         for _, _, wait in uses:
             for holder in wait.held_by:
-                known = holders.get(holder.tid, LockHolder(holder.pid, holder.tid, holder.name, 0, 0))
+                known = holders.get((holder.tid, holder.name), LockHolder(holder.pid, holder.tid, holder.name, 0, 0))
                 count, time_ns = known.count + holder.count, known.time_ns + holder.time_ns
-                holders[holder.tid] = msgspec.structs.replace(known, count=count, time_ns=time_ns)
+                holders[holder.tid, holder.name] = msgspec.structs.replace(known, count=count, time_ns=time_ns)
             for waker in wait.released_by:
-                same = wakers.get(waker.tid, WokenBy(waker.pid, waker.tid, waker.name, 0, 0))
+                same = wakers.get((waker.tid, waker.name), WokenBy(waker.pid, waker.tid, waker.name, 0, 0))
                 count, time_ns = same.count + waker.count, same.time_ns + waker.time_ns
-                wakers[waker.tid] = msgspec.structs.replace(same, count=count, time_ns=time_ns)
+                wakers[waker.tid, waker.name] = msgspec.structs.replace(same, count=count, time_ns=time_ns)
         uses_by_time = sorted(uses, key=lambda use: -use[2].sum_ns)
         locks.append(
             Lock(

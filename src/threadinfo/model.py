@@ -73,7 +73,7 @@ class WokenBy(msgspec.Struct, frozen=True):
     pid: int | None
     """None for an interrupt, or where the process is not known."""
     tid: int | None
-    """None for an interrupt."""
+    """None for an interrupt, and for threads of this name that ended, together."""
     name: str
     """"interrupt" where a timer or a device did."""
     count: int
@@ -85,7 +85,8 @@ class DelayedBy(msgspec.Struct, frozen=True):
     """Who held the CPU while a thread waited for it, and for how long together."""
 
     pid: int | None
-    tid: int
+    tid: int | None
+    """None for threads of this name that ended, together: there were too many to tell of each."""
     name: str
     time_ns: int
 
@@ -137,7 +138,8 @@ class LockHolder(msgspec.Struct, frozen=True):
     """Who had a lock when others began to wait for it."""
 
     pid: int | None
-    tid: int
+    tid: int | None
+    """None for threads of this name that ended, together."""
     name: str
     count: int
     time_ns: int

@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from threadinfo.model import Descriptor, DescriptorEvent, ProcessReport
+from threadinfo.model import Descriptor, DescriptorEvent, ProcessReport, Wait
 
 Tracing: TypeAlias = Literal["off", "starting", "on", "unavailable"]
 
@@ -29,6 +29,8 @@ class ThreadMoment(msgspec.Struct, frozen=True, kw_only=True):
     switches_per_second: float | None = None
     delayed_by: str | None = None
     """Who held the CPU longest while the thread waited, with the part of the wait: "hog 999 98 %"."""
+    waits_on: Wait | None = None
+    """What it was blocked in longest; sum_ns is how long in the interval."""
     cpu_history: tuple[float, ...] = ()
     """cpu_percent of the last refreshes, the newest last; unknown is 0."""
     wait_history: tuple[float, ...] = ()

@@ -209,3 +209,54 @@ def test_live_stream_of_waits_is_a_usage_error(threadinfo: Run) -> None:
     result = threadinfo("trace", "1", "--only", "waits")
     assert (result.returncode, result.stdout) == (2, "")
     assert "--trace SECONDS --only waits" in result.stderr
+
+
+WORKER = """
+import socket, threading, time
+listening = socket.create_server(("127.0.0.1", 0), backlog=3)
+clients = [socket.create_connection(listening.getsockname()) for _ in range(4)]
+handled = threading.Condition()
+def worker():
+    with handled:
+        handled.wait()
+threading.Thread(target=worker, daemon=True).start()
+print("ready", flush=True)
+while True:
+    time.sleep(1)
+"""
+
+
+def test_worker_that_sleeps_while_connections_wait_is_found(
+    bpf: None, start: Start, threadinfo: Run, tmp_path: Path
+) -> None:
+    source = tmp_path / "worker.py"
+    source.write_text(WORKER)
+    process = start(sys.executable, source)
+    result = threadinfo(process.pid, "--trace", "1", "--format", "json")
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)["processes"][0]
+    (found,) = [one for one in report["findings"] if one["kind"] == "threads_sleep_at_full_backlog"]
+    assert set(found["tids"]) == {thread["tid"] for thread in report["threads"]}
+    assert "4 connections wait at FD 3" in found["words"]
+    text = threadinfo(process.pid, "--trace", "0.5", "--only", "waits").stdout
+    assert "idle in clock_nanosleep" in text
+
+
+def test_process_that_syncs_all_the_time_is_found_with_its_file(
+    bpf: None, start: Start, threadinfo: Run, tmp_path: Path
+) -> None:
+    """By what the trace itself says of the time: how fast the disk is, is not ours to choose."""
+    source = tmp_path / "sync.py"
+    source.write_text(
+        f"import os\nfd = os.open({str(tmp_path / 'synced')!r}, os.O_RDWR | os.O_CREAT)\nprint('ready', flush=True)\n"
+        "while True:\n    os.pwrite(fd, os.urandom(1 << 20), 0); os.fsync(fd)\n"
+    )
+    process = start(sys.executable, source)
+    result = threadinfo(process.pid, "--trace", "1", "--format", "json")
+    report = json.loads(result.stdout)["processes"][0]
+    waits = [wait for wait in report["threads"][0]["waits"] if wait["syscall"] == "fsync"]
+    share = sum(wait["sum_ns"] for wait in waits) / report["trace"]["duration_ns"]
+    found = [one for one in report["findings"] if one["kind"] == "thread_waits_for_disk"]
+    assert bool(found) == (share >= 0.1) or share == pytest.approx(0.1, abs=0.02)
+    for wait in waits:
+        assert wait["object"]["description"].endswith("/synced")

@@ -15,6 +15,7 @@ from threadinfo.render.text_sockets import render_sockets
 from threadinfo.render.text_table import render_table
 
 _NAME_COLUMNS = 15
+_ENDED_NAMES = 5
 _WIDE_NAME_COLUMNS = 24
 _DIFFERENCES = 20
 _ENDED_ROWS = 20
@@ -82,7 +83,10 @@ def _scheduling(process: ProcessReport, trace: Trace, width: int, cuts: Cuts) ->
         lines.append("* ended during the trace")
     lines += left_out(len(everyone) - len(shown), "other threads ran and waited less")
     if len(trace.ended_threads) > len(ended):
-        lines.append(f"{len(trace.ended_threads) - len(ended)} other threads ended; the JSON report has them all")
+        lines.append(f"{len(trace.ended_threads) - len(ended)} other threads ended; the JSON report has each of them")
+    for one in trace.ended_threads_by_name[: _ENDED_ROWS if cuts is WHOLE else _ENDED_NAMES]:
+        times = f"{format_duration(one.on_cpu_ns)} on CPU, {format_duration(one.run_queue_ns)} queued"
+        lines.append(f"{format_text(one.name)}: {one.count} more of this name ended; {times}")
     lines += _relations("Who held the CPU while they waited:", process.pid, everyone, _delays, width, cuts)
     title = "Who woke them (the share of the time blocked, and how often):"
     lines += _relations(title, process.pid, everyone, _wakers, width, cuts)

@@ -66,7 +66,7 @@ def render_waits(process: ProcessReport, trace: Trace, width: int, *, verbose: b
     else:
         lines += _short(rows, width)
     lines += _locks(trace.locks, width)
-    return lines + _graph(rows)
+    return lines + [line[: max(width, 60)] for line in _graph(rows)]
 
 
 def _short(rows: list[_Row], width: int) -> list[str]:
@@ -115,7 +115,7 @@ def _reasons(row: _Row) -> Iterator[tuple[float, str]]:
     total = row.total_ns or 1
     found = [
         (row.scheduling.on_cpu_ns, "on CPU"),
-        (row.scheduling.run_queue_ns, "queued for a CPU"),
+        (row.scheduling.run_queue_ns, "queued"),
         (row.other_ns, "other waits"),
         *((wait.sum_ns, describe_wait(wait)) for wait in row.waits if not wait.is_idle),
     ]

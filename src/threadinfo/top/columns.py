@@ -9,6 +9,7 @@ from threadinfo.model import Descriptor, DescriptorEvent, Thread
 from threadinfo.render.details import format_details
 from threadinfo.render.stream import describe_event, event_verb
 from threadinfo.render.text_duration import format_duration
+from threadinfo.render.text_waits import describe_wait
 from threadinfo.snapshot import Age, ThreadMoment
 from threadinfo.top.marks import format_age, format_bytes, format_rate, sparkline
 
@@ -139,6 +140,15 @@ TRACED_THREADS = (
         lambda line: line.moment.delayed_by or "",
         lambda line: line.moment.delayed_by or "",
         2,
+    ),
+    Column(
+        "WAITS ON",
+        18,
+        lambda line: describe_wait(line.moment.waits_on) if line.moment.waits_on else "",
+        lambda line: line.moment.waits_on.sum_ns if line.moment.waits_on else 0,
+        2,
+        is_descending=True,
+        from_width=100,
     ),
     Column(
         "SW/S",

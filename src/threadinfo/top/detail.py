@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from threadinfo.model import Descriptor, DescriptorEvent, Finding, Scheduling, Thread
+from threadinfo.model import Descriptor, DescriptorEvent, Finding, Scheduling, Thread, Wait
 from threadinfo.render.details import format_details
 from threadinfo.render.escape import format_text
 from threadinfo.render.stream import describe_event, event_verb
 from threadinfo.render.text_duration import format_duration
+from threadinfo.render.text_waits import describe_wait
 from threadinfo.snapshot import Age, Snapshot
 from threadinfo.top.marks import format_age, format_bytes, format_rate, sparkline
 
@@ -25,6 +26,7 @@ def thread_detail(snapshot: Snapshot, tid: int) -> list[str]:
     lines = [f"Thread {thread.tid} {thread.name}", "", *_thread_facts(thread), *_interval(snapshot, tid)]
     if thread.scheduling is not None and snapshot.process.trace is not None:
         lines += _scheduling(thread.scheduling, snapshot.process.trace.duration_ns)
+        lines += _waits(thread.waits or ())
     lines += _about(finding for finding in snapshot.process.findings if tid in finding.tids)
     lines += ["", "Serves"]
     served = [
@@ -62,6 +64,8 @@ def _interval(snapshot: Snapshot, tid: int) -> list[str]:
         f"  Queued     {moment.queued_percent or 0:.1f} % of the time",
         f"  Switches   {format_rate(moment.switches_per_second)} a second",
     ]
+    if moment.waits_on is not None:
+        lines.append(f"  Waits on   {describe_wait(moment.waits_on)}, {format_duration(moment.waits_on.sum_ns)}")
     if moment.delayed_by:
         lines.append(f"  Delayed by {moment.delayed_by}")
     return lines
@@ -92,6 +96,17 @@ def _scheduling(scheduling: Scheduling, duration_ns: int) -> list[str]:
         ]
         or ["    nobody"]
     )
+
+
+def _waits(waits: Iterable[Wait]) -> list[str]:
+    """The longest, those for work last."""
+    ranked = sorted(waits, key=lambda one: (one.is_idle, -one.sum_ns))[:_OTHERS]
+    lines = [
+        f"    {format_duration(one.sum_ns):>8} {'idle in ' * one.is_idle}{describe_wait(one)}, {one.count} times, "
+        f"p99 {format_duration(one.p99_ns)}"
+        for one in ranked
+    ]
+    return ["  Blocked in:", *lines] if lines else []
 
 
 def descriptor_detail(snapshot: Snapshot, fd: int, last: Descriptor | None) -> list[str]:

@@ -74,5 +74,6 @@ def help_lines() -> list[str]:
         "  P99            of the waits for a CPU that ended in the interval: 99 % were shorter",
         "  TREND          P99 of the last refreshes, the newest at the right",
         "  DELAYED BY     who held the CPU longest meanwhile, and its part of the waiting",
+        "  WAITS ON       what it was blocked in longest (from 100 columns on)",
         "  SW/S           context switches per second",
     ]

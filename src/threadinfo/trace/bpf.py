@@ -22,11 +22,12 @@ _SYSTEM_CALL = {"x86_64": 321, "aarch64": 280}
 MACHINES = tuple(_SYSTEM_CALL)
 _MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _PROG_LOAD, _RAW_TRACEPOINT_OPEN, _MAP_LOOKUP_BATCH = 0, 1, 2, 5, 17, 24
 _PROG_TEST_RUN = 10
-_MAP_LOOKUP_AND_DELETE = 21
+_MAP_LOOKUP_AND_DELETE, _MAP_LOOKUP_AND_DELETE_BATCH, _MAP_DELETE_BATCH = 21, 25, 27
 _ENABLE_STATISTICS = 32
 _RAW_TRACEPOINT, _TRACING = 17, 26  # enum bpf_prog_type
 _TRACE_RAW_TRACEPOINT = 23  # enum bpf_attach_type
 _LOG_BYTES = 1 << 20
+_LIBC = ctypes.CDLL(None, use_errno=True)
 _NAME_BYTES = 15
 _ATTRIBUTES_BYTES = 128
 _NOT_THE_VERIFIER = {errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSYS}
@@ -50,7 +51,7 @@ def _bpf(command: int, attributes: bytes | ctypes.Array[ctypes.c_char]) -> int:
     if number is None:
         raise OSError(errno.ENOSYS, f"the number of bpf(2) on {platform.machine()} is not known")
     buffer = ctypes.create_string_buffer(attributes, _ATTRIBUTES_BYTES) if isinstance(attributes, bytes) else attributes
-    returned = int(ctypes.CDLL(None, use_errno=True).syscall(number, command, buffer, len(buffer)))
+    returned = int(_LIBC.syscall(number, command, buffer, len(buffer)))
     if returned < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     return returned
@@ -158,6 +159,28 @@ class Map(Generic[_Key, _Value]):
 
     def items(self) -> Iterator[tuple[_Key, _Value]]:
         """All of a hash, in no order; what is put in or deleted meanwhile may be missing."""
+        for count, keys, values in self._batches(_MAP_LOOKUP_BATCH):
+            for index in range(count):  # not by slices: of simple types those are bare numbers
+                yield _at(keys, self._key, index), _at(values, self._value, index)
+
+    def read_bytes(self, *, take: bool = False) -> tuple[bytes, bytes]:
+        """The same as the bytes of all keys and all values. `take`: out of the map, and nothing that changes meanwhile
+        is lost."""
+        found: tuple[list[bytes], list[bytes]] = [], []
+        for count, *arrays in self._batches(_MAP_LOOKUP_AND_DELETE_BATCH if take else _MAP_LOOKUP_BATCH):
+            for all_, array in zip(found, arrays, strict=True):
+                all_.append(bytes(memoryview(array).cast("B")[: count * (ctypes.sizeof(array) // len(array))]))
+        return b"".join(found[0]), b"".join(found[1])
+
+    def delete(self, keys: bytes) -> None:
+        """Takes the items of these keys out, all of which must be there."""
+        buffer = ctypes.create_string_buffer(keys, len(keys))
+        count = len(keys) // ctypes.sizeof(self._key)  # type: ignore[arg-type]
+        if count:
+            _bpf(_MAP_DELETE_BATCH, struct.pack("=QQQQIIQQ", 0, 0, ctypes.addressof(buffer), 0, count, self.fd, 0, 0))
+
+    def _batches(self, command: int) -> Iterator[tuple[int, Any, Any]]:
+        """How many were found, and arrays of keys and of values that begin with these."""
         count, position, is_last = self._max_entries, ctypes.create_string_buffer(64), False
         start = 0
         while not is_last:
@@ -166,12 +189,11 @@ class Map(Generic[_Key, _Value]):
             attributes = struct.pack("=QQQQIIQQ", *places, count, self.fd, 0, 0)
             buffer = ctypes.create_string_buffer(attributes, _ATTRIBUTES_BYTES)
             try:
-                _bpf(_MAP_LOOKUP_BATCH, buffer)
+                _bpf(command, buffer)
             except FileNotFoundError:
                 is_last = True
             (found,) = struct.unpack_from("=I", buffer, _COUNT_AT)
-            for index in range(found):  # not by slices: of simple types those are bare numbers
-                yield _at(keys, self._key, index), _at(values, self._value, index)
+            yield found, keys, values
             start = ctypes.addressof(position)
 
 

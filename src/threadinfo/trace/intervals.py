@@ -8,9 +8,18 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from threadinfo.model import Wait
 from threadinfo.trace.histogram import BUCKETS, bucket_bounds
-from threadinfo.trace.kernel_accounts import AFTER_PREEMPTION, AFTER_WAKEUP, ENDED, RUNNING
+from threadinfo.trace.kernel_accounts import (
+    AFTER_PREEMPTION,
+    AFTER_WAKEUP,
+    ENDED,
+    RUNNING,
+    SLEEPING,
+    UNINTERRUPTIBLE,
+)
 from threadinfo.trace.scheduling import SchedulingRecorder
+from threadinfo.trace.waits import describe_call
 
 _MIDDLES = np.array([sum(bucket_bounds(index)) // 2 for index in range(BUCKETS)], np.int64)
 _NOTHING = np.zeros(0, np.intp)
@@ -21,7 +30,7 @@ class ThreadInterval(NamedTuple):
 
     pid: int
     slot: int
-    """Its place in the tracer's arrays, by which `SchedulingRecorder.holders` names it."""
+    """Its place in the tracer's arrays, by which `SchedulingRecorder.held_ns` names it."""
     on_cpu_ns: int | None
     """None: no event of it was seen yet."""
     queued_ns: int
@@ -51,7 +60,7 @@ class SchedulingIntervals:
         switches = (rows["voluntary_count"] + rows["involuntary_count"]).astype(np.int64)
         if self._before is not None and len(self._slots):
             place = np.searchsorted(self._slots, slots).clip(max=len(self._slots) - 1)
-            is_old = self._slots[place] == slots
+            is_old = (self._slots[place] == slots) & (self._before["born_ns"][place] == rows["born_ns"])  # used again
             old, place = np.flatnonzero(is_old), place[is_old]
             before = self._before[place]
             delta_times = times.copy()
@@ -93,6 +102,47 @@ class SchedulingIntervals:
             ],
             axis=1,
         )
+
+
+class WaitIntervals:
+    """Looks at what threads wait for, time and again."""
+
+    def __init__(self, tracer: SchedulingRecorder) -> None:
+        self._tracer = tracer
+        self._before = np.zeros(0, np.int64)
+        self._slots = np.zeros(0, np.uint32)
+        self._read_ns = tracer.started_ns
+
+    def read(self) -> dict[int, Wait]:
+        """By thread id: what each thread was blocked in longest since the last call, with how long that was in it."""
+        waits = self._tracer.waits
+        if waits is None:
+            return {}
+        now_ns, since_ns = time.monotonic_ns(), self._read_ns
+        sums = waits.sums()
+        totals = sums["ns"].copy()
+        known = min(len(self._before), len(totals))
+        same = self._slots[:known] == sums["slot"][:known]
+        totals[:known] -= np.where(same, self._before[:known], 0)
+        self._before, self._slots, self._read_ns = sums["ns"], sums["slot"], now_ns
+        rows = np.ctypeslib.as_array(self._tracer.records)
+        found: dict[int, Wait] = {}
+        asleep: list[tuple[int, int]] = []
+        for slot in np.flatnonzero(rows["tid"]).tolist():
+            row = rows[slot]
+            if not row["first_ns"]:
+                if (call := self._tracer.first_call(slot)) is not None:
+                    found[int(row["tid"])] = describe_call(call, now_ns - since_ns)
+            elif row["state"] in {SLEEPING, UNINTERRUPTIBLE} and 0 < (place := waits.pending(slot)) < len(totals):
+                asleep.append((place, now_ns - max(int(row["since_ns"]), since_ns)))
+        for place, ns in asleep:
+            totals[place] += max(0, ns)
+        longest = {int(sums["slot"][place]): place for place in np.argsort(totals, kind="stable").tolist()}
+        for slot, place in longest.items():
+            ns = min(int(totals[place]), now_ns - since_ns)
+            if ns > 0 and slot and rows[slot]["tid"] and rows[slot]["state"] != ENDED:
+                found[int(rows[slot]["tid"])] = waits.describe(place, ns)
+        return found
 
 
 def _percentile(buckets: NDArray[np.uint32], counts: NDArray[np.int64], percent: int) -> NDArray[np.int64]:

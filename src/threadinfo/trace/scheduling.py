@@ -14,11 +14,12 @@ from types import TracebackType
 from typing import NamedTuple
 
 import msgspec
+import numpy as np
 
 from threadinfo.errors import NotAvailableError
-from threadinfo.model import BlockedCall, Confidence, DelayedBy, Scheduling
+from threadinfo.model import BlockedCall, Confidence, DelayedBy, EndedThreads, Scheduling
+from threadinfo.trace import bpf
 from threadinfo.trace.awaited import AWAITED_BYTES, AwaitedProcess
-from threadinfo.trace.bpf import Map
 from threadinfo.trace.btf import KernelTypes
 from threadinfo.trace.following import FOLLOWING_BYTES, Child, Following
 from threadinfo.trace.histogram import BUCKETS, summarize
@@ -40,18 +41,17 @@ from threadinfo.trace.kernel_accounts import (
 from threadinfo.trace.loader import Programs, ProgramStatistics
 from threadinfo.trace.machine import counts_thread_times, cpu_count, most_taken_ns, pid_limit, taken_ns
 from threadinfo.trace.ring import RingReader
+from threadinfo.trace.turnover import EndedSum, Gone, Pairs, Totals, add_total, is_alive, oldest_first
 from threadinfo.trace.waits import (
     INTERRUPT,
     OF_THREAD,
     WAITS_A_SLOT,
     Blocked,
-    Pair,
     ReadCall,
     ThreadWaits,
-    Total,
     WaitTables,
-    add_total,
     tell_wakers,
+    whose,
 )
 from threadinfo.trace.waits import kernel_facts as facts_of_waits
 
@@ -75,6 +75,9 @@ INTERRUPT_TRACEPOINTS = ("irq_handler", "softirq", "hrtimer_expire", "irq_work",
 # Mirrors of bpf/scheduling.bpf.c.
 _STREAM_PAGES = 256
 _BORN_SLOTS = 4096  # for threads that are born while we watch
+_RESERVED_SLOTS = _BORN_SLOTS * 5 // 8  # that are free at any time, as far as ended threads can be folded
+_FOLDED_AT_ONCE = 1024  # at the least: each time takes some milliseconds
+_SURELY_ENDED_NS = 20_000_000  # no event of a thread comes later than this after its end
 _PAIRS_A_SLOT = 8
 _MOST_SLOTS = 65535
 _SLOT_STEP = 1024  # few sizes: the program is compiled for each
@@ -190,11 +193,6 @@ class ThreadActivity(msgspec.Struct, frozen=True):
 _NOBODY: tuple[int | None, str] = (None, "(ended)")
 
 
-def _who(tid: int, name_of: Callable[[int], tuple[int | None, str]]) -> tuple[int | None, int, str]:
-    pid, name = name_of(tid)
-    return pid, tid, name
-
-
 def _text(comm: bytes) -> str:
     return comm.decode("utf-8", "backslashreplace")
 
@@ -295,6 +293,10 @@ class SchedulingRecorder:
             self._full_count = 0
             self._next_slot = ctypes.c_uint64.from_buffer(programs.memory("next_slot", 8, 1))
             self._next_slot.value = 1  # 0 is none
+            self._free_slots = programs.queue("free_slots", ctypes.c_uint32)
+            self._woken, self._delayed = Pairs(programs, "woken_by"), Pairs(programs, "delayed_by")
+            self._ended: dict[tuple[int, str], EndedSum] = {}
+            self._full_before = 0
             self._waits: WaitTables | None = None
             if "WAITS" in defines:
                 waits = WaitTables(programs, self._slot_count)
@@ -325,27 +327,37 @@ class SchedulingRecorder:
     ) -> None:
         self._programs.close()
 
-    def _add_threads(self, existing: Mapping[int, Mapping[int, str]]) -> None:
-        """Gives every thread a slot; lists again until none is new, since one without a slot may have made another."""
+    def _add_threads(self, existing: Mapping[int, Mapping[int, str]], born_ns: int = 0) -> None:
+        """Gives every thread a slot; lists again until none is new, since one without a slot may have made another.
+
+        `born_ns`: of threads that had no slot until now, from when on they are told of.
+        """
         while True:
             added = False
             for pid, threads in existing.items():
                 for tid, state in threads.items():
                     self._first_states[tid] = state
                     if not self._slot_of[tid]:
-                        added = self._add_thread(pid, tid) or added
+                        added = self._add_thread(pid, tid, state, born_ns) or added
             if not added:
                 return
             existing = self._read_threads()
 
-    def _add_thread(self, pid: int, tid: int) -> bool:
+    def _add_thread(self, pid: int, tid: int, letter: str, born_ns: int) -> bool:
         slot = int(self._next_slot.value)
-        if slot >= self._slot_count:
-            self._full_count += 1
+        if slot < self._slot_count:
+            self._next_slot.value = slot + 1
+        elif (free := next(self._free_slots.take_all(), None)) is not None:
+            slot = int(free.value)
+        else:
+            self._full_count += not born_ns  # it was counted at its birth
             return False
-        self._next_slot.value = slot + 1
         thread = self._threads[slot]
-        thread.tid, thread.tgid = tid, pid
+        thread.tgid = pid
+        if born_ns:
+            thread.born_ns = thread.first_ns = thread.since_ns = born_ns
+            thread.state = {"S": SLEEPING, "D": UNINTERRUPTIBLE}.get(letter, UNKNOWN)
+        thread.tid = tid
         self._slot_of[tid] = slot
         return True
 
@@ -401,6 +413,91 @@ class SchedulingRecorder:
             for child in self._programs.queue("children", _Child).take_all()
         ]
 
+    def reclaim(self) -> None:
+        """Gives the slots of ended threads back before there are none left: to be called now and then.
+
+        What they did is added up by name. Those that did most are kept one by one, as many as there is room for.
+        """
+        if self._slot_count - int(self._next_slot.value) >= _RESERVED_SLOTS:
+            return
+        rows = np.ctypeslib.as_array(self._threads)
+        tids, is_full = rows["tid"], self._count_full() > self._full_before
+        used = np.flatnonzero(tids)
+        if self._slot_count - len(used) >= _RESERVED_SLOTS and not is_full:
+            return
+        self._full_before = self._count_full()
+        until = time.monotonic_ns() - _SURELY_ENDED_NS
+        ended = [slot for slot in used.tolist() if self._threads[slot].state == ENDED]
+        ended = [slot for slot in ended if self._threads[slot].ended_ns < until]
+        wanted = max(0, _RESERVED_SLOTS + _FOLDED_AT_ONCE - (self._slot_count - len(used)))
+        ages = {slot: int(self._threads[slot].ended_ns) for slot in ended}
+        turns = {slot: int(self._threads[slot].on_cpu_ns) for slot in ended}
+        self._fold(oldest_first(ended, ages, turns)[:wanted])
+        if is_full:
+            self._add_threads(self._read_threads(), born_ns=time.monotonic_ns())
+
+    def _fold(self, slots: list[int]) -> None:
+        """Adds up what these threads did, and frees everything that was theirs."""
+        if not slots:
+            return
+        taken: dict[int, Gone | None] = {}
+        for slot in slots:
+            thread = self._threads[slot]
+            times, name = self._times(slot, thread), _text(thread.comm)
+            taken[thread.tid] = Gone(thread.tgid, name)
+            ended = self._ended.setdefault((thread.tgid, name), EndedSum())
+            ended.count += 1
+            ended.on_cpu_ns += times[RUNNING]
+            ended.run_queue_ns += times[AFTER_WAKEUP] + times[AFTER_PREEMPTION]
+            ended.blocked_ns += times[SLEEPING] + times[UNINTERRUPTIBLE]
+            ended.voluntary_count += thread.voluntary_count
+            ended.involuntary_count += thread.involuntary_count
+        places = self._waits.give_back(np.array(slots, np.intp)) if self._waits else set()
+        names = self.names()
+
+        def gone(tid: int) -> Gone | None:
+            """What is told of a thread that has ended."""
+            if tid == INTERRUPT or self._slot_of[tid] or is_alive(tid):
+                return None
+            if tid not in taken:
+                taken[tid] = Gone(*names.get(tid, _NOBODY))
+            return taken[tid]
+
+        self._woken.empty({slot | OF_THREAD for slot in slots} | places, gone)
+        self._delayed.empty(set(slots), gone)
+        if self._waits:
+            self._waits.forget_ended(places, gone)
+            self._waits.free(places)
+        for slot in slots:
+            thread = self._threads[slot]
+            self._first_states.pop(thread.tid, None)
+            self._first_readings.pop(slot, None)
+            self._first_calls.pop(slot, None)
+            ctypes.memset(ctypes.addressof(thread), 0, ctypes.sizeof(_Thread))
+            self._free_slots.put(ctypes.c_uint32(slot))
+        unneeded = names.keys() - self.holders_and_wakers()
+        self._names().delete(np.array(sorted(unneeded), np.uint32).tobytes())
+
+    def ended_by_name(self) -> dict[int, tuple[EndedThreads, ...]]:
+        """By process: the threads that ended and are not in `activities`."""
+        found: dict[int, list[EndedThreads]] = {}
+        for (pid, name), one in self._ended.items():
+            found.setdefault(pid, []).append(
+                EndedThreads(
+                    name=name,
+                    count=one.count,
+                    on_cpu_ns=one.on_cpu_ns,
+                    run_queue_ns=one.run_queue_ns,
+                    blocked_ns=one.blocked_ns,
+                    voluntary_switch_count=one.voluntary_count,
+                    involuntary_switch_count=one.involuntary_count,
+                )
+            )
+        return {pid: tuple(sorted(all_, key=lambda one: -one.on_cpu_ns)) for pid, all_ in found.items()}
+
+    def _count_full(self) -> int:
+        return self._full_count + sum(int(losses.full_count) for losses in self._losses)
+
     def stop(self) -> None:
         """Ends counting, for all threads at once, and compares with the kernel's accounts, read a moment before."""
         last_readings = self._read_accounts()
@@ -416,7 +513,8 @@ class SchedulingRecorder:
 
     def _compare(self, last_readings: Mapping[int, Reading]) -> None:
         threads: list[Thread] = []
-        count = on_cpu_ns = self._contradicted_count = 0
+        count, on_cpu_ns = (sum(getattr(one, of) for one in self._ended.values()) for of in ("count", "on_cpu_ns"))
+        self._contradicted_count = 0
         for slot, thread in enumerate(self._threads):
             if not thread.tid or thread.born_ns > self.stopped_ns:
                 continue
@@ -454,7 +552,7 @@ class SchedulingRecorder:
         confidence = Confidence(
             seen_count=self.seen_count(),
             lost_count=sum(int(losses.lost_count) for losses in self._losses),
-            map_full_count=self._full_count + sum(int(losses.full_count) for losses in self._losses),
+            map_full_count=self._count_full(),
             missed_count=self.statistics().missed_count + unexpected,
             program_ns_per_event=program_ns_per_event,
             tool_cpu_seconds=time.process_time(),
@@ -497,20 +595,14 @@ class SchedulingRecorder:
 
     def holders_and_wakers(self) -> set[int]:
         """The ids of all other threads that were charged with a wait or woke somebody so far."""
-        found = {key.tid for key, _ in self._wakers().items()} | {key.tid for key, _ in self._delays().items()}
+        found = self._woken.tids() | self._delayed.tids()
         for thread in self._used():
             found |= {thread.waking.waker, thread.last_holder}
         if self._waits is not None:
             found |= self._waits.others()
         return {int(tid) for tid in found if tid not in {0, INTERRUPT}}
 
-    def _wakers(self) -> Map[Pair, Total]:
-        return self._programs.map("woken_by", Pair, Total)
-
-    def _delays(self) -> Map[Pair, ctypes.c_uint64]:
-        return self._programs.map("delayed_by", Pair, ctypes.c_uint64)
-
-    def _names(self) -> Map[ctypes.c_uint32, _Name]:
+    def _names(self) -> bpf.Map[ctypes.c_uint32, _Name]:
         return self._programs.map("names", ctypes.c_uint32, _Name)
 
     def names(self) -> dict[int, tuple[int, str]]:
@@ -527,16 +619,29 @@ class SchedulingRecorder:
         """The kernel's counters, a slot a thread; those with a tid of 0 are free. They move while they are read."""
         return self._threads
 
-    def holders(self) -> dict[int, dict[int, int]]:
-        """By slot: who held the CPU while that thread waited (thread ids), and for how many nanoseconds so far."""
-        held: dict[int, dict[int, int]] = {}
-        for key, value in self._delays().items():
-            held.setdefault(key.of, {})[key.tid] = int(value.value)
+    def holders(self) -> dict[int, Totals]:
+        """By slot: who held the CPU while that thread waited, and how long so far."""
+        held = self._delayed.read()
         for slot, thread in enumerate(self._threads):
             if thread.tid and thread.last_holder_ns:
-                of_one = held.setdefault(slot, {})
-                of_one[thread.last_holder] = of_one.get(thread.last_holder, 0) + thread.last_holder_ns
+                add_total(held.setdefault(slot, {}), thread.last_holder, 0, thread.last_holder_ns)
         return held
+
+    @property
+    def waits(self) -> WaitTables | None:
+        """What threads wait for; None where that is not watched."""
+        return self._waits
+
+    def first_call(self, slot: int) -> BlockedCall | None:
+        """What a thread of which no event was seen yet is blocked in; None where that is not known."""
+        return self._first_calls[slot][1] if slot in self._first_calls and not self._threads[slot].first_ns else None
+
+    def held_ns(self) -> dict[int, dict[int, int]]:
+        """By slot: thread ids of those who held the CPU while that thread waited, and how long so far."""
+        return {
+            slot: {other: total.ns for other, total in totals.items() if isinstance(other, int)}
+            for slot, totals in self.holders().items()
+        }
 
     def _used(self) -> Iterable[_Thread]:
         return (thread for thread in self._threads if thread.tid)
@@ -557,10 +662,10 @@ class SchedulingRecorder:
             if not thread.tid or thread.born_ns > self.stopped_ns:
                 continue
             own = places.get(slot, [])
-            wakers: dict[int, Total] = {}
+            wakers: Totals = {}
             for of in (slot | OF_THREAD, *own):
-                for tid, total in woken.get(of, {}).items():
-                    add_total(wakers, tid, total.count, total.ns)
+                for other, total in woken.get(of, {}).items():
+                    add_total(wakers, other, total.count, total.ns)
             activity = self._decode(slot, thread, wakers, delayed.get(slot, {}), name)
             if waits is not None:
                 before, going_on = self._uncharged(slot, thread, waits)
@@ -572,11 +677,9 @@ class SchedulingRecorder:
             activities.append(activity)
         return activities
 
-    def _all_wakers(self) -> dict[int, dict[int, Total]]:
-        """By a thread's slot with OF_THREAD, or the place of a wait: who ended it, as thread ids."""
-        woken: dict[int, dict[int, Total]] = {}
-        for key, value in self._wakers().items():
-            woken.setdefault(key.of, {})[key.tid] = value
+    def _all_wakers(self) -> dict[int, Totals]:
+        """By a thread's slot with OF_THREAD, or the place of a wait: who ended it."""
+        woken = self._woken.read()
         lasts = [(slot | OF_THREAD, thread.waking) for slot, thread in enumerate(self._threads) if thread.tid]
         for of, last in lasts:
             if last.count:
@@ -618,8 +721,8 @@ class SchedulingRecorder:
         self,
         slot: int,
         thread: _Thread,
-        wakers: Mapping[int, Total],
-        holders: Mapping[int, int],
+        wakers: Totals,
+        holders: Totals,
         name_of: Callable[[int], tuple[int | None, str]],
     ) -> ThreadActivity:
         times = self._times(slot, thread)
@@ -642,7 +745,8 @@ class SchedulingRecorder:
             migration_count=thread.migration_count,
             woken_by=tell_wakers(wakers, name_of),
             delayed_by=tuple(
-                DelayedBy(*_who(tid, name_of), ns) for tid, ns in sorted(holders.items(), key=lambda item: -item[1])
+                DelayedBy(*whose(other, name_of), total.ns)
+                for other, total in sorted(holders.items(), key=lambda item: -item[1].ns)
             ),
             delayed_by_unknown_ns=thread.uncharged_ns,
         )

@@ -8,7 +8,7 @@ from types import TracebackType
 
 import msgspec
 
-from threadinfo.model import Confidence, Gap
+from threadinfo.model import Confidence, EndedThreads, Gap
 from threadinfo.trace.following import Child
 from threadinfo.trace.loader import ProgramStatistics
 from threadinfo.trace.scheduling import Delay, SchedulingRecorder, ThreadActivity, kernel_facts
@@ -22,6 +22,8 @@ class SchedulingActivity(msgspec.Struct, frozen=True):
     """What the threads of one process did."""
 
     threads: tuple[ThreadActivity, ...]
+    ended_by_name: tuple[EndedThreads, ...]
+    """Threads that ended and are not among those."""
 
 
 class SchedulingTracer(Tracer):
@@ -47,7 +49,7 @@ class SchedulingTracer(Tracer):
             target.account,
             threshold_ns,
             follow_limit=options.follow_limit,
-            read_call=target.call if "waits" in options.only and not options.sends_events else None,
+            read_call=target.call if "waits" in options.only and options.threshold_ns is None else None,
         )
         tracer = cls(target, recorder)
         if recorder.waits_problem:
@@ -68,7 +70,8 @@ class SchedulingTracer(Tracer):
         self.recorder.started_ns = at_ns
 
     def read(self) -> None:
-        """Learns the names of wakers and holders while they live: a number alone would say nothing in the report."""
+        """Makes room for new threads, and learns the names of wakers and holders while they live."""
+        self.recorder.reclaim()
         if time.monotonic() >= self._names_at:
             self._names_at = time.monotonic() + _NAMES_SECONDS
             self._learn_names(self.recorder.holders_and_wakers() - self._names.keys())
@@ -80,7 +83,9 @@ class SchedulingTracer(Tracer):
 
     def read_delays(self) -> list[Delay]:
         """The waits that were longer than the threshold, since the last call."""
-        return self.recorder.read_delays()
+        delays = self.recorder.read_delays()
+        self.recorder.reclaim()
+        return delays
 
     def children(self) -> Sequence[Child]:
         """The processes that traced ones have made since the last call."""
@@ -105,7 +110,7 @@ class SchedulingTracer(Tracer):
         """What the threads of a process did in the window."""
         if self._activities is None:
             self._activities = self._decode(self._names)
-        return SchedulingActivity(tuple(self._activities.get(pid, ())))
+        return SchedulingActivity(tuple(self._activities.get(pid, ())), self.recorder.ended_by_name().get(pid, ()))
 
     def _decode(self, names: Mapping[int, tuple[int | None, str]]) -> dict[int, list[ThreadActivity]]:
         found: dict[int, list[ThreadActivity]] = {}

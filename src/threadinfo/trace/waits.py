@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -21,6 +21,7 @@ from threadinfo.trace.btf import KernelTypes
 from threadinfo.trace.calls import COMPAT_FIELD, MACHINES
 from threadinfo.trace.histogram import BUCKETS, bucket_of, summarize
 from threadinfo.trace.loader import Programs
+from threadinfo.trace.turnover import Gone, Other, Pairs, Total, Totals, add_total
 
 ReadCall = Callable[[int, int], BlockedCall | None]
 """Gives what a thread sleeps in, by PID and thread id; None where it runs, has ended or may not be read."""
@@ -70,19 +71,11 @@ WAITING = np.dtype(
         ("recent", _RECENT_WAIT, (_RECENT,)),
     ]
 )
+
+
+_SUM = np.dtype([("slot", "u4"), ("count", "i8"), ("ns", "i8")])
+_KEY = np.dtype([("slot", "u4"), ("call", "u4"), ("object", "u8"), ("file", "u8")])
 KINDS = np.dtype([("of_call", "u1", (_CALLS,)), ("registers_at", "u8")])
-
-
-class Pair(ctypes.Structure):
-    """Mirrors struct pair."""
-
-    _fields_ = (("of", ctypes.c_uint32), ("tid", ctypes.c_uint32))
-
-
-class Total(ctypes.Structure):
-    """Mirrors struct total."""
-
-    _fields_ = (("count", ctypes.c_uint64), ("ns", ctypes.c_uint64))
 
 
 OF_THREAD = 0x80000000
@@ -174,7 +167,7 @@ class _Sum:
     def __init__(self, call: int, target: int, file: int, flags: int) -> None:
         self.call, self.object, self.file, self.flags = call, target, file, flags
         self.count = self.sum_ns = self.max_ns = self.uninterruptible_ns = 0
-        self.buckets: NDArray[np.uint32] = np.zeros(BUCKETS, np.uint32)
+        self.buckets = np.zeros(BUCKETS, np.uint32)
         self.places: list[int] = []
 
     def add(self, blocked: Blocked) -> None:
@@ -191,7 +184,9 @@ class WaitTables:
 
     def __init__(self, programs: Programs, slot_count: int) -> None:
         """Teaches the programs what calls wait for, and has them learn where registers are."""
-        self._programs = programs
+        self._held = Pairs(programs, "held_by")
+        self._keys = programs.map("wait_slots", ctypes.c_char * _KEY.itemsize, ctypes.c_uint32)
+        self._free = programs.queue("free_waits", ctypes.c_uint32)
         self.place_count = WAITS_A_SLOT * slot_count
         self.waits = np.frombuffer(programs.memory("waits", WAIT.itemsize, self.place_count), WAIT, self.place_count)
         self.waiting = np.frombuffer(programs.memory("waiting", WAITING.itemsize, slot_count), WAITING, slot_count)
@@ -216,6 +211,36 @@ class WaitTables:
         """Whose wait is in a place."""
         return int(self.waits["slot"][place])
 
+    def give_back(self, slots: NDArray[np.intp]) -> set[int]:
+        """Frees what these threads waited for, for others; gives the places."""
+        places = np.flatnonzero(np.isin(self._used()["slot"], slots))
+        keys = np.frombuffer(self._keys.read_bytes()[0], _KEY)
+        self._keys.delete(keys[np.isin(keys["slot"], slots)].tobytes())
+        self.waits[places] = np.zeros(1, WAIT)
+        self.waiting[slots] = np.zeros(1, WAITING)
+        return set(places.tolist())
+
+    def free(self, places: Iterable[int]) -> None:
+        """Lets others use them."""
+        for place in places:
+            self._free.put(ctypes.c_uint32(place))
+
+    def forget_ended(self, folded: Collection[int], gone: Callable[[int], Gone | None]) -> None:
+        """Takes who had locks out of the kernel's hash."""
+        self._held.empty(folded, gone)
+
+    def sums(self) -> NDArray[np.void]:
+        """Of every place so far: whose it is, how often, how long."""
+        used = self._used()
+        found = np.zeros(len(used), _SUM)
+        found["slot"], found["count"], found["ns"] = used["slot"], used["took"]["count"], used["took"]["sum_ns"]
+        return found
+
+    def describe(self, place: int, ns: int) -> Wait:
+        """The wait of a place as one that took so long."""
+        row = self.waits[place]
+        return _single(_Sum(int(row["call"]), int(row["object"]), int(row["file"]), int(row["flags"])), ns)
+
     def pending(self, slot: int) -> int:
         """The place of the wait that a thread is in; 0 is not known."""
         return int(self.waiting["wait"][slot])
@@ -227,21 +252,18 @@ class WaitTables:
         """The ids of all threads that ended a wait or had a lock so far; 0 and INTERRUPT may be among them."""
         used = self._used()
         last = np.concatenate([used["waking"]["waker"], used["holder"]])
-        before = {int(key.tid) for key, _ in self._programs.map("held_by", Pair, Total).items()}
-        return before | set(np.unique(last).tolist())
+        return self._held.tids() | set(np.unique(last).tolist())
 
-    def add_wakers(self, woken: dict[int, dict[int, Total]]) -> None:
+    def add_wakers(self, woken: dict[int, Totals]) -> None:
         """Adds to what is known by place who woke threads last."""
         last = self._used()["waking"]
         for place in np.flatnonzero(last["count"]).tolist():
             row = last[place]
             add_total(woken.setdefault(place, {}), int(row["waker"]), int(row["count"]), int(row["ns"]))
 
-    def holders(self) -> dict[int, dict[int, Total]]:
-        """Who had the lock when waits began: by place and thread id."""
-        found: dict[int, dict[int, Total]] = {}
-        for key, value in self._programs.map("held_by", Pair, Total).items():
-            found.setdefault(key.of, {})[key.tid] = value
+    def holders(self) -> dict[int, Totals]:
+        """Who had the lock when waits began, by place."""
+        found = self._held.read()
         for place in np.flatnonzero(self._used()["holder_count"]).tolist():
             row = self.waits[place]
             add_total(found.setdefault(place, {}), int(row["holder"]), int(row["holder_count"]), int(row["holder_ns"]))
@@ -253,8 +275,8 @@ class WaitTables:
         blocked_ns: int,
         before: tuple[BlockedCall | None, Blocked] | None,
         going_on: tuple[int, Blocked] | None,
-        wakers: Callable[[int], Mapping[int, Total]],
-        holders: Mapping[int, Mapping[int, Total]],
+        wakers: Callable[[int], Mapping[Other, Total]],
+        holders: Mapping[int, Mapping[Other, Total]],
         name: Name,
     ) -> ThreadWaits:
         """One thread's waits. `before`: what it was blocked in before its first event; `going_on`: place and time of
@@ -285,10 +307,25 @@ class WaitTables:
         return ThreadWaits(waits, max(0, blocked_ns - sum(one.sum_ns for one in waits)))
 
 
-def add_total(totals: dict[int, Total], tid: int, count: int, ns: int) -> None:
-    """Adds to what is known of a thread."""
-    known = totals.get(tid, Total(0, 0))
-    totals[tid] = Total(known.count + count, known.ns + ns)
+def describe_call(blocked: BlockedCall, ns: int) -> Wait:
+    """What /proc says that a thread is blocked in, as a wait that took so long."""
+    return _single(_Sum(*_read_call(blocked), 0, 0), ns)
+
+
+def _single(one: _Sum, ns: int) -> Wait:
+    syscall, cause, target = _describe(one)
+    return Wait(
+        syscall=syscall,
+        cause=cause,
+        object=target,
+        is_idle=_is_idle(syscall, cause, target),
+        count=1,
+        sum_ns=ns,
+        max_ns=ns,
+        p50_ns=None,
+        p99_ns=None,
+        uninterruptible_ns=0,
+    )
 
 
 def _read_call(blocked: BlockedCall) -> tuple[int, int]:
@@ -314,18 +351,18 @@ def _read_call(blocked: BlockedCall) -> tuple[int, int]:
 
 def _tell(
     one: _Sum,
-    wakers: Callable[[int], Mapping[int, Total]],
-    holders: Mapping[int, Mapping[int, Total]],
+    wakers: Callable[[int], Mapping[Other, Total]],
+    holders: Mapping[int, Mapping[Other, Total]],
     name: Name,
 ) -> Wait:
     took = summarize(one.count, one.sum_ns, one.max_ns, one.buckets.tolist())
     syscall, cause, target = _describe(one)
-    woken: dict[int, Total] = {}
-    held: dict[int, Total] = {}
+    woken: Totals = {}
+    held: Totals = {}
     for place in one.places:
         for totals, more in ((woken, wakers(place)), (held, holders.get(place, {}))):
-            for tid, total in more.items():
-                add_total(totals, tid, total.count, total.ns)
+            for other, total in more.items():
+                add_total(totals, other, total.count, total.ns)
     return Wait(
         syscall=syscall,
         cause=cause,
@@ -339,8 +376,8 @@ def _tell(
         uninterruptible_ns=one.uninterruptible_ns,
         released_by=tell_wakers(woken, name),
         held_by=tuple(
-            LockHolder(*_owner(tid, name), total.count, total.ns)
-            for tid, total in sorted(held.items(), key=lambda item: -item[1].ns)
+            LockHolder(*whose(other, name), total.count, total.ns)
+            for other, total in sorted(held.items(), key=lambda item: -item[1].ns)
         ),
     )
 
@@ -349,20 +386,23 @@ INTERRUPT = 0xFFFFFFFF
 """As a waker: no thread, but a timer or a device."""
 
 
-def tell_wakers(woken: Mapping[int, Total], name: Name) -> tuple[WokenBy, ...]:
+def tell_wakers(woken: Mapping[Other, Total], name: Name) -> tuple[WokenBy, ...]:
     """Who woke a thread, by the time that the waits had taken."""
     found = []
-    for tid, total in sorted(woken.items(), key=lambda item: (-item[1].ns, -item[1].count)):
-        if tid == INTERRUPT:
+    for other, total in sorted(woken.items(), key=lambda item: (-item[1].ns, -item[1].count)):
+        if other == INTERRUPT:
             found.append(WokenBy(None, None, "interrupt", total.count, total.ns))
         else:
-            found.append(WokenBy(*_owner(tid, name), total.count, total.ns))
+            found.append(WokenBy(*whose(other, name), total.count, total.ns))
     return tuple(found)
 
 
-def _owner(tid: int, name: Name) -> tuple[int | None, int, str]:
-    pid, own = name(tid)
-    return pid, tid, own
+def whose(other: Other, name: Name) -> tuple[int | None, int | None, str]:
+    """(PID, thread id, name); of threads that are gone no id."""
+    if isinstance(other, Gone):
+        return other.pid, None, other.name
+    pid, own = name(other)
+    return pid, other, own
 
 
 Cause = Literal["syscall", "page_fault", "exit", "stopped", "other"]

@@ -11,11 +11,11 @@ from typing import NamedTuple
 import msgspec
 
 from threadinfo.errors import NotAvailableError
-from threadinfo.model import DescriptorEvent
+from threadinfo.model import DescriptorEvent, Wait
 from threadinfo.trace.attach import attach
 from threadinfo.trace.descriptor_events import EventMaker, Moments
 from threadinfo.trace.descriptors import DescriptorTracer
-from threadinfo.trace.intervals import SchedulingIntervals, ThreadInterval
+from threadinfo.trace.intervals import SchedulingIntervals, ThreadInterval, WaitIntervals
 from threadinfo.trace.kernel_ledger import OpenDescriptor
 from threadinfo.trace.machine import clock_offset_ns
 from threadinfo.trace.scheduling import SchedulingRecorder
@@ -60,6 +60,7 @@ class Watch:
             for tracer in self._tracers:
                 tracer.start()
             self._intervals = SchedulingIntervals(scheduling.recorder)
+            self._waits = WaitIntervals(scheduling.recorder)
             self._maker = EventMaker(self.descriptors.calls, self.moments)
             self._kept: deque[_Kept] = deque(maxlen=_KEPT_EVENTS)
             self._event_count = self._omitted = 0
@@ -85,6 +86,7 @@ class Watch:
         The kernel's buffers fill up otherwise: the fuller they were, the sooner the next call should come. `names` are
         those of the threads.
         """
+        self.scheduling.reclaim()
         omitted = self.descriptors.recorder.counts().omitted
         chunk = self.descriptors.read_events()
         self.descriptors.recorder.allow_records(_EVENTS_A_READ)
@@ -115,6 +117,10 @@ class Watch:
     def intervals(self) -> dict[int, ThreadInterval]:
         """What each thread did since the last call."""
         return self._intervals.read()
+
+    def waits(self) -> dict[int, Wait]:
+        """What each thread was blocked in longest since the last call."""
+        return self._waits.read()
 
     def opened(self) -> Mapping[int, OpenDescriptor]:
         """Of the numbers that are open, those that were opened while we watched."""
