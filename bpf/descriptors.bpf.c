@@ -1,7 +1,7 @@
 /* Every call that makes, closes or marks a descriptor, seen when it returns: one raw tracepoint, sys_exit.
  *
  * A ledger of each traced table is kept here, with everything that is counted (descriptors/ledger.h); only words travel
- * (descriptors/events.h). Read by src/threadinfo/trace/kernel_ledger.py and descriptor_records.py, whose layouts mirror
+ * (descriptors/events.h). Read by src/threadinfo/trace/descriptors/ledger.py and recorder.py, whose layouts mirror
  * these. The loader puts the files that are included here into this text: bcc knows maps in the main file alone.
  *
  * Given by the loader: the sizes of the maps (PID_LIMIT, PROCESSES, TABLES, PAGES, THREADS, FREE_SLOTS, SHARDS,
@@ -87,7 +87,7 @@ static __always_inline bool is_on(void) {
 #include "descriptors/stacks.h"
 #endif
 
-/* What to do with a call. Mirrored by trace/calls.py. */
+/* What to do with a call. Mirrored by trace/descriptors/calls.py. */
 enum action {
     ACTION_NOTHING,
     ACTION_COMPAT_ONLY, /* of interest only as a 32-bit call, where the number means another */
@@ -125,7 +125,7 @@ enum action {
 #define TYPE_SHIFT 24
 BPF_F_TABLE("array", u32, u64, actions, CALLS, MAPPED);
 
-/* Codes of calls that are none, at fixed places. Mirrored by trace/calls.py. */
+/* Codes of calls that are none, at fixed places. Mirrored by trace/descriptors/calls.py. */
 #define CODE_EXEC 1
 #define CODE_EXIT 2
 #define CODE_URING 3 /* and the place in URING_OPS */

@@ -222,7 +222,7 @@ def _compare_once(script: Path, name: str) -> Comparison:
 
 
 _TRIES = 5
-_MODULES = ("ctypes", "psutil", "threadinfo.cli", "threadinfo.render.text")
+_MODULES = ("ctypes", "psutil", "threadinfo.cli.main", "threadinfo.render.text.report")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from threadinfo.proc.reader import ProcDirectory, ProcError
-from threadinfo.trace.unwinder import Sample
+from threadinfo.trace.stacks.unwinder import Sample
 
 _GETREGS, _DETACH, _SEIZE, _INTERRUPT = 12, 17, 0x4206, 0x4207
 _WALL = 0x40000000

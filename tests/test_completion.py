@@ -13,7 +13,7 @@ from tests.conftest import ROOT, WORKLOADS, Start
 
 def complete(*words: str) -> list[str]:
     """What is offered for the last word."""
-    program = "import threadinfo.cli as cli\ncli.cli(prog_name='threadinfo')\n"
+    program = "import threadinfo.cli.main as main\nmain.cli(prog_name='threadinfo')\n"
     environment = {"_THREADINFO_COMPLETE": "bash_complete", "COMP_WORDS": " ".join(("threadinfo", *words))}
     result = subprocess.run(
         [sys.executable, "-c", program],

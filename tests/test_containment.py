@@ -17,15 +17,17 @@ from tests.reports import report, server
 from tests.terminal import Terminal
 from tests.test_top import needs_tmux, terminal  # noqa: F401 - a fixture
 from tests.trace.conftest import bpf  # noqa: F401 - a fixture
-from threadinfo import collect_top, containment
-from threadinfo.collect import CollectOptions
-from threadinfo.collect_top import TopSession
+from threadinfo import containment
+from threadinfo.collect import live as collect_top
+from threadinfo.collect.live import TopSession
+from threadinfo.collect.process import CollectOptions
 from threadinfo.errors import NotAvailableError
 from threadinfo.findings import with_findings
 from threadinfo.model import Gap
 from threadinfo.proc.reader import ProcDirectory
-from threadinfo.render import html, text_trace
-from threadinfo.render.text import render_text
+from threadinfo.render import html
+from threadinfo.render.text import trace as text_trace
+from threadinfo.render.text.report import render_text
 from threadinfo.snapshot import Snapshot
 
 BREAK = """
@@ -36,7 +38,7 @@ owner = importlib.import_module("threadinfo." + module)
 *path, last = name.split(".")
 for part in path: owner = getattr(owner, part)
 setattr(owner, last, fail)
-from threadinfo.cli import main
+from threadinfo.cli.main import main
 main()
 """
 FAULT = "KeyError: 'broken on purpose'"
@@ -47,31 +49,31 @@ SECTIONS = ("What Stands Out", *PLAIN, "Resource Limits", "Scheduling", "Descrip
 
 # The function that is broken, the section that the gap names, and the headings that are then missing.
 STAGES = {
-    "collect:read_limits": ("limits", ()),
-    "collect:read_threads": ("threads", ()),
-    "collect:_collect_from": ("process", ()),
-    "trace.scheduling_tracer:SchedulingRecorder": ("scheduling", ("Scheduling",)),
-    "trace.scheduling:SchedulingRecorder.start": ("scheduling", ("Scheduling",)),
-    "trace.scheduling:SchedulingRecorder.holders_and_wakers": ("scheduling", ("Scheduling",)),
-    "trace.scheduling:SchedulingRecorder.activities": ("scheduling", ("Scheduling",)),
-    "trace.descriptors:DescriptorTracer.attach": ("descriptors", ("Descriptor Churn",)),
-    "trace.descriptors:DescriptorTracer.read": ("descriptors", ("Descriptor Churn",)),
-    "trace.descriptors:DescriptorTracer.finish": ("ledger", ()),
-    "trace.descriptors:DescriptorTracer.activity": ("descriptors", ("Descriptor Churn",)),
-    "trace.descriptors:DescriptorTracer._log": ("sockets", ()),
-    "trace.socket_log:SocketLog.events": ("sockets", ()),
-    "trace.socket_log:SocketLog.of_open": ("sockets", ()),
-    "trace.descriptor_records:DescriptorRecorder.__exit__": ("detaching", ()),
-    "trace.unwinder:Unwinder.close": ("detaching", ()),
-    "trace.call_sites:CallSites.waiting_count": ("descriptors", ("Descriptor Churn",)),
-    "trace.unwinder:Unwinder.unwind": ("call sites", ()),
-    "trace.session:_measure_programs": ("confidence", ()),
-    "collect_trace:merge_scheduling": ("scheduling", ("Scheduling",)),
-    "collect_trace:merge_descriptors": ("descriptors", ("Descriptor Churn",)),
+    "collect.process:read_limits": ("limits", ()),
+    "collect.process:read_threads": ("threads", ()),
+    "collect.process:_collect_from": ("process", ()),
+    "trace.scheduling.tracer:SchedulingRecorder": ("scheduling", ("Scheduling",)),
+    "trace.scheduling.recorder:SchedulingRecorder.start": ("scheduling", ("Scheduling",)),
+    "trace.scheduling.recorder:SchedulingRecorder.holders_and_wakers": ("scheduling", ("Scheduling",)),
+    "trace.scheduling.recorder:SchedulingRecorder.activities": ("scheduling", ("Scheduling",)),
+    "trace.descriptors.tracer:DescriptorTracer.attach": ("descriptors", ("Descriptor Churn",)),
+    "trace.descriptors.tracer:DescriptorTracer.read": ("descriptors", ("Descriptor Churn",)),
+    "trace.descriptors.tracer:DescriptorTracer.finish": ("ledger", ()),
+    "trace.descriptors.tracer:DescriptorTracer.activity": ("descriptors", ("Descriptor Churn",)),
+    "trace.descriptors.tracer:DescriptorTracer._log": ("sockets", ()),
+    "trace.descriptors.socket_log:SocketLog.events": ("sockets", ()),
+    "trace.descriptors.socket_log:SocketLog.of_open": ("sockets", ()),
+    "trace.descriptors.recorder:DescriptorRecorder.__exit__": ("detaching", ()),
+    "trace.stacks.unwinder:Unwinder.close": ("detaching", ()),
+    "trace.stacks.call_sites:CallSites.waiting_count": ("descriptors", ("Descriptor Churn",)),
+    "trace.stacks.unwinder:Unwinder.unwind": ("call sites", ()),
+    "trace.session.session:_measure_programs": ("confidence", ()),
+    "collect.traced:merge_scheduling": ("scheduling", ("Scheduling",)),
+    "collect.traced:merge_descriptors": ("descriptors", ("Descriptor Churn",)),
     "findings:_waits_for_cpu": ("what stands out", ()),
-    "render.text:_threads": ("threads", ()),
-    "render.text_trace:_scheduling": ("scheduling", ("Scheduling",)),
-    "render.text_trace:render_churn": ("descriptors", ("Descriptor Churn",)),
+    "render.text.report:_threads": ("threads", ()),
+    "render.text.trace:_scheduling": ("scheduling", ("Scheduling",)),
+    "render.text.trace:render_churn": ("descriptors", ("Descriptor Churn",)),
 }
 
 
@@ -101,7 +103,7 @@ def test_fault_in_a_stage_costs_its_section(start: Start, stage: str) -> None:
 @pytest.mark.usefixtures("bpf")
 def test_fault_late_in_a_long_trace_leaves_a_whole_report_of_the_rest(start: Start, tmp_path: Path) -> None:
     process = start(sys.executable, WORKLOADS / "lively.py", "fragile", 3, 11)
-    stage = "trace.descriptors:DescriptorTracer.activity"
+    stage = "trace.descriptors.tracer:DescriptorTracer.activity"
     arguments = [process.pid, "--trace", "0.3", "--format", "json", "-o", tmp_path / "r.json"]
     result = run_broken(stage, *arguments, THREADINFO_DEBUG="1")
     assert result.returncode == 3
@@ -118,12 +120,12 @@ def test_fault_late_in_a_long_trace_leaves_a_whole_report_of_the_rest(start: Sta
 @pytest.mark.parametrize(
     ("stage", "section"),
     [
-        ("trace.descriptors:DescriptorTracer.read_events", "descriptors"),
-        ("trace.descriptors:DescriptorTracer.finish", "ledger"),
-        ("trace.scheduling:SchedulingRecorder.read_delays", "scheduling"),
-        ("trace.descriptor_events:EventMaker.events", "events"),
+        ("trace.descriptors.tracer:DescriptorTracer.read_events", "descriptors"),
+        ("trace.descriptors.tracer:DescriptorTracer.finish", "ledger"),
+        ("trace.scheduling.recorder:SchedulingRecorder.read_delays", "scheduling"),
+        ("trace.descriptors.events:EventMaker.events", "events"),
         ("render.stream:describe_event", "lines"),
-        ("trace.loader:Programs.close", "detaching"),
+        ("trace.kernel.loader:Programs.close", "detaching"),
     ],
 )
 def test_fault_in_a_stream_costs_its_events(start: Start, stage: str, section: str) -> None:
@@ -149,7 +151,7 @@ def test_fault_in_a_stream_costs_its_events(start: Start, stage: str, section: s
 
 @pytest.mark.usefixtures("bpf")
 def test_fault_in_run_leaves_the_commands_status() -> None:
-    result = run_broken("trace.descriptors:DescriptorTracer.read", "run", "--", "sh", "-c", "echo done; exit 7")
+    result = run_broken("trace.descriptors.tracer:DescriptorTracer.read", "run", "--", "sh", "-c", "echo done; exit 7")
     assert (result.returncode, result.stdout) == (7, "done\n")
     assert "=== Scheduling" in result.stderr
     assert f"missing for a fault of threadinfo itself: descriptors, {FAULT}" in result.stderr
@@ -157,7 +159,7 @@ def test_fault_in_run_leaves_the_commands_status() -> None:
 
 def test_fault_that_nothing_contains_is_one_line(start: Start) -> None:
     process = start(sys.executable, WORKLOADS / "many.py", "fragile", 1, 3)
-    result = run_broken("cli:collect_report", process.pid)
+    result = run_broken("cli.report:collect_report", process.pid)
     assert (result.returncode, result.stdout) == (3, "")
     assert result.stderr.startswith(f"missing for a fault of threadinfo itself: the command, {FAULT}")
     assert result.stderr.count("\n") == 1
@@ -277,7 +279,7 @@ def test_fault_in_the_trace_of_the_live_view_leaves_what_proc_says(
 ) -> None:
     process = start(sys.executable, WORKLOADS / "lively.py", "fragile", 8, 40)
     program = tmp_path / "broken.py"
-    program.write_text(BREAK.format(stage="trace.descriptors:DescriptorTracer.read_events"))
+    program.write_text(BREAK.format(stage="trace.descriptors.tracer:DescriptorTracer.read_events"))
     window = terminal(120, 40)
     window.type(f"{sys.executable} {program} top {process.pid} --interval 0.3; echo status=$?\n")
     window.wait_for("Threads  1-8 of 8", "Descriptors  1-", "a fault of threadinfo itself")

@@ -53,7 +53,7 @@ from threadinfo.model import (
     WaitObject,
 )
 from threadinfo.render.json import parse_json, render_json
-from threadinfo.render.text import render_text
+from threadinfo.render.text.report import render_text
 
 
 def scheduled(**changes: object) -> ProcessReport:

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from tests import miniature
 from tests.reports import event, process, report, server, trace
-from threadinfo import cli
+from threadinfo.cli import main as cli
 from threadinfo.model import SocketTrace
 from threadinfo.render.json import render_json
 

@@ -97,8 +97,8 @@ def test_a_signal_leaves_no_temporary_file(tmp_path: Path, number: signal.Signal
     fifo = tmp_path / "in"
     os.mkfifo(fifo)
     program = (
-        "import os, sys, threadinfo.cli as cli\n"
-        "cli.collect_report = lambda *_: (print('ready', flush=True), open(sys.argv.pop()).read())\n"
+        "import os, sys, threadinfo.cli.main as cli\nfrom threadinfo.cli import report\n"
+        "report.collect_report = lambda *_: (print('ready', flush=True), open(sys.argv.pop()).read())\n"
         "cli.main()\n"
     )
     command = [sys.executable, "-c", program, "1", "-o", str(tmp_path / "report"), str(fifo)]

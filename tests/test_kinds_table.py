@@ -10,8 +10,8 @@ import pytest
 
 from tests.conftest import Run
 from threadinfo.descriptor_kinds import ANONYMOUS_NAMES, KIND_NAMES, KINDS, KindName, kind_of_link
-from threadinfo.trace.calls import CODES
-from threadinfo.trace.descriptor_types import ANONYMOUS_CODES, TYPE_CODES, TYPE_NAMES, code_of_link
+from threadinfo.trace.descriptors.calls import CODES
+from threadinfo.trace.descriptors.type_codes import ANONYMOUS_CODES, TYPE_CODES, TYPE_NAMES, code_of_link
 
 
 def test_every_kind_has_a_name_and_each_link_mode_and_call_is_of_one_kind() -> None:

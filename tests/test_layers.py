@@ -33,36 +33,12 @@ MAY_IMPORT = {
     "merge": {"model", "descriptor_kinds", "socket_story", "socket_identity"},
     "findings": {"model", "containment", "socket_story"},
     "render": {"model", "descriptor_kinds", "errors", "findings", "socket_story", "socket_identity", "containment"},
-    "output": {"errors", "render"},  # for the type of what may be written
-    "target": {"errors", "proc"},
-    "collect": {"errors", "model", "proc", "containment"},
-    "target_reader": {"errors", "model", "proc"},
-    "collect_trace": {"errors", "model", "proc", "trace", "merge", "collect", "target_reader"}
-    | {"socket_story", "watcher", "containment"},
-    "collect_stream": {"errors", "model", "proc", "trace", "collect_trace", "containment", "target_reader"},
     "snapshot": {"model"},
-    "collect_top": {"errors", "model", "proc", "trace", "merge", "collect", "collect_trace", "findings", "snapshot"}
-    | {"containment", "target_reader", "tracers"},
+    "collect": {"errors", "model", "proc", "trace", "tracers", "merge", "findings", "socket_story", "snapshot"}
+    | {"containment"},
     "top": {"model", "errors", "render", "snapshot"},  # it draws, and never collects
-    "own_terminal": {"proc"},
-    "launch": {"errors", "own_terminal"},
-    "watcher": {"errors", "model", "proc", "collect"},
-    "collect_run": {"errors", "model", "proc", "trace", "collect", "collect_trace", "launch", "watcher"}
-    | {"target_reader"},
-    "line_output": {"errors", "render"},
-    "cli": {"errors", "model", "proc", "trace", "render", "output", "target", "collect", "collect_trace"}
-    | {
-        "descriptor_kinds",
-        "collect_stream",
-        "collect_run",
-        "collect_top",
-        "findings",
-        "tracers",
-        "launch",
-        "line_output",
-        "top",
-        "containment",
-    },
+    "cli": {"errors", "model", "descriptor_kinds", "proc", "trace", "tracers", "collect", "findings", "render", "top"}
+    | {"containment"},
     "__main__": {"cli"},
 }
 
@@ -98,13 +74,13 @@ def test_layer_imports_only_what_it_may(path: Path) -> None:
 def test_who_may_open_proc_import_bcc_print_and_exit(path: Path) -> None:
     name, tree = str(path.relative_to(SOURCE)), ast.parse(path.read_text())
     used = imports(tree)
-    assert "bcc" not in used or name == "trace/compiler.py"
+    assert "bcc" not in used or name == "trace/kernel/compiler.py"
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call):
             continue
         call = ast.unparse(node.func)
         if call in {"print", "click.echo", "sys.exit"}:
-            assert name == "cli.py", f"{name}:{node.lineno} calls {call}"
+            assert name.startswith("cli/"), f"{name}:{node.lineno} calls {call}"
         if call in {"open", "os.open", "os.listdir", "os.readlink", "os.scandir"} and "/proc" in ast.unparse(node):
             allowed = name == "proc/reader.py" or any(own in ast.unparse(node) for own in ("/proc/self", "/proc/sys"))
             assert allowed, f"{name}:{node.lineno} opens /proc"
@@ -125,23 +101,24 @@ def test_one_way_leads_from_text_to_the_terminal(path: Path) -> None:
 
 
 # What runs in the child that reads hostile files. It opens nothing: descriptors come from its parent.
-CHILD = ("libdw", "confinement", "unwind_messages", "unwind_child")
+CHILD = ("libdw", "confinement", "messages", "child")
 
 
 @pytest.mark.parametrize("name", CHILD)
 def test_unwinding_child_opens_no_path(name: str) -> None:
-    tree = ast.parse((SOURCE / "trace" / f"{name}.py").read_text())
+    tree = ast.parse((SOURCE / "trace" / "stacks" / f"{name}.py").read_text())
     calls = [ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)]
     opened = [call for call in calls if call in {"open", "os.open", "Path", "os.memfd_create"}]
     assert opened == []
 
 
 def test_unwinding_child_imports_little() -> None:
-    program = f"import sys; sys.path.append({str(SOURCE.parent)!r}); import threadinfo.trace.unwind_child as child"
+    program = f"import sys; sys.path.append({str(SOURCE.parent)!r}); import threadinfo.trace.stacks.child as child"
     command = [sys.executable, "-I", "-S", "-c", f"{program}; print(*sys.modules)"]
     loaded = set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
     own = {name for name in loaded if name.startswith("threadinfo.")}
-    assert own == {"threadinfo.errors", "threadinfo.trace", *(f"threadinfo.trace.{name}" for name in CHILD)}
+    rooms = {"threadinfo.errors", "threadinfo.trace", "threadinfo.trace.stacks"}
+    assert own == rooms | {f"threadinfo.trace.stacks.{name}" for name in CHILD}
     assert not loaded & {"socket", "subprocess", "json", "msgspec", "tempfile", "numpy"}
 
 
@@ -160,7 +137,7 @@ HEAVY = {"bcc", "numpy", "textual", "rich", "jinja2", "json", "asyncio", "subpro
 
 def test_plain_report_of_a_pid_imports_nothing_heavy() -> None:
     program = (
-        "import sys\nfrom threadinfo.cli import main\n"
+        "import sys\nfrom threadinfo.cli.main import main\n"
         "sys.argv = ['threadinfo', '1', '-o', '/dev/null']\n"
         "try:\n    main()\nfinally:\n    print(*sys.modules)\n"
     )

@@ -16,8 +16,8 @@ import pytest
 
 from tests.conftest import ROOT, Run
 from tests.reports import process, report, trace
+from threadinfo.cli.output import OutputFile
 from threadinfo.errors import OutputError
-from threadinfo.output import OutputFile
 from threadinfo.render.escape import Printable
 from threadinfo.render.json import render_json
 
@@ -83,7 +83,7 @@ def test_a_traced_report_in_a_file_needs_no_standard_output(tmp_path: Path) -> N
 
 def test_a_closed_standard_stream_is_nobody_elses_number(tmp_path: Path) -> None:
     program = (
-        "import os, threadinfo.cli as cli\n"
+        "import os, threadinfo.cli.main as cli\n"
         "try: cli.main()\n"
         "finally: os.write(9, repr([os.readlink(f'/proc/self/fd/{n}') for n in range(3)]).encode())"
     )
@@ -98,14 +98,15 @@ def test_a_late_or_early_interrupt_is_no_traceback(tmp_path: Path) -> None:
     entry = (ROOT / "src" / "threadinfo" / "__main__.py").read_text()
     (module / "__main__.py").write_text(entry)
     (module / "__init__.py").write_text("")
-    (module / "cli.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    (module / "cli").mkdir()
+    (module / "cli" / "__init__.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
     command = [sys.executable, "-m", "threadinfo"]
     early = subprocess.run(
         command, capture_output=True, text=True, check=False, cwd=tmp_path, env=os.environ | {"PYTHONPATH": ""}
     )
     assert (early.returncode, early.stderr) == (-signal.SIGINT, "")
     program = (
-        "import os, signal, threadinfo.cli as cli\n"
+        "import os, signal, threadinfo.cli.main as cli\n"
         "cli._flush_or_drop = lambda: os.kill(os.getpid(), signal.SIGINT)\n"
         "cli.main()\n"
     )
@@ -164,7 +165,7 @@ def test_no_signal_leaves_a_temporary_file(number: int, tmp_path: Path) -> None:
     """It is sent while the new file has a name of its own; handlers are those that a program starts with."""
     program = (
         "import os, sys\n"
-        "from threadinfo.output import OutputFile\n"
+        "from threadinfo.cli.output import OutputFile\n"
         "rename = os.rename\n"
         "def now(*names, **directories):\n"
         "    os.kill(os.getpid(), int(sys.argv[2]))\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.reports import event
-from threadinfo.render.text_sockets import tell_stories
+from threadinfo.render.text.sockets import tell_stories
 
 
 @pytest.mark.parametrize(

@@ -505,7 +505,7 @@ def test_terminal_is_put_back(
             "def fail(*_, **__): raise RuntimeError('drawn badly')\n"
             "app.summary_lines = fail\n"
             f"import sys; sys.argv = ['threadinfo', 'top', '{lively.pid}', '--no-trace']\n"
-            "from threadinfo.cli import main; main()\n"
+            "from threadinfo.cli.main import main; main()\n"
         )
         (tmp_path / "failing.py").write_text(code)
         window.type(f"{sys.executable} {tmp_path}/failing.py; echo status=$?\n")
@@ -544,7 +544,7 @@ def test_signal_that_comes_where_python_ignores_exceptions_ends_it_all_the_same(
         "    original(self, *arguments)\n"
         "app.TopApp.__init__ = begin\n"
         f"sys.argv = ['threadinfo', 'top', '{lively.pid}', '--no-trace']\n"
-        "from threadinfo.cli import main; main()\n"
+        "from threadinfo.cli.main import main; main()\n"
     )
     (tmp_path / "ignoring.py").write_text(code)
     window.type(f"{sys.executable} {tmp_path}/ignoring.py; echo status=$?\n")

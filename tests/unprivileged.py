@@ -50,7 +50,7 @@ def main() -> None:
         for module in pkgutil.walk_packages(threadinfo.__path__, "threadinfo."):
             if not module.name.endswith("__main__"):
                 importlib.import_module(module.name)
-        from threadinfo.cli import main as run
+        from threadinfo.cli.main import main as run
 
         become_nobody()
         run()

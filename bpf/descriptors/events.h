@@ -3,14 +3,14 @@
 
 #define NO_WAKEUP 1 /* BPF_RB_NO_WAKEUP */
 
-/* What is not a system call has a number of its own. Mirrored by trace/calls.py. */
+/* What is not a system call has a number of its own. Mirrored by trace/descriptors/calls.py. */
 #define URING 1024 /* and its opcode */
 #define FORK 2000
 #define EXEC 2001
 #define EXIT 2002
 #define PATH 2003 /* a path that was not known: argument is its place in path_counts */
 
-/* Flags of an event. Mirrored by trace/descriptor_records.py. */
+/* Flags of an event. Mirrored by trace/descriptors/recorder.py. */
 #define TRUNCATED 1        /* the data is longer than what is here */
 #define UNREADABLE 2       /* the data could not be read from the process's memory */
 #define SHARES 4           /* FORK: the child uses the same table */
@@ -66,7 +66,7 @@ BPF_RINGBUF_OUTPUT(large_events, LARGE_PAGES);
 BPF_RINGBUF_OUTPUT(huge_events, HUGE_PAGES);
 
 /* Both ends of a connection, from the socket itself: accept(2) gives the peer alone, and only who asks for it. Mirrored by
- * trace/addresses.py. */
+ * trace/descriptors/addresses.py. */
 struct addresses {
     u16 family;
     u16 remote_port; /* in the network's order */

@@ -190,7 +190,7 @@ static __always_inline u32 walk_again(struct walk *w, u64 ip, u64 sp, u64 progra
  * to the thread's start. */
 static __always_inline u32 stack_of_call(void *registers, u64 ip, u64 sp, u32 exec_id, bool is_whole) {
     u32 one = 1, id, *known;
-    /* Another process, or one that has called exec, has other frames. Mirrored by trace/stack_records.py. */
+    /* Another process, or one that has called exec, has other frames. Mirrored by trace/stacks/records.py. */
     u64 program = ((bpf_get_current_pid_tgid() >> 32) << 32 | exec_id) * MIX;
     u64 way = program ^ is_whole, at = sp, pc = ip, key, top;
     bool is_program = false, is_exact = !is_whole, is_long = true, is_kept = !is_whole;

@@ -1,7 +1,7 @@
 /* Which tables of descriptors (task->files) are traced, who uses them, and where the state of each number is.
  * Threads share a table, and processes can: whoever uses one that is traced is seen. */
 
-/* A traced process. Mirrored by trace/kernel_ledger.py, as are the structures below. */
+/* A traced process. Mirrored by trace/descriptors/ledger.py, as are the structures below. */
 struct process {
     u64 state; /* IS_BOUND: `table` is known to be the one of some task->files; 0: not yet; HAS_ENDED */
     u32 tgid;

@@ -1,6 +1,6 @@
 /* For a tracer that needs no more of processes than whether they are traced (lib/marks.h, lib/processes.h): the children that are
  * followed, and the process that is awaited, are. Given by the loader: TASK_PID, TASK_TGID, TASK_COMM. Driven by
- * src/threadinfo/trace/program_tracer.py. */
+ * src/threadinfo/trace/session/program_tracer.py. */
 
 #define MOST_FOLLOWED 1024
 

@@ -1,4 +1,4 @@
-/* Durations by buckets, an eighth of an octave each. Mirrored by trace/histogram.py. */
+/* Durations by buckets, an eighth of an octave each. Mirrored by trace/kernel/histogram.py. */
 
 #define SUB_BITS 3 /* eight buckets an octave: a bucket is 12.5 % wide, its middle at most 6.25 % off */
 #define OCTAVES 38 /* up to 2^40 ns, 18 minutes */

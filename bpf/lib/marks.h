@@ -2,7 +2,7 @@
 
 /* A mark for each process: that it is traced, or that it may share something with one that is. Asked first of every event
  * of the machine: an array costs a bystander a third of what a hash does. 32 processes an element, two bits each.
- * Mirrored by trace/process_marks.py. */
+ * Mirrored by trace/session/marks.py. */
 BPF_F_TABLE("array", u32, u64, marks, PID_LIMIT / 32 + 1, MAPPED);
 
 #define TARGET 1

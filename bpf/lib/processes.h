@@ -1,6 +1,6 @@
 /* Who comes to be traced: the children that are followed, the process that is awaited. For every tracer. */
 
-/* How many processes that traced ones make are traced too. Mirrored by trace/following.py. */
+/* How many processes that traced ones make are traced too. Mirrored by trace/session/following.py. */
 struct following {
     u64 limit;
     u64 count; /* of those that were to be, beyond the limit as well */
@@ -18,7 +18,7 @@ static __always_inline bool may_follow(u32 *index) {
     return *index < f->limit;
 }
 
-/* A process that has not begun: the next that has this name when it calls exec is traced. Mirrored by trace/awaited.py. */
+/* A process that has not begun: the next that has this name when it calls exec is traced. Mirrored by trace/session/awaited.py. */
 struct awaited {
     u64 name[2]; /* as the kernel has it, padded with zeroes */
     s64 left;    /* 1 while it is waited for */

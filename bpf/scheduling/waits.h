@@ -5,7 +5,7 @@
  * sys_enter, once. The time is charged in leave_state, with the very nanoseconds that are charged to the thread's state:
  * what a thread was blocked and what it waited cannot be two figures.
  *
- * Read by src/threadinfo/trace/waits.py, whose struct layouts mirror these. Given by the loader beside what
+ * Read by src/threadinfo/trace/scheduling/waits.py, whose struct layouts mirror these. Given by the loader beside what
  * scheduling.bpf.c needs: WAITS (how many are kept), the machine's REGISTER_CALL, REGISTER_0, REGISTER_1, REGISTER_2 and
  * COMPAT_MASK with TASK_COMPAT, TASK_STACK, TASK_FLAGS, and for the identity of files TASK_FILES, FILES_TABLE,
  * TABLE_FILES, FILE_INODE and INODE_NUMBER.

@@ -10,7 +10,7 @@ def main() -> None:
     handler = signal.getsignal(signal.SIGINT)
     if handler is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from threadinfo.cli import main as run  # noqa: PLC0415
+    from threadinfo.cli.main import main as run  # noqa: PLC0415
 
     signal.signal(signal.SIGINT, handler)
     run()

@@ -32,7 +32,7 @@ class Fault(NamedTuple):
     error: BaseException
 
     def words(self) -> str:
-        """``KeyError: 2003 (trace/descriptors.py, line 203)``: the place is the innermost of ours."""
+        """``KeyError: 2003 (trace/descriptors/tracer.py, line 203)``: the place is the innermost of ours."""
         import traceback  # noqa: PLC0415 - where nothing fails nobody needs it
 
         what = "".join(traceback.format_exception_only(type(self.error), self.error)).strip().partition("\n")[0]

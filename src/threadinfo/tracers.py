@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from threadinfo.trace.tracer import Tracer
+    from threadinfo.trace.session.tracer import Tracer
 
 
 class Registered(NamedTuple):
@@ -25,8 +25,8 @@ class Registered(NamedTuple):
 
 # In the order in which they are attached and stopped; the last that attaches is the first that sees less of the others.
 TRACERS = (
-    Registered(("scheduling", "waits"), "threadinfo.trace.scheduling_tracer", "SchedulingTracer"),
-    Registered(("descriptors", "sockets"), "threadinfo.trace.descriptors", "DescriptorTracer"),
+    Registered(("scheduling", "waits"), "threadinfo.trace.scheduling.tracer", "SchedulingTracer"),
+    Registered(("descriptors", "sockets"), "threadinfo.trace.descriptors.tracer", "DescriptorTracer"),
 )
 
 

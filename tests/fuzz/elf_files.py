@@ -26,8 +26,8 @@ from typing import NamedTuple
 from tests.conftest import WORKLOADS
 from tests.stack_samples import open_mapping, read_maps, take_sample
 from threadinfo.render.escape import printable
-from threadinfo.trace import unwind_messages as message
-from threadinfo.trace.unwinder import Frame, Sample, Stack, Unwinder
+from threadinfo.trace.stacks import messages as message
+from threadinfo.trace.stacks.unwinder import Frame, Sample, Stack, Unwinder
 
 _STRANGERS = ("/bin/true", "/usr/lib/x86_64-linux-gnu/libz.so.1", "/usr/lib/x86_64-linux-gnu/libm.so.6")
 _LIBRARIES: dict[str, tuple[str, ...]] = {

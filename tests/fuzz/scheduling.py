@@ -24,11 +24,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from threadinfo.collect import CollectOptions
-from threadinfo.collect_trace import collect_traced_report
+from threadinfo.collect.process import CollectOptions
+from threadinfo.collect.traced import collect_traced_report
 from threadinfo.model import ProcessReport, Report, Scheduling
 from threadinfo.proc.reader import ProcDirectory
-from threadinfo.trace.machine import most_taken_ns, taken_ns
+from threadinfo.trace.kernel.machine import most_taken_ns, taken_ns
 
 SEEDS_A_TRACE = 12
 _TRACE_SECONDS = 60.0  # of patience: it ends when the programs have

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from threadinfo.model import Descriptor, Details
-from threadinfo.render.details import format_details
+from threadinfo.render.text.details import format_details
 
 
 def lock(kind: str, access: str, first: int, last: int | None) -> dict[str, int | str | None]:

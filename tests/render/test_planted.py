@@ -26,13 +26,13 @@ from threadinfo.model import (
     ProcessReport,
     Report,
 )
-from threadinfo.render.details import _FORMATTERS
 from threadinfo.render.doctor import render_doctor_json, render_doctor_text
 from threadinfo.render.escape import format_text
 from threadinfo.render.html import render_html
 from threadinfo.render.json import render_json
 from threadinfo.render.stream import render_end_json, render_end_text, render_event_json, render_event_text
-from threadinfo.render.text import render_text
+from threadinfo.render.text.details import _FORMATTERS
+from threadinfo.render.text.report import render_text
 from threadinfo.snapshot import Snapshot
 from threadinfo.top import columns, detail, summary
 from threadinfo.top.table import fit, segment

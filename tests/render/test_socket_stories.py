@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from tests.reports import event
 from threadinfo.model import DescriptorEvent, SocketTrace
-from threadinfo.render.text_fold import SHORT
-from threadinfo.render.text_sockets import render_sockets
+from threadinfo.render.text.fold import SHORT
+from threadinfo.render.text.sockets import render_sockets
 
 EQUAL = 97
 

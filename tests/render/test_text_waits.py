@@ -8,7 +8,7 @@ import pytest
 from tests.reports import SECOND_NS, descriptor, process, report, scheduling, thread, trace, wait
 from threadinfo.merge import merge_waits
 from threadinfo.model import LockHolder, ProcessReport, Thread, Wait, WaitObject, WokenBy
-from threadinfo.render.text import render_text
+from threadinfo.render.text.report import render_text
 
 WINDOW_NS = 10 * SECOND_NS
 MUTEX = WaitObject(kind="lock", address=0x7F1200)

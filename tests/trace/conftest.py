@@ -92,7 +92,7 @@ def wait_until_it_traces(tool: subprocess.Popen[Any], pid: int | None = None) ->
 
 def why_not() -> str | None:
     """What keeps tracing from working here; None where it works."""
-    from threadinfo.trace.doctor import examine
+    from threadinfo.trace.kernel.doctor import examine
 
     missing = [check for check in examine() if check.state == "missing" and check.is_required]
     return f"{missing[0].name}: {missing[0].found}" if missing else None

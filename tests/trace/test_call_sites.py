@@ -18,7 +18,7 @@ import pytest
 from tests.conftest import WORKLOADS, Run
 from tests.trace.test_descriptors import Traced, build, trace
 from threadinfo.render.json import parse_json
-from threadinfo.render.text import render_text
+from threadinfo.render.text.report import render_text
 
 pytestmark = pytest.mark.usefixtures("bpf")
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from threadinfo.trace.code_layout import is_library_file, is_library_function, parse_layout
+from threadinfo.trace.stacks.code_layout import is_library_file, is_library_function, parse_layout
 
 MAPS = b"""\
 00400000-00401000 r--p 00000000 fe:00 11                                 /usr/bin/node

@@ -10,9 +10,10 @@ import pytest
 from numpy.typing import NDArray
 
 from threadinfo.model import DescriptorEvent
-from threadinfo.trace.calls import calls_of
-from threadinfo.trace.descriptor_events import ChunkMaker, EventMaker, Moments
-from threadinfo.trace.descriptor_records import (
+from threadinfo.trace.descriptors.calls import calls_of
+from threadinfo.trace.descriptors.events import ChunkMaker, EventMaker, Moments
+from threadinfo.trace.descriptors.ledger import KernelLedger
+from threadinfo.trace.descriptors.recorder import (
     CLOSED,
     EARLY,
     EVENT,
@@ -22,8 +23,7 @@ from threadinfo.trace.descriptor_records import (
     Batch,
     before_late_closes,
 )
-from threadinfo.trace.descriptor_types import type_code
-from threadinfo.trace.kernel_ledger import KernelLedger
+from threadinfo.trace.descriptors.type_codes import type_code
 
 CALLS = calls_of("x86_64")
 NUMBERS = {call.name: number for number, call in CALLS.items()}

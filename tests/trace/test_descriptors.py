@@ -17,7 +17,7 @@ import pytest
 
 from tests.conftest import ROOT, WORKLOADS
 from tests.trace.conftest import wait_until_it_traces
-from threadinfo.trace.calls import MACHINES, SYSTEM_CALLS, Action, actions_of, calls_of
+from threadinfo.trace.descriptors.calls import MACHINES, SYSTEM_CALLS, Action, actions_of, calls_of
 
 pytestmark = pytest.mark.usefixtures("bpf")
 TOOL = ("-m", "threadinfo")
@@ -220,9 +220,9 @@ def test_lost_lines_are_counted_and_touch_no_ledger(tmp_path: Path) -> None:
     """A buffer of one page cannot hold a burst."""
     program = build("shared_storm", tmp_path, "-pthread")
     script = (
-        "import sys\nfrom threadinfo.trace import descriptors\n"
+        "import sys\nfrom threadinfo.trace.descriptors import tracer as descriptors\n"
         "descriptors.BUFFER_BYTES = dict.fromkeys(descriptors.BUFFER_BYTES, 4096) | {'huge': 8192}\n"
-        "from threadinfo.cli import main\nmain()\n"
+        "from threadinfo.cli.main import main\nmain()\n"
     )
     tool = tmp_path / "tool.py"
     tool.write_text(script)
@@ -301,10 +301,10 @@ def test_the_program_compiles_and_loads_for_the_other_machine() -> None:
 
     That its numbers are right, only such a machine can show.
     """
-    from threadinfo.trace.descriptor_records import PARTS, TRACEPOINTS, kernel_facts
-    from threadinfo.trace.descriptor_types import DEFINES
-    from threadinfo.trace.kernel_ledger import choose_sizes
-    from threadinfo.trace.loader import Programs
+    from threadinfo.trace.descriptors.ledger import choose_sizes
+    from threadinfo.trace.descriptors.recorder import PARTS, TRACEPOINTS, kernel_facts
+    from threadinfo.trace.descriptors.type_codes import DEFINES
+    from threadinfo.trace.kernel.loader import Programs
 
     defines, _, _ = kernel_facts("aarch64")
     pages = {f"{name}_PAGES": 16 for name in ("SMALL", "MEDIUM", "LARGE", "HUGE")}

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from threadinfo.trace.histogram import BUCKETS, bucket_of, buckets_of, summarize
+from threadinfo.trace.kernel.histogram import BUCKETS, bucket_of, buckets_of, summarize
 
 
 @given(st.lists(st.integers(1, 1 << 38), min_size=1, max_size=50))

@@ -17,8 +17,8 @@ from tests.reports import confidence, process, thread, trace
 from threadinfo.model import KernelAccount, SchedulingDifference
 from threadinfo.proc.reader import ProcDirectory
 from threadinfo.proc.threads import read_kernel_account, read_thread_states
-from threadinfo.render.text_trace import confidence_lines
-from threadinfo.trace.kernel_accounts import (
+from threadinfo.render.text.trace import confidence_lines
+from threadinfo.trace.scheduling.kernel_accounts import (
     AFTER_WAKEUP,
     RUNNING,
     SLEEPING,
@@ -29,7 +29,7 @@ from threadinfo.trace.kernel_accounts import (
     compare,
     copy_record,
 )
-from threadinfo.trace.scheduling import SchedulingRecorder
+from threadinfo.trace.scheduling.recorder import SchedulingRecorder
 
 MS = 1_000_000
 WINDOW = 1_000 * MS
@@ -318,7 +318,7 @@ def read_tids(pid: int) -> set[int]:
 
 
 def test_record_mirrors_the_head_of_the_programs_structure() -> None:
-    from threadinfo.trace.scheduling import _Thread
+    from threadinfo.trace.scheduling.recorder import _Thread
 
     thread = _Thread(**{name: index + 1 for index, name in enumerate(Record._fields)})
     memory = memoryview(ctypes.string_at(ctypes.addressof(thread), ctypes.sizeof(thread)))

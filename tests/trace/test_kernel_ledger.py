@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from threadinfo.trace import kernel_ledger as ledger
-from threadinfo.trace.compiler import load_bcc
-from threadinfo.trace.descriptor_records import (
+from threadinfo.trace.descriptors import ledger
+from threadinfo.trace.descriptors.growth import Rates
+from threadinfo.trace.descriptors.recorder import (
     EVENT,
     WORDS_BUFFER_BYTES,
     DescriptorRecorder,
@@ -21,8 +21,8 @@ from threadinfo.trace.descriptor_records import (
     kernel_facts,
     size_defines,
 )
-from threadinfo.trace.growth import Rates
-from threadinfo.trace.loader import bpf_directory, read_source
+from threadinfo.trace.kernel.compiler import load_bcc
+from threadinfo.trace.kernel.loader import bpf_directory, read_source
 
 pytestmark = pytest.mark.usefixtures("bpf")
 

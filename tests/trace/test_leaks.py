@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from threadinfo.trace.leaks import Growth, judge_growth
+from threadinfo.trace.stacks.leaks import Growth, judge_growth
 
 SECOND = 1_000_000_000
 INTERVAL = SECOND // 4

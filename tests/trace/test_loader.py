@@ -11,9 +11,9 @@ import pytest
 
 from tests.conftest import Run
 from threadinfo.errors import NotAvailableError
-from threadinfo.trace import compiler, loader
-from threadinfo.trace.btf import KernelTypes
-from threadinfo.trace.doctor import examine
+from threadinfo.trace.kernel import compiler, loader
+from threadinfo.trace.kernel.btf import KernelTypes
+from threadinfo.trace.kernel.doctor import examine
 
 
 def test_load_bcc_refuses_the_unrelated_package_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

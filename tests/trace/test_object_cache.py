@@ -13,8 +13,8 @@ import msgspec
 import pytest
 
 from tests.conftest import Run
-from threadinfo.trace import loader, object_cache
-from threadinfo.trace.compiler import CompiledObject, compile_source
+from threadinfo.trace.kernel import loader, object_cache
+from threadinfo.trace.kernel.compiler import CompiledObject, compile_source
 
 pytestmark = pytest.mark.usefixtures("bpf")
 NOBODY = 65534

@@ -13,13 +13,14 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.trace.conftest import wait_until_it_traces
-from threadinfo.trace.privileges import KEPT_CAPABILITIES
+from threadinfo.trace.kernel.privileges import KEPT_CAPABILITIES
 
 pytestmark = [pytest.mark.usefixtures("bpf"), pytest.mark.skipif(os.geteuid() != 0, reason="needs root's rights")]
 # The command with attempts when everything is attached, and later in the thread that unwinds.
 PROGRAM = """
 import ctypes, json, os, socket, sys, threading
-from threadinfo.trace import scheduling, unwinder
+from threadinfo.trace.scheduling.recorder import recorder as scheduling
+from threadinfo.trace.stacks import unwinder
 libc = ctypes.CDLL(None, use_errno=True)
 def call(*arguments):
     return None if libc.syscall(*arguments) < 0 else 1
@@ -67,7 +68,7 @@ def unwind_and_try(self, *arguments):
         attempt("unwinding thread")
     return unwind(self, *arguments)
 unwinder.Unwinder.unwind = unwind_and_try
-from threadinfo.cli import main
+from threadinfo.cli.main import main
 main()
 """
 TARGET = """
@@ -134,6 +135,6 @@ def test_attached_tracer_can_do_little_and_its_report_is_whole() -> None:
 
 
 def test_library_keeps_its_rights() -> None:
-    program = "from threadinfo.trace.privileges import give_up; print(give_up())"
+    program = "from threadinfo.trace.kernel.privileges import give_up; print(give_up())"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout == "frozenset()\n"

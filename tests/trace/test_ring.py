@@ -9,7 +9,7 @@ import struct
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from threadinfo.trace.ring import RingReader
+from threadinfo.trace.kernel.ring import RingReader
 
 SIZE = mmap.PAGESIZE
 BUSY, DISCARDED = 1 << 31, 1 << 30

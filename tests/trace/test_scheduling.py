@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import ROOT, WORKLOADS, Run, Start
 from tests.trace.conftest import assert_gone, programs_of, wait_until_it_traces
-from threadinfo.trace.histogram import BUCKETS, bucket_bounds, bucket_of, summarize
+from threadinfo.trace.kernel.histogram import BUCKETS, bucket_bounds, bucket_of, summarize
 
 ROUNDS, SHORT_LIVED = 211, 97
 THREADS = ("victim", "sleeper", "waker", "woken")

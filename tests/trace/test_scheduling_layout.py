@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from threadinfo.trace import kernel_accounts, scheduling, turnover, waits
-from threadinfo.trace.btf import KernelTypes
-from threadinfo.trace.compiler import load_bcc
-from threadinfo.trace.loader import bpf_directory, read_source
+from threadinfo.trace.kernel.btf import KernelTypes
+from threadinfo.trace.kernel.compiler import load_bcc
+from threadinfo.trace.kernel.loader import bpf_directory, read_source
+from threadinfo.trace.scheduling import kernel_accounts, turnover, waits
+from threadinfo.trace.scheduling import recorder as scheduling
 
 pytestmark = pytest.mark.usefixtures("bpf")
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from threadinfo.trace.site_groups import entry_point, group_sites, site_frames, site_library
-from threadinfo.trace.unwinder import Frame, Stack
+from threadinfo.trace.stacks.site_groups import entry_point, group_sites, site_frames, site_library
+from threadinfo.trace.stacks.unwinder import Frame, Stack
 
 
 def frame(function: str | None, offset: int, module: str = "/usr/bin/server", *, is_library: bool = False) -> Frame:

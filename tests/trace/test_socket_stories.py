@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import WORKLOADS
 from tests.trace.test_descriptors import Traced, trace
 from threadinfo.model import DescriptorEvent
-from threadinfo.render.text_sockets import story_kind, story_numbers, tell_stories
+from threadinfo.render.text.sockets import story_kind, story_numbers, tell_stories
 
 pytestmark = pytest.mark.usefixtures("bpf")
 COMMAND = [sys.executable, str(WORKLOADS / "socket_stories.py")]

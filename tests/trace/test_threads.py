@@ -17,7 +17,7 @@ from tests.trace.conftest import wait_until_it_traces
 from threadinfo.model import KernelAccount
 from threadinfo.proc.reader import ProcDirectory
 from threadinfo.proc.threads import read_kernel_account
-from threadinfo.trace.scheduling import SchedulingRecorder
+from threadinfo.trace.scheduling.recorder import SchedulingRecorder
 
 MANY = WORKLOADS / "many.py"
 

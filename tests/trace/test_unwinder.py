@@ -22,10 +22,10 @@ import pytest
 from tests.conftest import ROOT, WORKLOADS, Start
 from tests.stack_samples import open_mapping, read_maps, take_sample
 from threadinfo.errors import NotAvailableError
-from threadinfo.trace import unwind_messages as wire
-from threadinfo.trace import unwinder as module
-from threadinfo.trace.code_layout import parse_layout
-from threadinfo.trace.unwinder import Sample, Stack, Unwinder
+from threadinfo.trace.stacks import messages as wire
+from threadinfo.trace.stacks import unwinder as module
+from threadinfo.trace.stacks.code_layout import parse_layout
+from threadinfo.trace.stacks.unwinder import Sample, Stack, Unwinder
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="/proc/PID/map_files is root's")
 AS_OF_A_DISTRIBUTION = ("-O2", "-fomit-frame-pointer")
@@ -178,7 +178,7 @@ def test_stack_in_a_signal_handler_goes_on_in_what_it_interrupted(
 def test_thread_is_complete_at_its_start_without_debug_symbols(
     start: Start, program: Path, unwinder: Unwinder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("threadinfo.trace.debug_files._open_of_host", lambda _: None)
+    monkeypatch.setattr("threadinfo.trace.stacks.debug_files._open_of_host", lambda _: None)
     stack = Stopped(start(program, "thread")).unwind(unwinder)
     assert functions(stack)[1:3] == ["stop_here", "in_thread"]
     assert functions(stack)[3] is None, "start_thread is not exported, so nothing tells its name"
@@ -464,7 +464,7 @@ def test_child_that_talks_nonsense_is_not_believed(
 ATTEMPTS = """
 import ctypes, os, _socket, sys
 sys.path.append(sys.argv[2])
-from threadinfo.trace.confinement import confine
+from threadinfo.trace.stacks.confinement import confine
 channel = _socket.socket(fileno=int(sys.argv[1]))
 libc = ctypes.CDLL(None, use_errno=True)
 held = confine()

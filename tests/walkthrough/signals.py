@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from threadinfo.model import Confidence, TraceTable
-from threadinfo.trace.program_tracer import ProgramTracer
-from threadinfo.trace.target import TraceOptions, TraceTarget
+from threadinfo.trace.session.program_tracer import ProgramTracer
+from threadinfo.trace.session.target import TraceOptions, TraceTarget
 
 
 class _Delivery(ctypes.Structure):  # mirrors struct delivery

@@ -21,7 +21,7 @@ THREADINFO = """
 import sys
 from threadinfo import tracers
 tracers.TRACERS += (tracers.Registered(("signals",), "tests.walkthrough.signals", "SignalTracer"),)
-from threadinfo.cli import main
+from threadinfo.cli.main import main
 main()
 """
 

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from threadinfo.model import DescriptorTrace, Latency
 from threadinfo.render.escape import format_text
-from threadinfo.render.text_duration import format_duration as format_duration_text
+from threadinfo.render.text.duration import format_duration as format_duration_text
 
 _RECT = Markup('<rect class="{}" x="{}%" width="{}%" height="100%">{}</rect>')
 _CELL = Markup('<rect class="cell" x="{}%" width="{}%" height="100%" fill-opacity="{}">{}</rect>')

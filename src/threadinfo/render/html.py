@@ -29,11 +29,11 @@ from threadinfo.model import (
     Trace,
 )
 from threadinfo.render import charts
-from threadinfo.render.details import format_details
 from threadinfo.render.escape import Printable, format_text, printable
-from threadinfo.render.text_fold import NOBODY
-from threadinfo.render.text_sockets import format_socket_event, story_kind, story_numbers, tell_stories
-from threadinfo.render.text_trace import confidence_lines
+from threadinfo.render.text.details import format_details
+from threadinfo.render.text.fold import NOBODY
+from threadinfo.render.text.sockets import format_socket_event, story_kind, story_numbers, tell_stories
+from threadinfo.render.text.trace import confidence_lines
 from threadinfo.socket_story import tell_event
 
 T = TypeVar("T")

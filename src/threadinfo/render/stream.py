@@ -7,8 +7,8 @@ import msgspec
 from threadinfo.model import Confidence, DelayEvent, DescriptorEvent
 from threadinfo.render.escape import Printable, format_text, printable
 from threadinfo.render.json import encode_ascii
-from threadinfo.render.text_duration import format_duration
-from threadinfo.render.text_trace import confidence_lines
+from threadinfo.render.text.duration import format_duration
+from threadinfo.render.text.trace import confidence_lines
 from threadinfo.socket_story import is_empty_accept, is_under_way
 
 _VERBS = {

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from threadinfo.model import Descriptor, DescriptorEvent, Thread
-from threadinfo.render.details import format_details
 from threadinfo.render.stream import describe_event, event_verb
-from threadinfo.render.text_duration import format_duration
-from threadinfo.render.text_waits import describe_wait
+from threadinfo.render.text.details import format_details
+from threadinfo.render.text.duration import format_duration
+from threadinfo.render.text.waits import describe_wait
 from threadinfo.snapshot import Age, ThreadMoment
 from threadinfo.top.marks import format_age, format_bytes, format_rate, sparkline
 

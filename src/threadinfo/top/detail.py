@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from threadinfo.model import Descriptor, DescriptorEvent, Finding, Scheduling, Thread, Wait
-from threadinfo.render.details import format_details
 from threadinfo.render.escape import format_text
 from threadinfo.render.stream import describe_event, event_verb
-from threadinfo.render.text_duration import format_duration
-from threadinfo.render.text_waits import describe_wait
+from threadinfo.render.text.details import format_details
+from threadinfo.render.text.duration import format_duration
+from threadinfo.render.text.waits import describe_wait
 from threadinfo.snapshot import Age, Snapshot
 from threadinfo.top.marks import format_age, format_bytes, format_rate, sparkline
 

@@ -1,0 +1,61 @@
+"""The report in the format that was asked for, and where it goes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+from threadinfo.cli.output import OutputFile, write_standard_output
+from threadinfo.containment import DEBUG, contained
+from threadinfo.errors import BadInputError, NotAvailableError
+from threadinfo.model import Report
+from threadinfo.render.escape import Printable
+
+
+def render(report: Report, output_format: str, *, verbose: bool) -> Printable:
+    """The report as it was asked for; where a fault of ours is in that, as JSON, or at last as text."""
+    if verbose or output_format != "text" or any(process.trace for process in report.processes):
+        from threadinfo.findings import with_findings  # noqa: PLC0415
+
+        report = with_findings(report)
+    for tried in dict.fromkeys((output_format, "json", "text")):
+        with contained(f"the report as {tried}"):
+            return _render_as(report, tried, verbose=verbose)
+    raise NotAvailableError("the report could not be written in any format", f"{DEBUG}=1 says why")
+
+
+def _render_as(report: Report, output_format: str, *, verbose: bool) -> Printable:
+    if output_format == "html":
+        from threadinfo.render.html import render_html  # noqa: PLC0415
+
+        return render_html(report)
+    if output_format == "json":
+        from threadinfo.render.json import render_json  # noqa: PLC0415
+
+        return render_json(report)
+    from threadinfo.render.text.report import render_text  # noqa: PLC0415
+
+    width = 80
+    if any(process.trace for process in report.processes):
+        import shutil  # noqa: PLC0415
+
+        width = shutil.get_terminal_size().columns if sys.stdout and sys.stdout.isatty() else width
+    return render_text(report, verbose=verbose, width=width)
+
+
+def refuse_page_on_terminal(output_format: str, output: str | None, stream: TextIO | None) -> None:
+    """Before any work: thousands of lines of HTML are of use to nobody there, unless ``-o -`` asks for them."""
+    if output_format == "html" and output is None and stream is not None and stream.isatty():
+        raise BadInputError("the page is for a browser, and would go to a terminal", "name a file: -o page.html")
+
+
+@contextmanager
+def open_output(path: str | None) -> Iterator[Callable[[Printable], None]]:
+    """Yields what takes the result. A file is opened first: that it cannot be written is said before any work."""
+    if path is None or path == "-":
+        yield write_standard_output
+        return
+    with OutputFile(path) as file:
+        yield file.commit

@@ -1,0 +1,1 @@
+"""Puts a report together from what /proc says and what a trace saw."""

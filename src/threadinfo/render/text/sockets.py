@@ -1,0 +1,135 @@
+"""The section of the text report on sockets: each that was made during the trace, transient ones too, and its story."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from threadinfo.model import DescriptorEvent, SocketTrace
+from threadinfo.render.escape import format_text
+from threadinfo.render.text.duration import format_duration
+from threadinfo.render.text.fold import Cuts, wrap
+from threadinfo.socket_identity import Sockets
+from threadinfo.socket_story import tell_event
+
+_STORIES = 20
+_Story = list[DescriptorEvent]
+_Shape = tuple[tuple[object, ...], ...]
+
+
+def render_sockets(trace: SocketTrace, cuts: Cuts) -> list[str]:
+    """The lines of the section, readable at 80 columns: those that are open first, then those with a failure."""
+    every = list(tell_stories(trace.events))
+    if not every:
+        return []
+    made = sum(story[0].event in {"socket", "accept", "receive"} and not story[0].error for story in every)
+    lines = ["", "=== Sockets (traced) ===", f"{made} made, {len(trace.events)} events"]
+    stories = [story for story in every if any(event.event != "close" for event in story)]
+    folded: dict[_Shape, list[_Story]] = {}
+    for story in sorted(stories, key=lambda story: (not _is_open(story), not any(event.error for event in story))):
+        folded.setdefault(_shape(story), []).append(story)
+    shown = list(folded.values())[: _STORIES if cuts.stories is None else cuts.stories]
+    for equal in shown:
+        lines += _tell(equal[0], cuts)
+        if len(equal) > 1:
+            lines.append(f"  {len(equal) - 1} more like this, until {equal[-1][-1].time[11:26]}")
+    if closed := len(every) - len(stories):
+        lines.append(f"{closed} that {'is' if closed == 1 else 'are'} older than the trace {_was(closed)} closed")
+    others = len(stories) - sum(map(len, shown))
+    if others:
+        how = "-v shows more, and" if cuts.stories is not None else ""
+        lines.append(f"{others} other sockets; {how} the JSON report has {len(trace.events)} events".replace("  ", " "))
+    if trace.omitted_count:
+        lines.append(f"{trace.omitted_count} events after those are counted only")
+    return lines
+
+
+def _was(count: int) -> str:
+    return "was" if count == 1 else "were"
+
+
+def _is_open(story: _Story) -> bool:
+    """Whether a number of it is open when the trace ends."""
+    numbers: set[int | None] = set()
+    for event in story:
+        if event.error:
+            continue
+        if event.event == "close":
+            numbers.discard(event.fd)
+        else:
+            numbers.add(event.fd)
+    return bool(numbers)
+
+
+def _shape(story: _Story) -> _Shape:
+    """What two sockets have in common that went the same way: all but numbers, times and addresses."""
+    known = next((event for event in story if event.family), story[0])
+    kind = known.family, known.socket_type, known.protocol, known.type
+    return kind, *(
+        (one.event, one.syscall, one.error, one.shut, one.backlog, one.maker, one.stack, one.thread_name)
+        for one in story
+    )
+
+
+def tell_stories(events: Iterable[DescriptorEvent]) -> Iterable[_Story]:
+    """The events of each socket, whatever numbers it has had, until the last of them; two ends of a pair are two."""
+    stories: list[_Story] = []
+    sockets: Sockets[_Story] = Sockets(list)
+    for event in events:
+        story = sockets.of_event(event)
+        if not story:
+            stories.append(story)
+        story.append(event)
+    return stories
+
+
+def story_numbers(story: _Story) -> str:
+    """``3, 7``: the numbers that a socket has had, in their order."""
+    sources = [event.source_fd for event in story[:1] if event.event == "duplicate"]
+    numbers = dict.fromkeys(fd for fd in (*sources, *(event.fd for event in story)) if fd is not None)
+    return ", ".join(map(str, numbers))
+
+
+def story_kind(story: _Story) -> str:
+    """``AF_INET SOCK_STREAM TCP on FD 3 from 10.0.0.7:4711 to 10.0.0.1:80``: what it is, and how it was accepted."""
+    first = story[0]
+    known = next((event for event in story if event.family), first)
+    words = [known.family, known.socket_type, known.protocol] if known.family else [known.type]
+    if first.event == "accept":
+        words += [f"on FD {first.source_fd}" if first.source_fd is not None else None]
+        words += [f"from {first.remote}" if first.remote else None, f"to {first.local}" if first.local else None]
+    return " ".join(word for word in words if word)
+
+
+def _tell(story: _Story, cuts: Cuts) -> list[str]:
+    first = story[0]
+    numbers = story_numbers(story)
+    threads = {event.tid for event in story}
+    by_one = f", by {_thread(first)}" if len(threads) == 1 else ""
+    lines = wrap(f"{f'FD {numbers}' if numbers else first.event} {story_kind(story)}".rstrip() + by_one, "", "  ")
+    has_several = len({event.fd for event in story}) > 1
+    for event in story:
+        which = f"FD {event.fd} " if has_several and event.event == "close" else ""
+        lines += wrap(f"{event.time[11:26]} {which}{format_socket_event(event, with_thread=not by_one)}", "  ", "    ")
+        if event.maker:
+            lines += wrap(f"made by {event.maker}", "    ", "      ")
+        if event.stack and (cuts.is_whole or (event is first and not event.maker)):
+            shown = event.stack[: len(event.stack) if cuts.is_whole else cuts.frames]
+            lines += [f"      {format_text(frame)}" for frame in shown]
+            if len(shown) < len(event.stack):
+                lines.append(f"      and {len(event.stack) - len(shown)} more frames (-v shows them)")
+    return lines
+
+
+def format_socket_event(event: DescriptorEvent, *, with_thread: bool = True) -> str:
+    """What happened, and which thread did it; not yet escaped."""
+    if event.event == "close":
+        life = f" after {format_duration(event.lifetime_ns)}" if event.lifetime_ns is not None else ""
+        return f"closed{life} ({event.syscall}{f', {_thread(event)}' if with_thread else ''})"
+    if event.event in {"socket", "accept"}:
+        failed = f" failed with {event.error}" if event.error else ""
+        return f"{event.syscall}{failed}{f' ({_thread(event)})' if with_thread else ''}"
+    return tell_event(event, with_thread=with_thread)
+
+
+def _thread(event: DescriptorEvent) -> str:
+    return f"thread {event.thread_name or '(ended)'} {event.tid}"

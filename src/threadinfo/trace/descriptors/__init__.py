@@ -1,0 +1,1 @@
+"""The tracer of descriptors: the ledger in the kernel, and what is read of it."""

@@ -1,0 +1,1 @@
+"""The tracer of threads: on a CPU, queued, blocked and for what."""

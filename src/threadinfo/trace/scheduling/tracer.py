@@ -1,0 +1,136 @@
+"""The threads of some processes: on a CPU, waiting for one, blocked; and whether the kernel's own accounts agree."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+
+import msgspec
+
+from threadinfo.model import Confidence, EndedThreads, Gap
+from threadinfo.trace.kernel.loader import ProgramStatistics
+from threadinfo.trace.scheduling.recorder import Delay, SchedulingRecorder, ThreadActivity, kernel_facts
+from threadinfo.trace.session.following import Child
+from threadinfo.trace.session.target import TraceOptions, TraceTarget
+from threadinfo.trace.session.tracer import Tracer, Window
+
+_NAMES_SECONDS = 1.0
+
+
+class SchedulingActivity(msgspec.Struct, frozen=True):
+    """What the threads of one process did."""
+
+    threads: tuple[ThreadActivity, ...]
+    ended_by_name: tuple[EndedThreads, ...]
+    """Threads that ended and are not among those."""
+
+
+class SchedulingTracer(Tracer):
+    """Watches the threads of some processes."""
+
+    name = "scheduling"
+
+    def __init__(self, target: TraceTarget, recorder: SchedulingRecorder) -> None:
+        super().__init__()
+        self.recorder = recorder
+        self.awaited, self.following = recorder.awaited, recorder.following
+        self._target = target
+        self._names: dict[int, tuple[int | None, str]] = {}
+        self._names_at = 0.0
+        self._activities: dict[int, list[ThreadActivity]] | None = None
+
+    @classmethod
+    def attach(cls, target: TraceTarget, options: TraceOptions) -> SchedulingTracer:
+        """Attaches; nothing is counted before `start`."""
+        threshold_ns = options.threshold_ns if options.sends_events else None
+        recorder = SchedulingRecorder(
+            target.threads,
+            target.account,
+            threshold_ns,
+            follow_limit=options.follow_limit,
+            read_call=target.call if "waits" in options.only and options.threshold_ns is None else None,
+        )
+        tracer = cls(target, recorder)
+        if recorder.waits_problem:
+            tracer.gaps.append(Gap("waits", recorder.waits_problem, None))
+        return tracer
+
+    @classmethod
+    def check_kernel(cls) -> int:
+        """How many tracepoints it attaches to; raises NotAvailableError where the kernel lacks what it needs."""
+        return len(kernel_facts()[1])
+
+    def start(self) -> None:
+        """Begins to count, for all threads at once."""
+        self.recorder.start()
+
+    def start_at(self, at_ns: int) -> None:
+        """The process that was waited for has come."""
+        self.recorder.started_ns = at_ns
+
+    def read(self) -> None:
+        """Makes room for new threads, and learns the names of wakers and holders while they live."""
+        self.recorder.reclaim()
+        if time.monotonic() >= self._names_at:
+            self._names_at = time.monotonic() + _NAMES_SECONDS
+            self._learn_names(self.recorder.holders_and_wakers() - self._names.keys())
+
+    def _learn_names(self, tids: set[int]) -> None:
+        for tid in tids:
+            if (name := self._target.name(tid)) is not None:
+                self._names[tid] = name
+
+    def read_delays(self) -> list[Delay]:
+        """The waits that were longer than the threshold, since the last call."""
+        delays = self.recorder.read_delays()
+        self.recorder.reclaim()
+        return delays
+
+    def children(self) -> Sequence[Child]:
+        """The processes that traced ones have made since the last call."""
+        return self.recorder.new_children()
+
+    def stop(self) -> None:
+        """Ends counting, and compares with the kernel's accounts."""
+        self.recorder.stop()
+        self._learn_names(self.recorder.holders_and_wakers())  # all again: a thread is born with its maker's name
+
+    @property
+    def window(self) -> Window:
+        """From when to when was counted: what a thread did adds up to it."""
+        return Window(self.recorder.started_ns, self.recorder.stopped_ns)
+
+    def note_moment(self, names: Mapping[int, tuple[int | None, str]]) -> None:
+        """Lets `activity` tell of the time until now; `names` are (PID, name) of threads of any process."""
+        self.recorder.note_moment()
+        self._activities = self._decode(names)
+
+    def activity(self, pid: int) -> SchedulingActivity:
+        """What the threads of a process did in the window."""
+        if self._activities is None:
+            self._activities = self._decode(self._names)
+        return SchedulingActivity(tuple(self._activities.get(pid, ())), self.recorder.ended_by_name().get(pid, ()))
+
+    def _decode(self, names: Mapping[int, tuple[int | None, str]]) -> dict[int, list[ThreadActivity]]:
+        found: dict[int, list[ThreadActivity]] = {}
+        for activity in self.recorder.activities({**self.recorder.names(), **names}):
+            found.setdefault(activity.pid, []).append(activity)
+        return found
+
+    def confidence(self) -> Confidence:
+        """The accounts so far."""
+        return self.recorder.confidence()
+
+    def statistics(self) -> ProgramStatistics:
+        """The kernel's account of the programs."""
+        return self.recorder.statistics()
+
+    def resume(self) -> None:
+        """Lets the programs work again, for measuring them; what they count from now on must not be read."""
+        self.recorder.resume()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.recorder.__exit__(kind, error, trace)

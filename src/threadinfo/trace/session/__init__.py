@@ -1,0 +1,1 @@
+"""One trace: who is traced, what a tracer is, from attaching to detaching."""

@@ -1,0 +1,26 @@
+"""Which processes are traced, as the programs ask it of every event: two bits a process (bpf/lib/marks.h)."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Literal
+
+from threadinfo.trace.kernel.loader import Programs
+
+TARGET: Literal[1] = 1
+"""Traced."""
+SHARER: Literal[2] = 2
+"""May share something with one that is traced."""
+_PROCESSES = 32  # an element
+
+
+class ProcessMarks:
+    """What one object of programs is told of processes."""
+
+    def __init__(self, programs: Programs, pid_limit: int) -> None:
+        size = pid_limit // _PROCESSES + 1
+        self._groups = (ctypes.c_uint64 * size).from_buffer(programs.memory("marks", 8, size))
+
+    def set(self, pid: int, mark: Literal[1, 2]) -> None:
+        """Of a process that has none."""
+        self._groups[pid // _PROCESSES] |= mark << pid % _PROCESSES * 2
