@@ -26,7 +26,7 @@ from threadinfo.model import (
     Thread,
     Wait,
 )
-from threadinfo.socket_story import is_under_way
+from threadinfo.socket_story import is_failure
 
 _WAITING_PERCENT = 50.0  # of the time in which a thread could run
 _WAITING_SHARE_PERCENT = 5.0  # of the trace: less does not matter to anybody
@@ -61,7 +61,6 @@ _ADDRESSED_FAMILIES = {"AF_INET", "AF_INET6", "AF_NETLINK", "AF_VSOCK"}
 _SEVERITIES = ("high", "medium", "low")
 _NAMED = 2
 _REFUSED_COUNT = 10
-_OF_THE_C_LIBRARY = {"/var/run/nscd/socket", "/run/nscd/socket"}  # tried before every look-up of a name
 
 
 def with_findings(report: Report) -> Report:
@@ -353,14 +352,8 @@ def _failed_for_the_limit(process: ProcessReport) -> Iterator[Finding]:
 
 def _failed_connects(process: ProcessReport) -> Iterator[Finding]:
     """By peer and error: the most frequent."""
-    failed = [
-        event
-        for event in (process.trace.sockets.events if process.trace and process.trace.sockets else ())
-        if event.event == "connect"
-        and event.error
-        and not is_under_way(event)
-        and event.remote not in _OF_THE_C_LIBRARY
-    ]
+    sockets = process.trace.sockets if process.trace else None
+    failed = [event for event in (sockets.events if sockets else ()) if event.event == "connect" and is_failure(event)]
     most = Counter((event.remote, event.error) for event in failed).most_common()
     if not most or most[0][1] < _REFUSED_COUNT:
         return

@@ -13,6 +13,8 @@ from threadinfo.model import DescriptorEvent, Origin, Socket
 from threadinfo.socket_identity import MADE, NUMBERED, UNDER_WAY
 
 _JUST_STARTED_SECONDS = 60.0
+_NSCD = {"/var/run/nscd/socket", "/run/nscd/socket"}
+"""What the C library connects to before every look-up of a name, whether or not anybody is there."""
 _NEVER_USED = "never bound, connected or listened on"
 
 
@@ -47,6 +49,12 @@ def settle(sock: Socket, origin: Origin | None) -> Socket:
 def is_under_way(event: DescriptorEvent) -> bool:
     """Whether connect(2) said no more than that a connection is being made, or is made by now: no failure."""
     return event.event == "connect" and event.error in UNDER_WAY
+
+
+def is_failure(event: DescriptorEvent) -> bool:
+    """Whether a call failed that was to work: not an accept that found nobody, nor the C library's look for nscd."""
+    is_expected = is_under_way(event) or is_empty_accept(event) or event.remote in _NSCD
+    return event.error is not None and not is_expected
 
 
 def is_empty_accept(event: DescriptorEvent) -> bool:

@@ -12,12 +12,12 @@ from collections.abc import Sequence as Several
 from functools import cached_property
 from typing import NamedTuple
 
+from threadinfo.socket_identity import UNDER_WAY
+
 PATHS = ("", "file", "/dev/null", "", "fifo", "absent")
 """Of `Note.path`, below the directory where they are not absolute."""
 _ERRORS = {**errno.errorcode, errno.EAGAIN: "EAGAIN", errno.EOPNOTSUPP: "EOPNOTSUPP", errno.EDEADLK: "EDEADLK"}
 _RING_REQUESTS = {"io_uring_openat", "io_uring_accept", "io_uring_socket", "io_uring_close"}
-_GOES_ON = {0, errno.EINPROGRESS, errno.EALREADY, errno.EISCONN}
-"""Of a use: that it did not fail; a connect goes on, or has come to its end."""
 DEATHS = frozenset({"close", "replaced", "exec", "exit", "parting"})
 _SHARING_PROCESS = 2  # `error` of a fork
 LIMITS = (errno.EMFILE, errno.ENFILE)
@@ -46,6 +46,11 @@ class Note(NamedTuple):
     def error_name(self) -> str:
         """For example "ENOENT"."""
         return _ERRORS.get(self.error, f"error {self.error}")
+
+    @property
+    def is_failed_use(self) -> bool:
+        """Of a socket; a connection that is being made is no failure."""
+        return self.kind == "use" and bool(self.error) and self.error_name not in UNDER_WAY
 
     @property
     def is_optional(self) -> bool:
@@ -219,9 +224,7 @@ class Truth:
         notes = self.of(tables)
         births = [note for note in notes if note.kind == "birth"]
         deaths = [note for note in notes if note.kind in DEATHS and not note.is_optional]
-        failures = [
-            note for note in notes if note.kind == "failure" or (note.kind == "use" and note.error not in _GOES_ON)
-        ]
+        failures = [note for note in notes if note.kind == "failure" or note.is_failed_use]
         marks = Counter(note.error for note in notes if note.kind == "mark")
         threads = {note.tid for note in (*births, *deaths)}
         return Figures(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from tests.reports import event
 from threadinfo.model import DescriptorEvent, SocketTrace
-from threadinfo.render.text.fold import SHORT
+from threadinfo.render.text.fold import SHORT, WHOLE
 from threadinfo.render.text.sockets import render_sockets
 
 EQUAL = 97
@@ -28,3 +28,28 @@ def test_equal_stories_are_folded_and_others_are_not() -> None:
     assert [line for line in lines if "more like this" in line] == [f"  {EQUAL} more like this, until 11:59:59.123456"]
     assert sum(line.startswith("FD ") for line in lines) == 2
     assert sum("serve+0x7" in line for line in lines) == sum("other+0x7" in line for line in lines) == 1
+
+
+def test_what_is_open_comes_first_then_what_failed_then_what_lived_longest() -> None:
+    def story(fd: int, remote: str, error: str | None, lived_ns: int) -> list[DescriptorEvent]:
+        common = {"fd": fd, "inode": fd}
+        return [
+            event("socket", syscall="socket", family="AF_UNIX", at_ns=1, **common),
+            event("connect", syscall="connect", remote=remote, error=error, at_ns=2, **common),
+            event("close", syscall="close", at_ns=lived_ns, lifetime_ns=lived_ns, **common),
+        ]
+
+    events = [
+        *story(11, "/var/run/nscd/socket", "ENOENT", 10),
+        *story(13, "/run/short", None, 1000),
+        *story(17, "/run/long", None, 2000),
+        *story(19, "/run/refused", "ECONNREFUSED", 10),
+        *story(23, "/run/kept", None, 10)[:2],
+        *(event("close", syscall="close", fd=fd, at_ns=1) for fd in (29, 31, 37)),  # older than the trace
+    ]
+    lines = render_sockets(SocketTrace(events=tuple(events), omitted_count=0), WHOLE)
+    assert [line.split()[1] for line in lines if line.startswith("FD ")] == ["23", "19", "17", "13", "11"]
+    assert "3 that are older than the trace were closed" in lines
+    short = render_sockets(SocketTrace(events=tuple(events), omitted_count=0), SHORT)
+    assert [line.split()[1] for line in short if line.startswith("FD ")] == ["23", "19", "17"]
+    assert f"2 other sockets; -v shows more, and the JSON report has {len(events)} events" in short

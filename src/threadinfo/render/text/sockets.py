@@ -9,7 +9,7 @@ from threadinfo.render.escape import format_text
 from threadinfo.render.text.duration import format_duration
 from threadinfo.render.text.fold import Cuts, wrap
 from threadinfo.socket_identity import Sockets
-from threadinfo.socket_story import tell_event
+from threadinfo.socket_story import is_failure, tell_event
 
 _STORIES = 20
 _Story = list[DescriptorEvent]
@@ -17,7 +17,7 @@ _Shape = tuple[tuple[object, ...], ...]
 
 
 def render_sockets(trace: SocketTrace, cuts: Cuts) -> list[str]:
-    """The lines of the section, readable at 80 columns: those that are open first, then those with a failure."""
+    """The lines of the section, readable at 80 columns: those that are open first, then failures, then the longest."""
     every = list(tell_stories(trace.events))
     if not every:
         return []
@@ -25,7 +25,7 @@ def render_sockets(trace: SocketTrace, cuts: Cuts) -> list[str]:
     lines = ["", "=== Sockets (traced) ===", f"{made} made, {len(trace.events)} events"]
     stories = [story for story in every if any(event.event != "close" for event in story)]
     folded: dict[_Shape, list[_Story]] = {}
-    for story in sorted(stories, key=lambda story: (not _is_open(story), not any(event.error for event in story))):
+    for story in sorted(stories, key=_rank):
         folded.setdefault(_shape(story), []).append(story)
     shown = list(folded.values())[: _STORIES if cuts.stories is None else cuts.stories]
     for equal in shown:
@@ -41,6 +41,12 @@ def render_sockets(trace: SocketTrace, cuts: Cuts) -> list[str]:
     if trace.omitted_count:
         lines.append(f"{trace.omitted_count} events after those are counted only")
     return lines
+
+
+def _rank(story: _Story) -> tuple[bool, bool, int]:
+    """What is told first: what is open, then what failed, then what lived longest."""
+    has_failed = any(is_failure(event) for event in story)
+    return not _is_open(story), not has_failed, story[0].at_ns - story[-1].at_ns
 
 
 def _was(count: int) -> str:
