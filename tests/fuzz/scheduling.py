@@ -107,7 +107,7 @@ def _trace(running: Sequence[subprocess.Popen[bytes]]) -> tuple[Report, list[dic
 
     with ProcDirectory("/proc") as root:
         pids = [process.pid for process in running]
-        only = frozenset({"scheduling"})
+        only = frozenset({"scheduling", "waits"})
         report = collect_traced_report(root, pids, _OPTIONS, _TRACE_SECONDS, only, on_progress)
     return report, [json.loads(text) for text in texts]
 
@@ -132,6 +132,7 @@ def _compare_process(seed: int, process: ProcessReport, truth: dict[str, Any], s
     window_ns = process.trace.duration_ns
     missed = process.trace.confidence.missed_count or 0
     by_tid = {thread.tid: thread.scheduling for thread in process.threads or ()}
+    waits_of = {thread.tid: thread for thread in process.threads or ()}
     signals = any(thread["kind"] == "signaller" for thread in truth["lived"])
     for thread in truth["lived"]:
         ours, kernel, name = by_tid.get(thread["tid"]), thread["parked"], f"{thread['kind']} {thread['tid']}"
@@ -145,6 +146,10 @@ def _compare_process(seed: int, process: ProcessReport, truth: dict[str, Any], s
 
         total = ours.on_cpu_ns + ours.run_queue_ns + ours.blocked_ns
         yield from differ("the sum of its times", total, window_ns, 0.01 * window_ns)
+        waited_ns = sum(wait.sum_ns for wait in waits_of[thread["tid"]].waits or ())
+        other_ns = waits_of[thread["tid"]].waits_other_ns or 0
+        yield from differ("its waits", waited_ns + other_ns, ours.blocked_ns, 1000)
+        yield from differ("waits without a reason", other_ns, 0, 0.01 * window_ns)
         yield from differ("blocked", ours.blocked_ns, ours.sleeping_ns + ours.uninterruptible_ns)
         switches = kernel["voluntary"] + kernel["involuntary"]
         yield from differ("switches", ours.voluntary_switch_count + ours.involuntary_switch_count, switches)
