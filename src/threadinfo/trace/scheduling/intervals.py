@@ -51,7 +51,7 @@ class SchedulingIntervals:
 
     def read(self) -> dict[int, ThreadInterval]:
         """By thread id, of those that live: what they did since the last call, or since the tracer's start."""
-        everything = np.ctypeslib.as_array(self._tracer.records)
+        everything = self._tracer.records
         slots = np.flatnonzero(everything["tid"])
         now_ns = time.monotonic_ns()
         rows = everything[slots]
@@ -125,7 +125,7 @@ class WaitIntervals:
         same = self._slots[:known] == sums["slot"][:known]
         totals[:known] -= np.where(same, self._before[:known], 0)
         self._before, self._slots, self._read_ns = sums["ns"], sums["slot"], now_ns
-        rows = np.ctypeslib.as_array(self._tracer.records)
+        rows = self._tracer.records
         found: dict[int, Wait] = {}
         asleep: list[tuple[int, int]] = []
         for slot in np.flatnonzero(rows["tid"]).tolist():

@@ -9,12 +9,13 @@ import ctypes
 import mmap
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import NamedTuple
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from threadinfo.errors import NotAvailableError
 from threadinfo.model import BlockedCall, Confidence, DelayedBy, EndedThreads, Scheduling
@@ -361,6 +362,11 @@ class SchedulingRecorder:
         self._slot_of[tid] = slot
         return True
 
+    def _given_out(self) -> Iterator[tuple[int, _Thread]]:
+        """Slots that are, or were, somebody's: the others' memory is not touched, and costs nothing."""
+        for slot in range(min(int(self._next_slot.value), self._slot_count)):
+            yield slot, self._threads[slot]
+
     def start(self) -> None:
         """Begins to count, for all threads at once."""
         self.started_ns = time.monotonic_ns()
@@ -373,7 +379,7 @@ class SchedulingRecorder:
     def _read_accounts(self) -> dict[int, Reading]:
         """The kernel's account and ours of every thread that lives, by slot."""
         readings = {}
-        for slot, thread in enumerate(self._threads):
+        for slot, thread in self._given_out():
             if not thread.tid or thread.state == ENDED:
                 continue
             at = slot * ctypes.sizeof(_Thread)
@@ -390,14 +396,14 @@ class SchedulingRecorder:
         calls: dict[int, tuple[int, BlockedCall]] = {}
         if self._waits is None or self._read_call is None:
             return calls
-        for slot, thread in enumerate(self._threads):
+        for slot, thread in self._given_out():
             if thread.tid and not thread.first_ns and (call := self._read_call(thread.tgid, thread.tid)) is not None:
                 calls[slot] = time.monotonic_ns(), call
         return calls
 
     def _leave_out_ended(self) -> None:
         """Frees the slots of those who ended before the window: no event would ever tell of their end."""
-        for slot, thread in enumerate(self._threads):
+        for slot, thread in self._given_out():
             if not thread.tid or thread.first_ns:
                 continue
             reading, is_its_own = self._first_readings.get(slot), self._slot_of[thread.tid] == slot
@@ -420,7 +426,7 @@ class SchedulingRecorder:
         """
         if self._slot_count - int(self._next_slot.value) >= _RESERVED_SLOTS:
             return
-        rows = np.ctypeslib.as_array(self._threads)
+        rows = self.records
         tids, is_full = rows["tid"], self._count_full() > self._full_before
         used = np.flatnonzero(tids)
         if self._slot_count - len(used) >= _RESERVED_SLOTS and not is_full:
@@ -515,7 +521,7 @@ class SchedulingRecorder:
         threads: list[Thread] = []
         count, on_cpu_ns = (sum(getattr(one, of) for one in self._ended.values()) for of in ("count", "on_cpu_ns"))
         self._contradicted_count = 0
-        for slot, thread in enumerate(self._threads):
+        for slot, thread in self._given_out():
             if not thread.tid or thread.born_ns > self.stopped_ns:
                 continue
             count += 1
@@ -615,14 +621,14 @@ class SchedulingRecorder:
         return _text(value.comm) if value is not None else ""
 
     @property
-    def records(self) -> ctypes.Array[_Thread]:
+    def records(self) -> NDArray[np.void]:
         """The kernel's counters, a slot a thread; those with a tid of 0 are free. They move while they are read."""
-        return self._threads
+        return np.ctypeslib.as_array(self._threads)[: int(self._next_slot.value)]
 
     def holders(self) -> dict[int, Totals]:
         """By slot: who held the CPU while that thread waited, and how long so far."""
         held = self._delayed.read()
-        for slot, thread in enumerate(self._threads):
+        for slot, thread in self._given_out():
             if thread.tid and thread.last_holder_ns:
                 add_total(held.setdefault(slot, {}), thread.last_holder, 0, thread.last_holder_ns)
         return held
@@ -644,7 +650,7 @@ class SchedulingRecorder:
         }
 
     def _used(self) -> Iterable[_Thread]:
-        return (thread for thread in self._threads if thread.tid)
+        return (thread for _, thread in self._given_out() if thread.tid)
 
     def activities(self, names: Mapping[int, tuple[int | None, str]]) -> list[ThreadActivity]:
         """What every thread did between `start` and `stop`; `names` is (PID, name) by thread id, of all known."""
@@ -658,7 +664,7 @@ class SchedulingRecorder:
         places = waits.by_slot() if waits else {}
         lock_holders = waits.holders() if waits else {}
         activities = []
-        for slot, thread in enumerate(self._threads):
+        for slot, thread in self._given_out():
             if not thread.tid or thread.born_ns > self.stopped_ns:
                 continue
             own = places.get(slot, [])
@@ -680,7 +686,7 @@ class SchedulingRecorder:
     def _all_wakers(self) -> dict[int, Totals]:
         """By a thread's slot with OF_THREAD, or the place of a wait: who ended it."""
         woken = self._woken.read()
-        lasts = [(slot | OF_THREAD, thread.waking) for slot, thread in enumerate(self._threads) if thread.tid]
+        lasts = [(slot | OF_THREAD, thread.waking) for slot, thread in self._given_out() if thread.tid]
         for of, last in lasts:
             if last.count:
                 add_total(woken.setdefault(of, {}), last.waker, last.count, last.ns)
