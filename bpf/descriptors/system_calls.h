@@ -592,6 +592,7 @@ int sweep(struct bpf_raw_tracepoint_args *ctx) {
         if (is_used && w->is_exec)
             continue;
         if (n->owed > 0 && (is_used || !was_open) && !w->is_exec) { /* what it was before it was opened again */
+        pays:
             __sync_fetch_and_add(&n->owed, -1);
             closed_count++;
             e->lifetime_ns = 0;
@@ -608,6 +609,9 @@ int sweep(struct bpf_raw_tracepoint_args *ctx) {
         if (is_used && n->life & LIFE_IS_KNOWN && n->file == mark_of_file(kernel_file(a->files, fd)))
             continue;
         before = __sync_lock_test_and_set(&n->life, LIFE_IS_KNOWN);
+        if (n->owed > 0 && is_used) /* it was opened again just now: that life goes back, and this pays */
+            if (__sync_val_compare_and_swap(&n->life, LIFE_IS_KNOWN, before) == LIFE_IS_KNOWN)
+                goto pays;
         n->moved_ns = a->now;
         closed_count++;
         e->lifetime_ns = end_life(a, before, t);
