@@ -37,7 +37,8 @@ def render_sockets(trace: SocketTrace, cuts: Cuts) -> list[str]:
     others = len(stories) - sum(map(len, shown))
     if others:
         how = "-v shows more, and" if cuts.stories is not None else ""
-        lines.append(f"{others} other sockets; {how} the JSON report has {len(trace.events)} events".replace("  ", " "))
+        noun = "socket" if others == 1 else "sockets"
+        lines.append(f"{others} other {noun}; {how} the JSON report has {len(trace.events)} events".replace("  ", " "))
     if trace.omitted_count:
         lines.append(f"{trace.omitted_count} events after those are counted only")
     return lines
