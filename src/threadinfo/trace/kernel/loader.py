@@ -10,6 +10,7 @@ import mmap
 import os
 import struct
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, TypeVar
@@ -22,6 +23,7 @@ from threadinfo.trace.kernel.compiler import CompiledObject, MapDefinition, comp
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
+_LOADED_AT_ONCE = 4
 _PARTS, _TYPED_PARTS = "parts", "parts of typed programs"
 _log = logging.getLogger(__name__)
 
@@ -108,14 +110,28 @@ class Programs:
             self._make_map(item, item.name)
             if typed is not None and item.name == _PARTS:  # programs go on only in those of their own type
                 self._make_map(item, _TYPED_PARTS)
+        of_tracepoint = {name: typed if typed is not None and name == typed.name else None for name, _ in attach}
+        self._load_all([(function, of_tracepoint[name]) for name, function in attach], parts, typed)
         self._prepare(parts, typed)
         for tracepoint, function in attach:
-            is_typed = typed is not None and tracepoint == typed.name
-            program = self._load(function, typed if is_typed else None)
+            program = self._load(function, of_tracepoint[tracepoint])
             try:
-                self._links.append(bpf.attach_raw_tracepoint("" if is_typed else tracepoint, program))
+                self._links.append(bpf.attach_raw_tracepoint("" if of_tracepoint[tracepoint] else tracepoint, program))
             except OSError as problem:
                 raise _RefusedStepError(problem, f"attach to the raw tracepoint {tracepoint}") from None
+
+    def _load_all(
+        self,
+        functions: Sequence[tuple[str, TypedTracepoint | None]],
+        parts: Sequence[str],
+        typed: TypedTracepoint | None,
+    ) -> None:
+        """Loads everything, several at once: nearly all the time is the verifier's, which locks nobody else out."""
+        wanted = [(name, typed) for name in (typed.parts if typed else ()) if name]
+        wanted += [*((name, None) for name in parts if name), *functions]
+        with ThreadPoolExecutor(_LOADED_AT_ONCE) as pool:
+            for _ in pool.map(lambda one: self._load(*one), dict.fromkeys(wanted)):
+                pass
 
     def _prepare(self, parts: Sequence[str], typed: TypedTracepoint | None) -> None:
         """Loads the parts, before anything is attached."""
