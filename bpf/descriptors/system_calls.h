@@ -272,13 +272,14 @@ static __always_inline bool is_compat(void *task) {
 int on_sys_exit(struct bpf_raw_tracepoint_args *ctx) {
     u64 id = bpf_get_current_pid_tgid(), *action_of, action, files;
     s64 result = ctx->args[1];
-    struct work *w = get_work();
     struct registers *r;
+    struct work *w;
     u32 number, index, tid = id;
     void *task;
 
     if (!mark_of(id >> 32)) /* a bystander pays for no more than this */
         return 0;
+    w = get_work();
     if (!w)
         return 0;
     r = &w->registers;
