@@ -75,8 +75,8 @@ INTERRUPT_TRACEPOINTS = ("irq_handler", "softirq", "hrtimer_expire", "irq_work",
 
 # Mirrors of bpf/scheduling.bpf.c.
 _STREAM_PAGES = 256
-_BORN_SLOTS = 4096  # for threads that are born while we watch
-_RESERVED_SLOTS = _BORN_SLOTS * 5 // 8  # that are free at any time, as far as ended threads can be folded
+_BORN_SLOTS_A_CPU = 1024  # for threads that are born while we watch
+_MOST_BORN_SLOTS = 16_384
 _FOLDED_AT_ONCE = 1024  # at the least: each time takes some milliseconds
 _SURELY_ENDED_NS = 20_000_000  # no event of a thread comes later than this after its end
 _PAIRS_A_SLOT = 8
@@ -260,7 +260,9 @@ class SchedulingRecorder:
         existing = read_threads()
         cpus = cpu_count()
         thread_count = sum(len(threads) for threads in existing.values())
-        wanted = thread_count + thread_count // 4 + 64 + _BORN_SLOTS
+        born = min(_BORN_SLOTS_A_CPU * cpus, _MOST_BORN_SLOTS)
+        self._reserved_slots = born * 5 // 8  # that are free at any time, as far as ended threads can be folded
+        wanted = thread_count + thread_count // 4 + 64 + born
         self._slot_count = min(_MOST_SLOTS, -(-wanted // _SLOT_STEP) * _SLOT_STEP)
         defines, attach, self._delays_dequeue = kernel_facts()
         defines |= {"TID_LIMIT": pid_limit(), "SLOT_COUNT": self._slot_count, "CPU_COUNT": cpus}
@@ -424,18 +426,18 @@ class SchedulingRecorder:
 
         What they did is added up by name. Those that did most are kept one by one, as many as there is room for.
         """
-        if self._slot_count - int(self._next_slot.value) >= _RESERVED_SLOTS:
+        if self._slot_count - int(self._next_slot.value) >= self._reserved_slots:
             return
         rows = self.records
         tids, is_full = rows["tid"], self._count_full() > self._full_before
         used = np.flatnonzero(tids)
-        if self._slot_count - len(used) >= _RESERVED_SLOTS and not is_full:
+        if self._slot_count - len(used) >= self._reserved_slots and not is_full:
             return
         self._full_before = self._count_full()
         until = time.monotonic_ns() - _SURELY_ENDED_NS
         ended = [slot for slot in used.tolist() if self._threads[slot].state == ENDED]
         ended = [slot for slot in ended if self._threads[slot].ended_ns < until]
-        wanted = max(0, _RESERVED_SLOTS + _FOLDED_AT_ONCE - (self._slot_count - len(used)))
+        wanted = max(0, self._reserved_slots + _FOLDED_AT_ONCE - (self._slot_count - len(used)))
         ages = {slot: int(self._threads[slot].ended_ns) for slot in ended}
         turns = {slot: int(self._threads[slot].on_cpu_ns) for slot in ended}
         self._fold(oldest_first(ended, ages, turns)[:wanted])
