@@ -50,12 +50,12 @@ if TYPE_CHECKING:
 
 DEFAULT_PORTS = {5000: "web server", 5001: "websocket server", 5002: "websocket server", 5353: "mDNS"}
 FORMATS = ("text", "json")
-_REPORT_FORMATS = (*FORMATS, "html")
+_REPORT_FORMATS = (*FORMATS, "html", "collapsed")
 _DEFAULT_COMMAND = "report"
 _FAILURE_OF_OURS = 125
 _KERNEL_NAME_BYTES = 15
 _LONGEST_TRACE_SECONDS = 86_400
-_WATCHED = ("descriptors", "sockets", "scheduling", "waits")
+_WATCHED = ("descriptors", "sockets", "scheduling", "waits", "cpu")
 _LARGEST_REPORT_BYTES = 256 << 20
 _CHUNK_BYTES = 1 << 20
 _LARGEST_PORTS_FILE = 1 << 20
@@ -193,6 +193,14 @@ def _read_debuginfod(_ctx: click.Context, _option: click.Parameter, is_asked: bo
 _debuginfod_option = click.option(
     "--debuginfod", is_flag=True, callback=_read_debuginfod, help="Fetch missing debug files from $DEBUGINFOD_URLS."
 )
+_frequency_option = click.option(
+    "--frequency",
+    metavar="HERTZ",
+    type=click.IntRange(1, 10_000),
+    default=99,
+    show_default=True,
+    help="How often a second each CPU is looked at.",
+)
 _follow_option = click.option("--follow", is_flag=True, help="Trace and report the processes that it makes, too.")
 
 
@@ -224,15 +232,17 @@ _follow_option = click.option("--follow", is_flag=True, help="Trace and report t
     "--only",
     metavar="WHAT",
     callback=_read_only,
-    help="Of a trace: descriptors, sockets, scheduling, waits; default all.",
+    help="Of a trace: descriptors, sockets, scheduling, waits, cpu; default all.",
 )
 @click.option("--wait", is_flag=True, help="As root: wait for TARGET to start; trace it from its first instruction.")
+@_frequency_option
 @_follow_option
 @_debuginfod_option
 def report_command(
     targets: tuple[str, ...],
     trace_seconds: float | None,
     wait: bool,
+    frequency: int,
     follow: bool,
     debuginfod: tuple[str, ...],
     only: frozenset[str],
@@ -261,6 +271,7 @@ def report_command(
             with_details=verbose or output_format != "text",
             may_borrow=borrow and proc_path == "/proc",  # elsewhere the numbers are not those of pidfd_open(2)
             ports=DEFAULT_PORTS | ports_file | ports,
+            frequency=frequency,
             debuginfod=debuginfod,
         )
         if wait:
@@ -425,8 +436,9 @@ def trace_command(
     _prepare_trace()
     from threadinfo.collect_stream import StreamOptions, open_stream  # noqa: PLC0415
 
-    if only == {"waits"}:
-        raise BadInputError("waits are told of in a report", "threadinfo TARGET --trace SECONDS --only waits")
+    if only <= {"waits", "cpu"}:
+        words = ",".join(sorted(only))
+        raise BadInputError(f"{words}: told of in a report alone", f"threadinfo TARGET --trace SECONDS --only {words}")
     has_filter = bool(kinds or threads or path or failures)
     options = StreamOptions(
         threshold_ns=threshold if "scheduling" in only and not has_filter else None,
@@ -491,6 +503,7 @@ def _print_stream(stream: EventStream, duration: float | None, output_format: st
 @click.option(
     "--only", metavar="WHAT", callback=_read_only, help="descriptors, sockets, scheduling, with commas; default all."
 )
+@_frequency_option
 @_follow_option
 @_debuginfod_option
 @click.option("--format", "output_format", type=click.Choice(_REPORT_FORMATS), default="text", show_default=True)
@@ -505,6 +518,7 @@ def run_command(
     preserve_env: bool,
     no_new_privs: bool,
     only: frozenset[str],
+    frequency: int,
     follow: bool,
     debuginfod: tuple[str, ...],
     output_format: str,
@@ -522,7 +536,11 @@ def run_command(
         if verbose:
             _say_what_is_logged()
         options = CollectOptions(
-            with_details=verbose or output_format != "text", may_borrow=True, ports=roles, debuginfod=debuginfod
+            with_details=verbose or output_format != "text",
+            may_borrow=True,
+            ports=roles,
+            frequency=frequency,
+            debuginfod=debuginfod,
         )
         from threadinfo.launch import Account  # noqa: PLC0415
 
@@ -746,6 +764,10 @@ def _render_as(report: Report, output_format: str, *, verbose: bool) -> Printabl
         from threadinfo.render.html import render_html  # noqa: PLC0415
 
         return render_html(report)
+    if output_format == "collapsed":
+        from threadinfo.render.collapsed import render_collapsed  # noqa: PLC0415
+
+        return render_collapsed(report)
     if output_format == "json":
         from threadinfo.render.json import render_json  # noqa: PLC0415
 

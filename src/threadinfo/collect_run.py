@@ -60,7 +60,7 @@ def collect_run(
         result = trace_processes(
             [command.pid],
             math.inf,
-            **_tracing(reader, only, options.debuginfod),
+            **_tracing(reader, only, options),
             read_pids=root.numbers,
             progress=lambda _seconds, _events: None,
             on_watching=command.release,
@@ -103,7 +103,7 @@ def collect_awaited(
         result = trace_processes(
             [],
             seconds,
-            **_tracing(reader, only, options.debuginfod),
+            **_tracing(reader, only, options),
             read_pids=root.numbers,
             progress=lambda _seconds, _events: None,
             on_tick=look,
@@ -127,20 +127,22 @@ class _Tracing(TypedDict):
     read_name: ReadName
     read_links: ReadLinks
     read_numbers: ReadNumbers
+    frequency: int | None
 
 
-def _tracing(reader: TargetReader, only: frozenset[str], debuginfod: tuple[str, ...]) -> _Tracing:
+def _tracing(reader: TargetReader, only: frozenset[str], options: CollectOptions) -> _Tracing:
     return {
         "with_scheduling": bool(only & {"scheduling", "waits"}),
         "with_descriptors": bool(only & {"descriptors", "sockets"}),
         "with_sockets": "sockets" in only,
-        "code": CodeAccess(reader.maps, reader.open_mapping, debuginfod),
+        "code": CodeAccess(reader.maps, reader.open_mapping, options.debuginfod),
         "read_threads": reader.threads,
         "read_account": reader.account,
         "read_call": reader.call if "waits" in only else None,
         "read_name": reader.name,
         "read_links": reader.links,
         "read_numbers": reader.numbers,
+        "frequency": options.frequency if "cpu" in only else None,
     }
 
 

@@ -12,7 +12,7 @@ import msgspec
 from threadinfo.collect import CollectOptions, collect_process, collect_report, parse_timestamp, timestamp, unseen
 from threadinfo.containment import contained
 from threadinfo.errors import TargetEndedError
-from threadinfo.merge import TracedThread, merge_descriptors, merge_scheduling, merge_waits
+from threadinfo.merge import TracedThread, merge_cpu, merge_descriptors, merge_scheduling, merge_waits
 from threadinfo.model import BlockedCall, DescriptorEvent, Gap, KernelAccount, Origin, ProcessReport, Report, Trace
 from threadinfo.proc.process import ENDED_STATES, Machine, read_machine
 from threadinfo.proc.reader import ProcDirectory, ProcError, ProcGoneError
@@ -138,7 +138,7 @@ def collect_traced_report(
     *,
     with_children: bool = False,
 ) -> Report:
-    """The extended report; `only`: some of "scheduling", "descriptors" and "sockets".
+    """The extended report; `only`: some of "scheduling", "waits", "cpu", "descriptors" and "sockets".
 
     A target that ends during the trace is reported as it was before. `with_children`: processes that the targets make
     are traced and reported too.
@@ -163,6 +163,7 @@ def collect_traced_report(
             read_pids=root.numbers,
             progress=progress,
             on_tick=family.look if family else None,
+            frequency=options.frequency if "cpu" in only else None,
             follow=follow_children(reader, family) if family else None,
         )
     machine = read_machine(root)
@@ -288,6 +289,8 @@ def merge_trace(
     if (activity := result.descriptors.get(earlier.pid)) is not None:
         with contained("descriptors", faults):
             report = _merge_activity(report, activity, result, only)
+    with contained("CPU samples", faults):
+        report = merge_cpu(report, result.cpu.get(earlier.pid, {}))
     with contained("waits", faults):
         report = merge_waits(report, earlier.descriptors or ())
     return msgspec.structs.replace(report, gaps=(*report.gaps, *faults))

@@ -13,6 +13,7 @@ import msgspec
 
 from threadinfo.model import (
     Confidence,
+    CpuTime,
     Descriptor,
     DescriptorEvent,
     DescriptorTrace,
@@ -94,6 +95,21 @@ def merge_scheduling(
         trace=Trace(duration_ns=duration_ns, ended_by=ended_by, ended_threads=ended, confidence=confidence),
         gaps=tuple(gaps),
     )
+
+
+def merge_cpu(report: ProcessReport, cpu: Mapping[int, CpuTime]) -> ProcessReport:
+    """The report with where each thread's time on CPUs went, by thread id."""
+    trace, threads = report.trace, report.threads
+    if trace is None or not cpu:
+        return report
+    if threads is not None:
+        threads = tuple(msgspec.structs.replace(thread, cpu=cpu.get(thread.tid)) for thread in threads)
+    alive = {thread.tid for thread in threads or ()}
+    ended = tuple(
+        thread if thread.tid in alive else msgspec.structs.replace(thread, cpu=cpu.get(thread.tid))
+        for thread in trace.ended_threads
+    )
+    return msgspec.structs.replace(report, threads=threads, trace=msgspec.structs.replace(trace, ended_threads=ended))
 
 
 def merge_waits(report: ProcessReport, earlier: Sequence[Descriptor]) -> ProcessReport:

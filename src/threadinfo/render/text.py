@@ -13,6 +13,7 @@ from threadinfo.descriptor_kinds import KINDS, KindName
 from threadinfo.model import Descriptor, Finding, Gap, Memory, ProcessReport, Report, Thread
 from threadinfo.render.details import format_details
 from threadinfo.render.escape import Printable, format_text, printable
+from threadinfo.render.text_cpu import render_cpu
 from threadinfo.render.text_trace import render_trace
 from threadinfo.render.text_waits import render_waits
 
@@ -55,6 +56,8 @@ def _render_process(process: ProcessReport, *, verbose: bool, width: int) -> lis
     if trace is not None:
         waits = section("where the time went", lambda: render_waits(process, trace, width, verbose=verbose))
         lines += [*waits, ""] if waits else []
+        cpu = section("where CPU time went", lambda: render_cpu(process, trace, width, verbose=verbose))
+        lines += [*cpu, ""] if cpu else []
     lines += [f"=== Memory Footprint for {process.name} (PID: {process.pid}) ==="]
     if process.parent_pid is not None:
         lines.append(f"Made by process {process.parent_pid}, and followed from its first instruction")

@@ -19,9 +19,11 @@ import msgspec
 
 from threadinfo.containment import contained, detached, note_fault
 from threadinfo.errors import NotAvailableError
-from threadinfo.model import Confidence, EndedThreads, Gap
+from threadinfo.model import Confidence, CpuTime, EndedThreads, Gap
 from threadinfo.trace import bpf
 from threadinfo.trace.awaited import AwaitedProcess
+from threadinfo.trace.cpu_samples import CpuSampler
+from threadinfo.trace.debug_files import DebugFiles
 from threadinfo.trace.descriptor_records import Counts, DescriptorRecorder
 from threadinfo.trace.descriptors import (
     SETTLE_SECONDS,
@@ -86,6 +88,8 @@ class TraceResult(msgspec.Struct, frozen=True):
     """Of the children, those that used their parents' table of descriptors to their end."""
     gaps: tuple[Gap, ...] = ()
     """Faults of ours: what is not told of for them."""
+    cpu: Mapping[int, Mapping[int, CpuTime]] = MappingProxyType({})
+    """By process and thread: where its time on CPUs went."""
     ended_by_name: Mapping[int, tuple[EndedThreads, ...]] = MappingProxyType({})
     """By process: threads that ended and are not in `activities`."""
 
@@ -193,6 +197,7 @@ def trace_processes(
     awaited: Awaited | None = None,
     follow: Follow | None = None,
     is_over: Callable[[], bool] | None = None,
+    frequency: int | None = None,
 ) -> TraceResult:
     """Traces processes for a time; raises NotAvailableError, with nothing left attached, where that is impossible.
 
@@ -200,7 +205,7 @@ def trace_processes(
     process that ends soon can only be read while it lives. `on_tick` is called once a tick; where it says so, what is
     open now is what is told of a process that ends later. `awaited`: there are no `pids` yet, but one that will come.
     Raises KeyboardInterrupt for a Ctrl-C before that. With `follow` it lasts until the children have ended too. With
-    `read_call` what threads wait for is watched beside scheduling.
+    `read_call` what threads wait for is watched beside scheduling; with `frequency` CPUs are sampled so often a second.
     `is_over` is asked once a tick whether to end. A tracer in which a fault of ours comes to light is not asked any
     more, because what it says may be wrong: the others go on.
     """
@@ -234,6 +239,14 @@ def trace_processes(
                 stack.enter_context(detached(tracer, gaps))
                 tracer.read()
                 descriptors = tracer
+        sampler: CpuSampler | None = None
+        if frequency and code:
+            with contained("CPU samples", gaps, but=(OSError,)):
+                try:
+                    made = CpuSampler(pids, frequency, code.read_maps, code.open_mapping, DebugFiles(code.debuginfod))
+                    sampler = stack.enter_context(detached(made, gaps))
+                except NotAvailableError as problem:
+                    gaps.append(Gap("CPU samples", problem.message, problem.remedy))
         give_up(may_use_network=bool(code and code.debuginfod))
         names: dict[int, tuple[int | None, str]] = {}
         started_ns = time.monotonic_ns()
@@ -254,7 +267,16 @@ def trace_processes(
                     ask(tracer)
                     scheduling = tracer
 
+        def ask_sampler(ask: Callable[[CpuSampler], None]) -> None:
+            nonlocal sampler
+            asked, sampler = sampler, None
+            if asked:
+                with contained("CPU samples", gaps):
+                    ask(asked)
+                    sampler = asked
+
         ask_scheduling(lambda tracer: tracer.start())
+        ask_sampler(lambda asked: asked.start())
         interrupt = stack.enter_context(Interrupt()) if is_interruptible else None
         if awaited:
             tracers = [tracer.awaited for tracer in (descriptors and descriptors.recorder, scheduling) if tracer]
@@ -265,6 +287,7 @@ def trace_processes(
             if scheduling:
                 scheduling.started_ns = scheduling.awaited.at_ns or started_ns
             targets = [stack.enter_context(target) for target in hold_if_alive(pid)]
+            ask_sampler(lambda asked: asked.add(pid))
         if on_watching:
             on_watching()
         tick_seconds = _tick_of_beginner if on_watching or awaited else lambda _seconds: _REPORT_TICK_SECONDS
@@ -273,7 +296,9 @@ def trace_processes(
         def welcome() -> None:
             if children:
                 with contained("children", gaps):
-                    targets.extend(stack.enter_context(target) for target in children.new_targets())
+                    new = children.new_targets()
+                    targets.extend(stack.enter_context(target) for target in new)
+                    ask_sampler(lambda asked: asked.add(*(target.pid for target in new)))
 
         def settle() -> None:
             if descriptors:
@@ -283,6 +308,7 @@ def trace_processes(
 
         def note_now(seconds: float) -> None:
             ask_scheduling(lambda tracer: tracer.reclaim())
+            ask_sampler(lambda asked: asked.read())
             with contained("process", gaps):
                 if on_tick and on_tick() and descriptors:
                     descriptors.remember_open()
@@ -309,6 +335,7 @@ def trace_processes(
             ended_by = "target"
         activities: list[ThreadActivity] | None = None
         ask_scheduling(lambda tracer: tracer.stop())
+        ask_sampler(lambda asked: asked.stop())
         if scheduling:
             started_ns, stopped_ns = scheduling.started_ns, scheduling.stopped_ns
         checks: Mapping[int, LedgerCheck | None] = {}
@@ -329,6 +356,10 @@ def trace_processes(
             gaps += descriptors.gaps
         if descriptors and descriptors.sites and descriptors.sites.problem:
             note_fault("call sites", descriptors.sites.problem, gaps)
+        if sampler:
+            gaps += sampler.gaps()
+            if sampler.problem:
+                note_fault("CPU samples", sampler.problem, gaps)
         confidence = NOTHING_SEEN
         with contained("confidence", gaps):
             confidence = _confidence(scheduling, descriptors)
@@ -353,6 +384,7 @@ def trace_processes(
                 (descriptors.recorder.following.left_out_count if descriptors else 0),
                 (scheduling.following.left_out_count if scheduling else 0),
             ),
+            cpu=sampler.cpu_times() if sampler else {},
             ended_by_name=scheduling.ended_by_name() if scheduling else {},
             sharers=frozenset(pid for pid in pids if descriptors.shares_table(pid)) if descriptors else frozenset(),
         )
