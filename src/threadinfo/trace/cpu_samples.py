@@ -120,8 +120,10 @@ class CpuSampler:
                         f"the kernel does not let us sample CPU {cpu}: {problem.strerror}",
                         "threadinfo doctor says what this host allows",
                     ) from None
-            self._thread = threading.Thread(target=self._run, name="cpu samples", daemon=True)
+            has_begun = threading.Event()
+            self._thread = threading.Thread(target=self._run, args=(has_begun,), name="cpu samples", daemon=True)
             self._thread.start()
+            has_begun.wait()
             self._stack = stack.pop_all()
 
     def __enter__(self) -> CpuSampler:
@@ -190,8 +192,12 @@ class CpuSampler:
             gaps.append(Gap("CPU samples", f"{max(left, 0) + self.lost_count} of {self.seen_count} are missing", None))
         return gaps
 
-    def _run(self) -> None:
+    def _run(self, has_begun: threading.Event) -> None:
         try:
+            try:
+                self._read_maps(0)  # what a thread gives up it gives up when it first reads: before anything is copied
+            finally:
+                has_begun.set()
             while (copies := self._work.get()) is not None:
                 self._unwind(copies)
         except BaseException as problem:  # told of by whoever asks: a dead thread must not be silent
