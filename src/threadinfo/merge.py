@@ -35,6 +35,8 @@ from threadinfo.model import (
 from threadinfo.socket_identity import Sockets
 from threadinfo.socket_story import settle
 
+_SOURCES_OF_WORK = frozenset({"timerfd", "signalfd", "inotify", "fanotify", "terminal"})
+
 
 class TracedThread(msgspec.Struct, frozen=True):
     """What the merge needs of a traced thread."""
@@ -126,13 +128,13 @@ def merge_waits(report: ProcessReport, earlier: Sequence[Descriptor]) -> Process
     # A futex that is waited for with other values than a lock's is none: a barrier's round has that value once.
     unlike = {one.object.address for waits in every for one in waits or () if one.object.kind == "futex"}
     held = {one.object.address for waits in every for one in waits or () if one.held_by}
-    words = {(one.fd, one.inode): one.description for one in (*earlier, *(report.descriptors or ()))}
-    by_fd = {one.fd: one.description for one in report.descriptors or () if one.origin is None}
+    files = {(one.fd, one.inode): one for one in (*earlier, *(report.descriptors or ()))}
+    by_fd = {one.fd: one for one in report.descriptors or () if one.origin is None}
 
     def named(waits: tuple[Wait, ...] | None) -> tuple[Wait, ...] | None:
         if waits is None:
             return None
-        return tuple(_with_description(_unless_lock(wait, unlike - held), words, by_fd) for wait in waits)
+        return tuple(_with_description(_unless_lock(wait, unlike - held), files, by_fd) for wait in waits)
 
     if threads is not None:
         threads = tuple(msgspec.structs.replace(thread, waits=named(thread.waits)) for thread in threads)
@@ -150,12 +152,18 @@ def _unless_lock(wait: Wait, unlike: Set[int | None]) -> Wait:
     return msgspec.structs.replace(wait, is_idle=True, object=msgspec.structs.replace(wait.object, kind="futex"))
 
 
-def _with_description(wait: Wait, words: Mapping[tuple[int, int | None], str], by_fd: Mapping[int, str]) -> Wait:
+def _with_description(
+    wait: Wait, files: Mapping[tuple[int, int | None], Descriptor], by_fd: Mapping[int, Descriptor]
+) -> Wait:
+    """With the descriptor in words; who reads a timer, a signal, a watcher or a terminal waits for work."""
     target = wait.object
     if target.fd is None or target.is_reused:
         return wait
-    known = by_fd.get(target.fd) if target.inode is None else words.get((target.fd, target.inode))
-    return msgspec.structs.replace(wait, object=msgspec.structs.replace(target, description=known))
+    known = by_fd.get(target.fd) if target.inode is None else files.get((target.fd, target.inode))
+    if known is None:
+        return wait
+    target = msgspec.structs.replace(target, description=known.description)
+    return msgspec.structs.replace(wait, object=target, is_idle=wait.is_idle or known.type in _SOURCES_OF_WORK)
 
 
 def _locks(threads: Sequence[tuple[int, str, tuple[Wait, ...]]], duration_ns: int) -> tuple[Lock, ...]:
