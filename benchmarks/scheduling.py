@@ -62,7 +62,7 @@ def main() -> None:
     reasons: dict[str, str] = {}
     for _ in range(TURNS):
         figures.setdefault("nothing", []).append(Workload().run())
-        for only in ("scheduling", "scheduling,descriptors"):
+        for only in ("scheduling", "waits", "waits,cpu", "scheduling,descriptors"):
             options = ["--trace", "120", "--only", only]
             traced = Workload()
             command = [*ours, str(traced.process.pid), *options]

@@ -137,6 +137,7 @@ static __always_inline u32 make_wait(struct waiting *w, struct wait_key *key, vo
     if (*next < WAITS)
         index = __sync_fetch_and_add(next, 1);
     if ((!index || index >= WAITS) && free_waits.pop(&index)) {
+        w->wait_count = THREAD_WAITS; /* it is said once of a thread, and not tried again */
         count_full();
         return 0;
     }

@@ -13,6 +13,7 @@ import msgspec
 
 from threadinfo.descriptor_kinds import KindName
 from threadinfo.model import (
+    CpuTime,
     Descriptor,
     DescriptorEvent,
     DescriptorTrace,
@@ -36,6 +37,7 @@ from threadinfo.socket_identity import Sockets
 from threadinfo.socket_story import settle
 
 _PATH_KINDS: set[KindName] = {"file", "directory", "symlink", "device", "terminal", "fifo", "memfd", "mqueue"}
+_SOURCES_OF_WORK = frozenset({"timerfd", "signalfd", "inotify", "fanotify", "terminal"})
 
 
 class TracedThread(msgspec.Struct, frozen=True):
@@ -86,6 +88,21 @@ def merge_scheduling(
     return msgspec.structs.replace(report, threads=threads, trace=trace, gaps=tuple(gaps))
 
 
+def merge_cpu(report: ProcessReport, cpu: Mapping[int, CpuTime]) -> ProcessReport:
+    """The report with where each thread's time on CPUs went, by thread id."""
+    trace, threads = report.trace, report.threads
+    if trace is None or not cpu:
+        return report
+    if threads is not None:
+        threads = tuple(msgspec.structs.replace(thread, cpu=cpu.get(thread.tid)) for thread in threads)
+    alive = {thread.tid for thread in threads or ()}
+    ended = tuple(
+        thread if thread.tid in alive else msgspec.structs.replace(thread, cpu=cpu.get(thread.tid))
+        for thread in trace.ended_threads
+    )
+    return msgspec.structs.replace(report, threads=threads, trace=msgspec.structs.replace(trace, ended_threads=ended))
+
+
 def merge_waits(report: ProcessReport, earlier: Sequence[Descriptor]) -> ProcessReport:
     """The report with the descriptors that threads waited for in words, and with its locks.
 
@@ -100,13 +117,13 @@ def merge_waits(report: ProcessReport, earlier: Sequence[Descriptor]) -> Process
     # A futex that is waited for with other values than a lock's is none: a barrier's round has that value once.
     unlike = {one.object.address for waits in every for one in waits or () if one.object.kind == "futex"}
     held = {one.object.address for waits in every for one in waits or () if one.held_by}
-    words = {(one.fd, one.inode): one.description for one in (*earlier, *(report.descriptors or ()))}
-    by_fd = {one.fd: one.description for one in report.descriptors or () if one.origin is None}
+    files = {(one.fd, one.inode): one for one in (*earlier, *(report.descriptors or ()))}
+    by_fd = {one.fd: one for one in report.descriptors or () if one.origin is None}
 
     def named(waits: tuple[Wait, ...] | None) -> tuple[Wait, ...] | None:
         if waits is None:
             return None
-        return tuple(_with_description(_unless_lock(wait, unlike - held), words, by_fd) for wait in waits)
+        return tuple(_with_description(_unless_lock(wait, unlike - held), files, by_fd) for wait in waits)
 
     if threads is not None:
         threads = tuple(msgspec.structs.replace(thread, waits=named(thread.waits)) for thread in threads)
@@ -124,12 +141,18 @@ def _unless_lock(wait: Wait, unlike: Set[int | None]) -> Wait:
     return msgspec.structs.replace(wait, is_idle=True, object=msgspec.structs.replace(wait.object, kind="futex"))
 
 
-def _with_description(wait: Wait, words: Mapping[tuple[int, int | None], str], by_fd: Mapping[int, str]) -> Wait:
+def _with_description(
+    wait: Wait, files: Mapping[tuple[int, int | None], Descriptor], by_fd: Mapping[int, Descriptor]
+) -> Wait:
+    """With the descriptor in words; who reads a timer, a signal, a watcher or a terminal waits for work."""
     target = wait.object
     if target.fd is None or target.is_reused:
         return wait
-    known = by_fd.get(target.fd) if target.inode is None else words.get((target.fd, target.inode))
-    return msgspec.structs.replace(wait, object=msgspec.structs.replace(target, description=known))
+    known = by_fd.get(target.fd) if target.inode is None else files.get((target.fd, target.inode))
+    if known is None:
+        return wait
+    target = msgspec.structs.replace(target, description=known.description)
+    return msgspec.structs.replace(wait, object=target, is_idle=wait.is_idle or known.type in _SOURCES_OF_WORK)
 
 
 def _locks(threads: Sequence[tuple[int, str, tuple[Wait, ...]]], duration_ns: int) -> tuple[Lock, ...]:

@@ -180,6 +180,25 @@ class LockUse(msgspec.Struct, frozen=True):
     time_ns: int
 
 
+class CpuSample(msgspec.Struct, frozen=True):
+    """Moments at which a thread was in one place."""
+
+    count: int
+    stack: tuple[str, ...]
+    """Innermost first; empty where it could not be unwound."""
+    is_kernel: bool
+    """Whether the kernel worked for the thread: the stack is that of its call, or of where it was interrupted."""
+
+
+class CpuTime(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a thread's time on CPUs went."""
+
+    samples: tuple[CpuSample, ...]
+    """Most first."""
+    sample_period_ns: int
+    """What one stands for."""
+
+
 class Lock(msgspec.Struct, frozen=True, kw_only=True):
     """A lock of the process for which threads waited; without contention a lock is never seen."""
 
@@ -220,6 +239,8 @@ class Thread(msgspec.Struct, frozen=True, kw_only=True):
     scheduling.blocked_ns, and with on_cpu_ns and run_queue_ns to the trace."""
     waits_other_ns: int | None = None
     """Waits beyond the 32, and those whose reason was not seen."""
+    cpu: CpuTime | None = None
+    """Null where CPUs were not sampled, or never while the thread ran."""
 
 
 class Served(msgspec.Struct, frozen=True):
@@ -693,6 +714,7 @@ class EndedThread(msgspec.Struct, frozen=True):
     scheduling: Scheduling
     waits: tuple[Wait, ...] | None = None
     waits_other_ns: int | None = None
+    cpu: CpuTime | None = None
 
 
 class EndedThreads(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,6 +16,8 @@ class Registered(NamedTuple):
     """What `--only` calls that which it watches."""
     module: str
     class_name: str
+    is_optional: bool = False
+    """Whether a trace goes on without it where this host does not let it."""
 
     def load(self) -> type[Tracer]:
         """The class."""
@@ -26,6 +28,7 @@ class Registered(NamedTuple):
 # In the order in which they are attached and stopped; the last that attaches is the first that sees less of the others.
 TRACERS = (
     Registered(("scheduling", "waits"), "threadinfo.trace.scheduling.tracer", "SchedulingTracer"),
+    Registered(("cpu",), "threadinfo.trace.cpu.tracer", "CpuTracer", is_optional=True),
     Registered(("descriptors", "sockets"), "threadinfo.trace.descriptors.tracer", "DescriptorTracer"),
 )
 

@@ -115,6 +115,15 @@ def test_number_that_is_another_file_by_now_has_no_description(
     assert one.threads[0].waits[0].object.description == words
 
 
+def test_who_reads_a_timer_waits_for_work() -> None:
+    timer = descriptor(7, type="timerfd", description="timer notification")
+    reading = wait("read", object=WaitObject(kind="descriptor", fd=7, inode=100_007))
+    one = process(threads=(traced(7, "timer", reading),), descriptors=(timer,), trace=trace(duration_ns=WINDOW_NS))
+    threads = merge_waits(one, ()).threads
+    assert threads
+    assert [known.is_idle for known in threads[0].waits or ()] == [True]
+
+
 def test_report_without_waits_has_no_such_section() -> None:
     one = process(threads=(thread(scheduling=scheduling()),), trace=trace())
     assert "Where the Time Went" not in render_text(report(one))

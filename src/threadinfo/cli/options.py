@@ -13,7 +13,7 @@ from threadinfo.tracers import watched
 
 DEFAULT_PORTS = {5000: "web server", 5001: "websocket server", 5002: "websocket server", 5353: "mDNS"}
 FORMATS = ("text", "json")
-REPORT_FORMATS = (*FORMATS, "html")
+REPORT_FORMATS = (*FORMATS, "html", "collapsed")
 LONGEST_TRACE_SECONDS = 86_400
 _KERNEL_NAME_BYTES = 15
 _LARGEST_PORTS_FILE = 1 << 20
@@ -140,5 +140,13 @@ def awaited_name(targets: tuple[str, ...]) -> str:
 
 debuginfod_option = click.option(
     "--debuginfod", is_flag=True, callback=_read_debuginfod, help="Fetch missing debug files from $DEBUGINFOD_URLS."
+)
+frequency_option = click.option(
+    "--frequency",
+    metavar="HERTZ",
+    type=click.IntRange(1, 10_000),
+    default=99,
+    show_default=True,
+    help="How often a second each CPU is looked at.",
 )
 follow_option = click.option("--follow", is_flag=True, help="Trace and report the processes that it makes, too.")

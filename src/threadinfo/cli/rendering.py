@@ -31,6 +31,10 @@ def _render_as(report: Report, output_format: str, *, verbose: bool) -> Printabl
         from threadinfo.render.html import render_html  # noqa: PLC0415
 
         return render_html(report)
+    if output_format == "collapsed":
+        from threadinfo.render.collapsed import render_collapsed  # noqa: PLC0415
+
+        return render_collapsed(report)
     if output_format == "json":
         from threadinfo.render.json import render_json  # noqa: PLC0415
 

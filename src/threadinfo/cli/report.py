@@ -18,6 +18,7 @@ from threadinfo.cli.options import (
     complete_target,
     debuginfod_option,
     follow_option,
+    frequency_option,
     read_only,
     read_port_option,
     read_ports_file,
@@ -59,12 +60,14 @@ from threadinfo.tracers import watched
 )
 @click.option("--only", metavar="WHAT", callback=read_only, help=f"Of a trace: {', '.join(watched())}; default all.")
 @click.option("--wait", is_flag=True, help="As root: wait for TARGET to start; trace it from its first instruction.")
+@frequency_option
 @follow_option
 @debuginfod_option
 def report_command(
     targets: tuple[str, ...],
     trace_seconds: float | None,
     wait: bool,
+    frequency: int,
     follow: bool,
     debuginfod: tuple[str, ...],
     only: frozenset[str],
@@ -93,6 +96,7 @@ def report_command(
             with_details=verbose or output_format != "text",
             may_borrow=borrow and proc_path == "/proc",  # elsewhere the numbers are not those of pidfd_open(2)
             ports=DEFAULT_PORTS | ports_file | ports,
+            frequency=frequency,
             debuginfod=debuginfod,
         )
         if wait:

@@ -13,6 +13,7 @@ from threadinfo.cli.options import (
     REPORT_FORMATS,
     debuginfod_option,
     follow_option,
+    frequency_option,
     read_only,
     read_port_option,
 )
@@ -38,6 +39,7 @@ _FAILURE_OF_OURS = 125
 @click.option("--preserve-env", is_flag=True, help="With --user: pass our environment on.")
 @click.option("--no-new-privs", is_flag=True, help="Nothing that it executes may give it more rights (set-user-ID).")
 @click.option("--only", metavar="WHAT", callback=read_only, help=f"{', '.join(watched())}, with commas; default all.")
+@frequency_option
 @follow_option
 @debuginfod_option
 @click.option("--format", "output_format", type=click.Choice(REPORT_FORMATS), default="text", show_default=True)
@@ -52,6 +54,7 @@ def run_command(
     preserve_env: bool,
     no_new_privs: bool,
     only: frozenset[str],
+    frequency: int,
     follow: bool,
     debuginfod: tuple[str, ...],
     output_format: str,
@@ -69,7 +72,11 @@ def run_command(
         if verbose:
             say_what_is_logged()
         options = CollectOptions(
-            with_details=verbose or output_format != "text", may_borrow=True, ports=roles, debuginfod=debuginfod
+            with_details=verbose or output_format != "text",
+            may_borrow=True,
+            ports=roles,
+            frequency=frequency,
+            debuginfod=debuginfod,
         )
         from threadinfo.collect.launch import Account  # noqa: PLC0415
 

@@ -91,8 +91,9 @@ def trace_command(
     prepare_trace()
     from threadinfo.collect.stream import StreamOptions, open_stream  # noqa: PLC0415
 
-    if only == {"waits"}:
-        raise BadInputError("waits are told of in a report", "threadinfo TARGET --trace SECONDS --only waits")
+    if only <= {"waits", "cpu"}:
+        words = ",".join(sorted(only))
+        raise BadInputError(f"{words}: told of in a report alone", f"threadinfo TARGET --trace SECONDS --only {words}")
     has_filter = bool(kinds or threads or path or failures)
     options = StreamOptions(
         threshold_ns=threshold if "scheduling" in only and not has_filter else None,

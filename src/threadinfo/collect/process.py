@@ -35,6 +35,8 @@ class CollectOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Ask a socket that no table knows through a borrowed duplicate."""
     ports: Ports
     """Roles of ports."""
+    frequency: int = 99
+    """Of a trace: how often a second each CPU is looked at."""
     debuginfod: tuple[str, ...] = ()
     """Of a trace: servers to ask for debug files that this host lacks."""
 

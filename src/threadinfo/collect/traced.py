@@ -21,11 +21,12 @@ from threadinfo.collect.target_reader import TargetReader, hold_targets
 from threadinfo.collect.watcher import FamilyWatcher
 from threadinfo.containment import contained
 from threadinfo.errors import TargetEndedError
-from threadinfo.merge import TracedThread, merge_descriptors, merge_scheduling, merge_waits
+from threadinfo.merge import TracedThread, merge_cpu, merge_descriptors, merge_scheduling, merge_waits
 from threadinfo.model import DescriptorEvent, Gap, Origin, ProcessReport, Report, Trace, TraceTable
 from threadinfo.proc.process import Machine, read_machine
 from threadinfo.proc.reader import ProcDirectory
 from threadinfo.socket_story import tell_maker
+from threadinfo.trace.cpu.tracer import CpuActivity
 from threadinfo.trace.descriptors.events import Moments
 from threadinfo.trace.descriptors.ledger import OpenDescriptor
 from threadinfo.trace.descriptors.tracer import DescriptorActivity
@@ -52,7 +53,7 @@ def collect_traced_report(
     *,
     with_children: bool = False,
 ) -> Report:
-    """The extended report; `only`: some of "scheduling", "descriptors" and "sockets".
+    """The extended report; `only`: some of "scheduling", "waits", "cpu", "descriptors" and "sockets".
 
     A target that ends during the trace is reported as it was before. `with_children`: processes that the targets make
     are traced and reported too.
@@ -83,7 +84,12 @@ def collect_traced_report(
 
 def trace_options(only: frozenset[str], options: CollectOptions, *, with_children: bool) -> TraceOptions:
     """What a report's trace watches."""
-    return TraceOptions(only, debuginfod=options.debuginfod, follow_limit=allow_children() if with_children else 0)
+    return TraceOptions(
+        only,
+        frequency=options.frequency,
+        debuginfod=options.debuginfod,
+        follow_limit=allow_children() if with_children else 0,
+    )
 
 
 def allow_children() -> int:
@@ -154,12 +160,13 @@ class Seen(NamedTuple):
 
     scheduling: SchedulingActivity | None
     descriptors: DescriptorActivity | None
+    cpu: CpuActivity | None
 
 
 def seen_of(result: TraceResult, pid: int) -> Seen:
     """The parts of a result by their types."""
     values = {type(value): value for value in result.activities.get(pid, ())}
-    return Seen(values.get(SchedulingActivity), values.get(DescriptorActivity))  # type: ignore[arg-type]
+    return Seen(values.get(SchedulingActivity), values.get(DescriptorActivity), values.get(CpuActivity))  # type: ignore[arg-type]
 
 
 def merge_trace(
@@ -214,6 +221,9 @@ def merge_trace(
     if seen.descriptors is not None:
         with contained("descriptors", faults):
             report = _merge_activity(report, seen.descriptors, result, only)
+    if seen.cpu is not None:
+        with contained("CPU samples", faults):
+            report = merge_cpu(report, seen.cpu.threads)
     with contained("waits", faults):
         report = merge_waits(report, earlier.descriptors or ())
     return msgspec.structs.replace(report, gaps=(*report.gaps, *faults))

@@ -12,6 +12,7 @@ from threadinfo.containment import contained
 from threadinfo.descriptor_kinds import KINDS, KindName
 from threadinfo.model import Descriptor, Finding, Gap, Memory, ProcessReport, Report, Thread
 from threadinfo.render.escape import Printable, format_text, printable
+from threadinfo.render.text.cpu import render_cpu
 from threadinfo.render.text.details import format_details
 from threadinfo.render.text.fold import SHORT, WHOLE, format_numbers, left_out, wrap
 from threadinfo.render.text.trace import render_after, render_before
@@ -58,6 +59,8 @@ def _render_process(process: ProcessReport, *, verbose: bool, width: int) -> lis
         if trace is not None:
             waits = section("where the time went", lambda: render_waits(process, trace, width, verbose=verbose))
             lines += ["", *waits] if waits else []
+            cpu = section("where CPU time went", lambda: render_cpu(process, trace, width, verbose=verbose))
+            lines += ["", *cpu] if cpu else []
             lines += render_before(process, trace, width, section, verbose=verbose)
         lines.append("")
     lines += [f"=== Memory Footprint for {process.name} (PID: {process.pid}) ==="]

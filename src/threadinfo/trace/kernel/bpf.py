@@ -24,7 +24,7 @@ _MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _PROG_LOAD, _RAW_TRACEPOINT_OPEN, _MAP_LO
 _PROG_TEST_RUN = 10
 _MAP_LOOKUP_AND_DELETE, _MAP_LOOKUP_AND_DELETE_BATCH, _MAP_DELETE_BATCH = 21, 25, 27
 _ENABLE_STATISTICS = 32
-_RAW_TRACEPOINT, _TRACING = 17, 26  # enum bpf_prog_type
+_PERF_EVENT, _RAW_TRACEPOINT, _TRACING = 7, 17, 26  # enum bpf_prog_type
 _TRACE_RAW_TRACEPOINT = 23  # enum bpf_attach_type
 _LOG_BYTES = 1 << 20
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -81,8 +81,8 @@ def create_map(kind: int, key_bytes: int, value_bytes: int, max_entries: int, fl
     return _make(_MAP_CREATE, head + name.encode()[:_NAME_BYTES])
 
 
-def load_program(instructions: bytes, name: str = "", tracepoint_type: int = 0) -> int:
-    """The descriptor of a program for raw tracepoints; raises RefusedError with the verifier's words.
+def load_program(instructions: bytes, name: str = "", tracepoint_type: int = 0, *, for_clock: bool = False) -> int:
+    """The descriptor of a program for raw tracepoints, or for a clock; raises RefusedError with the verifier's words.
 
     `tracepoint_type`: BTF id of typedef btf_trace_NAME, for a program that loads through its arguments' types.
     """
@@ -93,6 +93,7 @@ def load_program(instructions: bytes, name: str = "", tracepoint_type: int = 0) 
         where = (0, 0, 0) if log is None else (1, len(log), ctypes.addressof(log))
         addresses = ctypes.addressof(code), ctypes.addressof(license_)
         kind, attached = (_TRACING, _TRACE_RAW_TRACEPOINT) if tracepoint_type else (_RAW_TRACEPOINT, 0)
+        kind = _PERF_EVENT if for_clock else kind
         head = struct.pack("=IIQQIIQII", kind, count, *addresses, *where, 0, 0)
         named = head + name.encode()[:_NAME_BYTES].ljust(_NAME_BYTES + 1, b"\0")
         return _make(_PROG_LOAD, named + struct.pack("=4IQ2IQ2I", 0, attached, 0, 0, 0, 0, 0, 0, 0, tracepoint_type))

@@ -149,8 +149,8 @@ class Programs:
         except OSError as problem:
             raise _RefusedStepError(problem, f"make the map {item.name}") from None
 
-    def _load(self, function: str, typed: TypedTracepoint | None) -> int:
-        """The descriptor of a function, loaded for raw tracepoints or for a typed one."""
+    def _load(self, function: str, typed: TypedTracepoint | None, *, for_clock: bool = False) -> int:
+        """The descriptor of a function, loaded for raw tracepoints, for a typed one or for a clock."""
         place = function, typed is not None
         if place in self._programs:
             return self._programs[place]
@@ -163,7 +163,8 @@ class Programs:
             descriptor = self.descriptor(_TYPED_PARTS if typed is not None and name == _PARTS else name)
             struct.pack_into("=i", instructions, at * bpf.INSTRUCTION_BYTES + 4, descriptor)
         try:
-            loaded = bpf.load_program(bytes(instructions), function, typed.type_id if typed else 0)
+            type_id = typed.type_id if typed else 0
+            loaded = bpf.load_program(bytes(instructions), function, type_id, for_clock=for_clock)
         except bpf.RefusedError:
             raise
         except OSError as problem:
@@ -201,6 +202,13 @@ class Programs:
         except _RefusedStepError as problem:
             raise OSError(problem.number, str(problem)) from None
         bpf.run_program(program, arguments)
+
+    def load_for_clock(self, function: str) -> int:
+        """The descriptor of a function that a perf event's clock may call; it stays ours. Raises NotAvailableError."""
+        try:
+            return self._load(function, None, for_clock=True)
+        except (bpf.RefusedError, _RefusedStepError) as problem:
+            raise _explain(problem) from None
 
     @contextlib.contextmanager
     def attached(self, tracepoint: str, function: str) -> Iterator[None]:

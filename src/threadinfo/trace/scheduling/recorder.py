@@ -426,18 +426,20 @@ class SchedulingRecorder:
 
         What they did is added up by name. Those that did most are kept one by one, as many as there is room for.
         """
-        if self._slot_count - int(self._next_slot.value) >= self._reserved_slots:
+        are_waits_short = self._waits is not None and self._waits.are_short()
+        if self._slot_count - int(self._next_slot.value) >= self._reserved_slots and not are_waits_short:
             return
         rows = self.records
         tids, is_full = rows["tid"], self._count_full() > self._full_before
         used = np.flatnonzero(tids)
-        if self._slot_count - len(used) >= self._reserved_slots and not is_full:
+        if self._slot_count - len(used) >= self._reserved_slots and not is_full and not are_waits_short:
             return
         self._full_before = self._count_full()
         until = time.monotonic_ns() - _SURELY_ENDED_NS
         ended = [slot for slot in used.tolist() if self._threads[slot].state == ENDED]
         ended = [slot for slot in ended if self._threads[slot].ended_ns < until]
         wanted = max(0, self._reserved_slots + _FOLDED_AT_ONCE - (self._slot_count - len(used)))
+        wanted = max(wanted, _FOLDED_AT_ONCE) if are_waits_short else wanted
         ages = {slot: int(self._threads[slot].ended_ns) for slot in ended}
         turns = {slot: int(self._threads[slot].on_cpu_ns) for slot in ended}
         self._fold(oldest_first(ended, ages, turns)[:wanted])

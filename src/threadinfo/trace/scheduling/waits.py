@@ -30,7 +30,8 @@ Name = Callable[[int], tuple[int | None, str]]
 
 MOST_WAITS = 32
 """That are told of each thread."""
-WAITS_A_SLOT = 4
+WAITS_A_SLOT = 2
+"""On average: most slots are for threads that come and go."""
 
 # Mirrors of bpf/scheduling/waits.h.
 _CALLS, _RECENT = 512, 8
@@ -219,6 +220,13 @@ class WaitTables:
         self.waits[places] = np.zeros(1, WAIT)
         self.waiting[slots] = np.zeros(1, WAITING)
         return set(places.tolist())
+
+    def are_short(self) -> bool:
+        """Whether less than a quarter of the places is left."""
+        least = self.place_count // 4
+        if self.place_count - int(self._next[0]) >= least:
+            return False
+        return self.place_count - int(np.count_nonzero(self._used()["slot"])) < least
 
     def free(self, places: Iterable[int]) -> None:
         """Lets others use them."""

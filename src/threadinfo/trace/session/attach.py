@@ -104,7 +104,12 @@ def attach(stack: contextlib.ExitStack, target: TraceTarget, options: TraceOptio
         if not options.only.intersection(registered.watches):
             continue
         kind = registered.load()
-        with contained(kind.name, gaps, but=(OSError,)):
-            tracers.append(stack.enter_context(detached(kind.attach(target, options), gaps)))
+        try:
+            with contained(kind.name, gaps, but=(OSError,)):
+                tracers.append(stack.enter_context(detached(kind.attach(target, options), gaps)))
+        except NotAvailableError as problem:
+            if not registered.is_optional or options.only <= set(registered.watches):
+                raise
+            gaps.append(Gap(kind.name, problem.message, problem.remedy))
     give_up(may_use_network=bool(options.debuginfod))
     return Attached(tracers, gaps)

@@ -50,7 +50,7 @@ class ProgramTracer(Tracer):
         super().__init__()
         self.target = target
         most_pid = pid_limit()
-        defines = {**_find_offsets(), "PID_LIMIT": most_pid}
+        defines = {**_find_offsets(), **self.defines(), "PID_LIMIT": most_pid}
         self.check_kernel()
         self.programs = Programs(self.source, defines, [*self.tracepoints.items(), *_OF_PROCESSES.items()])
         try:
@@ -66,6 +66,10 @@ class ProgramTracer(Tracer):
         except BaseException:
             self.programs.close()
             raise
+
+    def defines(self) -> Mapping[str, int | str]:
+        """What its C file is given, beside PID_LIMIT and TASK_*."""
+        return {}
 
     @classmethod
     def attach(cls: type[_Self], target: TraceTarget, options: TraceOptions) -> _Self:

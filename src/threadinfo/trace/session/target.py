@@ -67,6 +67,8 @@ class TraceOptions(NamedTuple):
     """Of those events: waits for a CPU that are longer; None: no waits."""
     with_stacks: bool = True
     """Whether call sites are found, where that is possible."""
+    frequency: int = 99
+    """How often a second each CPU is looked at."""
     debuginfod: tuple[str, ...] = ()
     """Servers to ask for debug files that this host lacks."""
     follow_limit: int = 0

@@ -52,7 +52,7 @@ class Watch:
         (self.pid,) = target.pids
         self.moments = Moments(clock_offset_ns())
         with contextlib.ExitStack() as stack:
-            self._tracers = attach(stack, target, TraceOptions(frozenset(watched()), sends_events=True))
+            self._tracers = attach(stack, target, TraceOptions(frozenset(watched()) - {"cpu"}, sends_events=True))
             scheduling, descriptors = self._tracers.find(SchedulingTracer), self._tracers.find(DescriptorTracer)
             if scheduling is None or descriptors is None:
                 raise NotAvailableError(f"nothing can be watched: {self._tracers.own_gaps[0].cause}")
