@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.usefixtures("bpf"), pytest.mark.skipif(os.geteuid() !=
 # The command with attempts when everything is attached, and later in the thread that unwinds.
 PROGRAM = """
 import ctypes, json, os, socket, sys, threading
-from threadinfo.trace.scheduling.recorder import recorder as scheduling
+from threadinfo.trace.scheduling import recorder as scheduling
 from threadinfo.trace.stacks import unwinder
 libc = ctypes.CDLL(None, use_errno=True)
 def call(*arguments):

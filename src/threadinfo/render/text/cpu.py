@@ -7,8 +7,9 @@ from collections import Counter
 from threadinfo.model import CpuTime, ProcessReport, Trace
 from threadinfo.render.collapsed import function_of
 from threadinfo.render.escape import format_text
+from threadinfo.render.text.fold import SHORT, WHOLE
 
-_FUNCTIONS, _WAYS, _FRAMES = 10, 3, 12
+_WAYS, _FRAMES = 3, 12
 
 
 def render_cpu(process: ProcessReport, trace: Trace, width: int, *, verbose: bool = False) -> list[str]:
@@ -18,15 +19,16 @@ def render_cpu(process: ProcessReport, trace: Trace, width: int, *, verbose: boo
     if not threads:
         return []
     total, functions = _functions([cpu for _, _, cpu in threads if cpu])
+    most = (WHOLE if verbose else SHORT).functions
     rate = 1e9 / threads[0][2].sample_period_ns if threads[0][2] else 0
     lines = [f"=== Where CPU Time Went in {format_text(process.name)} ({total} samples, {rate:.0f} a second) ==="]
     lines += [
         f"{100 * count / total:5.1f} % {format_text(name)}"[: max(width, 60)]
-        for name, count in functions.most_common(_FUNCTIONS)
+        for name, count in functions.most_common(most)
     ]
-    if len(functions) > _FUNCTIONS:
-        rest = total - sum(count for _, count in functions.most_common(_FUNCTIONS))
-        lines.append(f"{100 * rest / total:5.1f} % {len(functions) - _FUNCTIONS} others")
+    if most and len(functions) > most:
+        rest = total - sum(count for _, count in functions.most_common(most))
+        lines.append(f"{100 * rest / total:5.1f} % {len(functions) - most} others")
     if verbose:
         for tid, name, cpu in sorted(threads, key=lambda one: -_count(one[2])):
             lines += _ways(tid, name, cpu, total)

@@ -17,15 +17,19 @@ NOBODY = "nobody or unknown"
 class Cuts(NamedTuple):
     """How many rows each list of a traced report has at the most; None: all of them."""
 
-    threads: int | None = 5
-    listed_threads: int | None = 4
+    threads: int | None = 3
+    listed_threads: int | None = 3
     relations: int | None = 2
     partners: int = 1
     suspects: int | None = 3
     sites: int | None = 2
     paths: int | None = 4
-    churning: int | None = 4
+    churning: int | None = 3
     stories: int | None = 3
+    waiting: int | None = 5
+    locks: int | None = 2
+    edges: int | None = 2
+    functions: int | None = 4
     frames: int = 1
     equal: int | None = 3
     """From how many on equal rows of the listing are folded."""
@@ -37,7 +41,23 @@ class Cuts(NamedTuple):
 
 
 SHORT = Cuts()
-WHOLE = Cuts(None, None, None, 3, None, None, None, None, None, 32, None)
+WHOLE = Cuts(
+    threads=None,
+    listed_threads=None,
+    relations=None,
+    partners=3,
+    suspects=None,
+    sites=None,
+    paths=None,
+    churning=None,
+    stories=None,
+    waiting=None,
+    locks=None,
+    edges=None,
+    functions=None,
+    frames=32,
+    equal=None,
+)
 
 
 def left_out(count: int, words: str) -> list[str]:

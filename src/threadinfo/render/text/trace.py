@@ -88,8 +88,9 @@ def _scheduling(process: ProcessReport, trace: Trace, width: int, cuts: Cuts) ->
         times = f"{format_duration(one.on_cpu_ns)} on CPU, {format_duration(one.run_queue_ns)} queued"
         lines.append(f"{format_text(one.name)}: {one.count} more of this name ended; {times}")
     lines += _relations("Who held the CPU while they waited:", process.pid, everyone, _delays, width, cuts)
-    title = "Who woke them (the share of the time blocked, and how often):"
-    lines += _relations(title, process.pid, everyone, _wakers, width, cuts)
+    if cuts.is_whole or all(thread.waits is None for thread in process.threads or ()):  # or who ended the waits is told
+        title = "Who woke them (the share of the time blocked, and how often):"
+        lines += _relations(title, process.pid, everyone, _wakers, width, cuts)
     return lines
 
 

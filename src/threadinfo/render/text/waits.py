@@ -8,13 +8,13 @@ from typing import NamedTuple
 from threadinfo.model import Lock, LockHolder, LockUse, ProcessReport, Scheduling, Trace, Wait, WokenBy
 from threadinfo.render.escape import format_text
 from threadinfo.render.text.duration import format_duration
+from threadinfo.render.text.fold import SHORT, WHOLE, left_out
 
 _NAME_COLUMNS = 15
 _LEAST_PERCENT = 0.5  # in a line; -v has all
 _IDLE_PERCENT = 99.0
 _IDLE_ROWS = 3  # threads that only wait for work, before they are told of together
-_ROWS = 40
-_LOCKS, _EDGES, _LISTED = 10, 10, 3
+_LISTED = 3
 _PATH_COLUMNS = 40
 _LEAST_COLUMNS = 18  # of a reason that is cut
 
@@ -65,8 +65,9 @@ def render_waits(process: ProcessReport, trace: Trace, width: int, *, verbose: b
             lines += _whole(row)
     else:
         lines += _short(rows, width)
-    lines += _locks(trace.locks, width)
-    return lines + [line[: max(width, 60)] for line in _graph(rows)]
+    cuts = WHOLE if verbose else SHORT
+    lines += _locks(trace.locks, width, cuts.locks)
+    return lines + [line[: max(width, 60)] for line in _graph(rows, cuts.edges)]
 
 
 def _short(rows: list[_Row], width: int) -> list[str]:
@@ -74,8 +75,8 @@ def _short(rows: list[_Row], width: int) -> list[str]:
     idle = [row for row in rows if _is_idle(row)]
     if len(idle) <= _IDLE_ROWS:
         busy, idle = busy + idle, []
-    lines = [_line(row, width) for row in busy[:_ROWS]]
-    if left := busy[_ROWS:]:
+    lines = [_line(row, width) for row in busy[: SHORT.waiting]]
+    if left := busy[SHORT.waiting :]:
         lines.append(f"{len(left)} other threads, each busy for less time (-v tells of all)")
     if idle:
         calls: dict[str, int] = {}
@@ -201,19 +202,18 @@ def _wakers(released_by: tuple[WokenBy, ...]) -> str:
     return ", ".join(parts)
 
 
-def _locks(locks: tuple[Lock, ...], width: int) -> list[str]:
+def _locks(locks: tuple[Lock, ...], width: int, most: int | None) -> list[str]:
     if not locks:
         return []
     lines = ["", "Locks that threads waited for:"]
-    for lock in locks[:_LOCKS]:
+    for lock in locks[:most]:
         lines.append(
             f"  {lock.address:#x}: {format_duration(lock.wait_ns)} in {lock.count} {_plural(lock.count, 'wait')} "
             f"({lock.percent:.1f} % of the trace), longest {format_duration(lock.max_ns)}"
         )
         lines.append(f"    held by {_shares(lock.held_by, lock.wait_ns) or 'nobody that is known'}"[:width])
         lines.append(f"    waited: {_shares(lock.waiters, lock.wait_ns)}"[:width])
-    if len(locks) > _LOCKS:
-        lines.append(f"  {len(locks) - _LOCKS} others")
+    lines += left_out(len(locks[most:]) if most else 0, "others")
     return lines
 
 
@@ -224,7 +224,7 @@ def _shares(threads: tuple[LockHolder | LockUse, ...], total_ns: int) -> str:
     return ", ".join(parts)
 
 
-def _graph(rows: Iterable[_Row]) -> list[str]:
+def _graph(rows: Iterable[_Row], most: int | None) -> list[str]:
     """Who ended the waits within work of whom, by the time that they had taken."""
     edges: dict[tuple[str, str], tuple[int, int]] = {}
     for row in rows:
@@ -240,8 +240,7 @@ def _graph(rows: Iterable[_Row]) -> list[str]:
     lines = ["", "Who ended whose waits within work:"]
     lines += [
         f"  {waker} -> {waiter}: {format_duration(ns)} in {count} {_plural(count, 'wait')}"
-        for (waker, waiter), (ns, count) in ranked[:_EDGES]
+        for (waker, waiter), (ns, count) in ranked[:most]
     ]
-    if len(ranked) > _EDGES:
-        lines.append(f"  {len(ranked) - _EDGES} others")
+    lines += left_out(len(ranked[most:]) if most else 0, "others")
     return lines
