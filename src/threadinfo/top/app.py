@@ -37,7 +37,7 @@ _PROMPT = Style(bold=True)
 
 
 class Source(Protocol):
-    """Where snapshots come from: `collect_top`'s session."""
+    """Where snapshots come from: `collect.live`'s session."""
 
     interval_seconds: float
 
