@@ -6,15 +6,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
-from tests.conftest import Run, Start
+from tests.conftest import DATA, Run, Start
 from tests.reports import process as literal_process
 from tests.reports import report as literal_report
 from tests.reports import thread
 from tests.trace.test_descriptors import build, trace
 from threadinfo.model import CpuSample, CpuTime
 from threadinfo.render.collapsed import function_of, render_collapsed
+from threadinfo.render.speedscope import render_speedscope
 
 pytestmark = pytest.mark.usefixtures("bpf")
 
@@ -74,8 +76,19 @@ def test_collapsed_stacks_count_every_sample(start: Start, threadinfo: Run, tmp_
     counted = sum(one["count"] for thread in threads for one in (thread["cpu"] or {"samples": []})["samples"])
     assert sum(int(count) for _, _, count in lines) == counted > 0
     assert any(";main [cpu_split];heavy [cpu_split];spin [cpu_split]" in way for way, _, _ in lines)
+    other = json.loads(threadinfo("show", saved, "--format", "speedscope").stdout)
+    jsonschema.validate(other, json.loads((DATA / "speedscope.schema.json").read_text()))
+    period_ns = round(1e9 / 99)
+    assert sum(sum(profile["weights"]) for profile in other["profiles"]) == counted * period_ns
+    names = [frame["name"] for frame in other["shared"]["frames"]]
+    outermost_first = [[names[place] for place in sample] for one in other["profiles"] for sample in one["samples"]]
+    assert any(ways[-2:] == ["heavy [cpu_split]", "spin [cpu_split]"] for ways in outermost_first)
     shown = threadinfo("show", saved).stdout
     assert "=== Where CPU Time Went in cpu_split (" in shown
+
+
+def test_a_report_without_samples_is_an_empty_profile() -> None:
+    assert json.loads(render_speedscope(literal_report(literal_process())))["profiles"] == []
 
 
 def test_collapsed_line_cannot_be_split_by_a_hostile_name() -> None:

@@ -35,6 +35,10 @@ def _render_as(report: Report, output_format: str, *, verbose: bool) -> Printabl
         from threadinfo.render.collapsed import render_collapsed  # noqa: PLC0415
 
         return render_collapsed(report)
+    if output_format == "speedscope":
+        from threadinfo.render.speedscope import render_speedscope  # noqa: PLC0415
+
+        return render_speedscope(report)
     if output_format == "json":
         from threadinfo.render.json import render_json  # noqa: PLC0415
 

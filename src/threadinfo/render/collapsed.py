@@ -7,8 +7,8 @@ from collections import Counter
 from threadinfo.model import CpuTime, Report
 from threadinfo.render.escape import Printable, format_text, printable
 
-_IN_KERNEL = "[kernel]"
-_NOT_UNWOUND = "[unknown]"
+IN_KERNEL = "[kernel]"
+NOT_UNWOUND = "[unknown]"
 
 
 def function_of(frame: str) -> str:
@@ -34,8 +34,8 @@ def _ways(cpu: CpuTime | None) -> list[tuple[list[str], int]]:
     return [
         (
             [_part(function_of(frame)) for frame in reversed(sample.stack)]
-            + [_NOT_UNWOUND] * (not sample.stack)
-            + [_IN_KERNEL] * sample.is_kernel,
+            + [NOT_UNWOUND] * (not sample.stack)
+            + [IN_KERNEL] * sample.is_kernel,
             sample.count,
         )
         for sample in (cpu.samples if cpu else ())
