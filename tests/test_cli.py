@@ -40,7 +40,9 @@ def test_report_name_is_no_regular_expression(start: Start, threadinfo: Run) -> 
     start(sys.executable, MANY, "exactly", 1, 3)
     result = threadinfo("exact.*")
     assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr == "Process exact.* not found\n"
+    assert result.stderr == (
+        "Process exact.* not found\n  no process is called exact.*; did you mean the process exactly?\n"
+    )
 
 
 def test_report_name_longer_than_the_kernels_is_the_executables(start: Start, threadinfo: Run, tmp_path: Path) -> None:

@@ -24,10 +24,11 @@ MAY_IMPORT = {
     "netlink_names": set(),
     "protocol_names": set(),
     "syscall_numbers": set(),
-    "proc": {"model", "descriptor_kinds", "netlink_names", "protocol_names", "syscall_numbers"},
+    "own_rights": set(),
+    "proc": {"own_rights", "model", "descriptor_kinds", "netlink_names", "protocol_names", "syscall_numbers"},
     "tracers": {"trace"},  # for types; what it loads it loads late
     "trace": {"tracers", "model", "descriptor_kinds", "errors", "netlink_names", "protocol_names", "syscall_numbers"}
-    | {"containment", "socket_identity"},
+    | {"containment", "socket_identity", "own_rights"},
     "socket_identity": {"model"},
     "socket_story": {"model", "socket_identity"},
     "merge": {"model", "descriptor_kinds", "socket_story", "socket_identity"},
@@ -35,10 +36,10 @@ MAY_IMPORT = {
     "render": {"model", "descriptor_kinds", "errors", "findings", "socket_story", "socket_identity", "containment"},
     "snapshot": {"model"},
     "collect": {"errors", "model", "proc", "trace", "tracers", "merge", "findings", "socket_story", "snapshot"}
-    | {"containment"},
+    | {"containment", "own_rights"},
     "top": {"model", "errors", "render", "snapshot"},  # it draws, and never collects
     "cli": {"errors", "model", "descriptor_kinds", "proc", "trace", "tracers", "collect", "findings", "render", "top"}
-    | {"containment"},
+    | {"containment", "own_rights"},
     "__main__": {"cli"},
 }
 

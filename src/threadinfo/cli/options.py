@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import os
+import re
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
+from threadinfo.cli.nearest import nearest
 from threadinfo.errors import BadInputError
 from threadinfo.tracers import watched
 
@@ -17,20 +19,36 @@ REPORT_FORMATS = (*FORMATS, "html", "collapsed", "speedscope")
 LONGEST_TRACE_SECONDS = 86_400
 _KERNEL_NAME_BYTES = 15
 _LARGEST_PORTS_FILE = 1 << 20
-_UNITS_NS = {"ns": 1, "us": 1000, "ms": 1_000_000, "s": 1_000_000_000}
+_LEAST_SECONDS = 1e-9
+_UNITS_SECONDS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "min": 60, "h": 3600}
+_TIME = re.compile(r"(\d{1,18}(?:\.\d{0,18})?|\.\d{1,18}) ?(ns|us|ms|s|m|min|h)?", re.ASCII)
 
 
-class Seconds(click.FloatRange):
-    """A number of seconds; "nan" is a float, and between any bounds, but not a time."""
+class Time(click.ParamType[float]):
+    """A time: ``5`` (seconds), ``5s``, ``500ms``, ``200us``, ``2m``, ``1h``; gives seconds."""
 
-    name = "seconds"
+    name = "time"
+
+    def __init__(self, least_seconds: float = _LEAST_SECONDS, most_seconds: float = LONGEST_TRACE_SECONDS) -> None:
+        self._least_seconds, self._most_seconds = least_seconds, most_seconds
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """A float; fails in words."""
-        seconds = float(super().convert(value, param, ctx))
-        if math.isnan(seconds):
-            self.fail(f"{value!r} is not a number of seconds.", param, ctx)
+        """Seconds; fails in words."""
+        if isinstance(value, float):  # a default, or one that was converted already
+            return value
+        match = _TIME.fullmatch(value.strip())
+        if match is None:
+            self.fail(f"{value[:80]!r} is not a time like 5s, 500ms or 2m; a number alone is seconds.", param, ctx)
+        seconds = float(match[1]) * _UNITS_SECONDS[match[2] or "s"]
+        if not self._least_seconds <= seconds <= self._most_seconds:
+            least, most = _format_time(self._least_seconds), _format_time(self._most_seconds)
+            self.fail(f"{value[:80]!r} is not between {least} and {most}.", param, ctx)
         return seconds
+
+
+def _format_time(seconds: float) -> str:
+    unit = next((unit for unit in ("h", "s", "ms", "us") if seconds >= _UNITS_SECONDS[unit]), "ns")
+    return f"{seconds / _UNITS_SECONDS[unit]:g}{unit}"
 
 
 class Nearest(click.Choice[str]):
@@ -39,14 +57,9 @@ class Nearest(click.Choice[str]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The word; fails with the nearest."""
         if value not in self.choices:
-            self._refuse(str(value), param, ctx)
+            near = nearest(str(value), self.choices, cutoff=0)
+            self.fail(f"{str(value)[:80]!r} is no type of descriptor. The nearest is {near!r}.", param, ctx)
         return str(value)
-
-    def _refuse(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> None:
-        from difflib import get_close_matches  # noqa: PLC0415 - only for a mistake
-
-        near = get_close_matches(value.lower(), self.choices, n=1, cutoff=0)
-        self.fail(f"{value[:80]!r} is no type of descriptor. The nearest is {near[0]!r}.", param, ctx)
 
 
 def _port_role(text: str) -> tuple[int, str]:
@@ -88,8 +101,10 @@ def read_only(_ctx: click.Context, _option: click.Parameter, text: str | None) -
     if text is None:
         return frozenset(watched())
     names = frozenset(name.strip() for name in text.split(","))
-    if unknown := names - set(watched()):
-        raise click.BadParameter(f"{', '.join(sorted(unknown))!r} is none of {', '.join(watched())}")
+    if unknown := sorted(names - set(watched())):
+        near = nearest(unknown[0], watched())
+        hint = f"; did you mean {near}?" if near else ""
+        raise click.BadParameter(f"{', '.join(unknown)[:80]!r} is none of {', '.join(watched())}{hint}")
     return names
 
 
@@ -116,18 +131,6 @@ def _read_debuginfod(_ctx: click.Context, _option: click.Parameter, is_asked: bo
     return servers
 
 
-def read_threshold(_ctx: click.Context, _option: click.Parameter, text: str) -> int:
-    """``1ms`` to nanoseconds."""
-    number = text.rstrip("nums")
-    try:
-        nanoseconds = int(float(number) * _UNITS_NS[text[len(number) :]])
-    except (ValueError, KeyError, OverflowError):
-        nanoseconds = 0
-    if not 0 < nanoseconds < 1 << 63:
-        raise click.BadParameter(f"{text!r} is not a time like 500us, 1ms or 2s")
-    return nanoseconds
-
-
 def awaited_name(targets: tuple[str, ...]) -> str:
     """Of a process that has not begun only the kernel's name can be compared."""
     if len(targets) != 1 or targets[0].isdecimal():
@@ -150,3 +153,10 @@ frequency_option = click.option(
     help="How often a second each CPU is looked at.",
 )
 follow_option = click.option("--follow", is_flag=True, help="Trace and report the processes that it makes, too.")
+
+
+def refuse_of_a_trace(context: click.Context) -> None:
+    """Raises BadInputError where an option was given that only a trace has, and there is none."""
+    for option in ("only", "follow", "debuginfod"):
+        if context.get_parameter_source(option) is ParameterSource.COMMANDLINE:
+            raise BadInputError(f"--{option} is of a trace", "add --trace TIME, for example --trace 5s")

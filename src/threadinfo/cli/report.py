@@ -11,9 +11,8 @@ import click
 from threadinfo.cli.group import DEFAULT_COMMAND, cli
 from threadinfo.cli.options import (
     DEFAULT_PORTS,
-    LONGEST_TRACE_SECONDS,
     REPORT_FORMATS,
-    Seconds,
+    Time,
     awaited_name,
     complete_target,
     debuginfod_option,
@@ -22,6 +21,7 @@ from threadinfo.cli.options import (
     read_only,
     read_port_option,
     read_ports_file,
+    refuse_of_a_trace,
 )
 from threadinfo.cli.rendering import open_output, refuse_page_on_terminal, render
 from threadinfo.cli.say import print_error, say_losses, say_waiting, say_what_is_logged
@@ -54,16 +54,18 @@ from threadinfo.tracers import watched
 @click.option(
     "--trace",
     "trace_seconds",
-    metavar="SECONDS",
-    type=Seconds(0, LONGEST_TRACE_SECONDS, min_open=True),
-    help="As root: watch for so long, and add what threads and descriptors did.",
+    metavar="TIME",
+    type=Time(),
+    help="As root: watch for so long (5, 500ms, 2m), and add what threads and descriptors did.",
 )
 @click.option("--only", metavar="WHAT", callback=read_only, help=f"Of a trace: {', '.join(watched())}; default all.")
 @click.option("--wait", is_flag=True, help="As root: wait for TARGET to start; trace it from its first instruction.")
 @frequency_option
 @follow_option
 @debuginfod_option
+@click.pass_context
 def report_command(
+    context: click.Context,
     targets: tuple[str, ...],
     trace_seconds: float | None,
     wait: bool,
@@ -88,8 +90,8 @@ def report_command(
     if verbose and (wait or trace_seconds is not None):
         say_what_is_logged()
     with open_output(output) as write:
-        if follow and trace_seconds is None and not wait:
-            raise BadInputError("--follow is of a trace", "add --trace SECONDS")
+        if trace_seconds is None and not wait:
+            refuse_of_a_trace(context)
         root = open_root(proc_path)
         pids, missing = ([], []) if wait else find_all(root, targets)
         options = CollectOptions(

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import re
+import shlex
 
+from threadinfo.cli.group import meant_command
+from threadinfo.cli.nearest import nearest
 from threadinfo.cli.say import print_error
 from threadinfo.errors import (
     MORE_FILES,
@@ -13,11 +18,12 @@ from threadinfo.errors import (
     ProcessNotFoundError,
     ThreadinfoError,
 )
+from threadinfo.own_rights import more_rights
 from threadinfo.proc.process import COMM_CHARACTERS, full_name
 from threadinfo.proc.reader import ProcDeniedError, ProcDirectory, ProcError, ProcGoneError, decode
-from threadinfo.proc.rights import more_rights
 
 _LARGEST_PID = 1 << 22  # proc_sys_kernel(5), pid_max
+_PROC_PATH = re.compile(r"/proc/(\d{1,7})(?:/|$)", re.ASCII)
 
 
 def find_processes(root: ProcDirectory, target: str) -> list[int]:
@@ -27,8 +33,46 @@ def find_processes(root: ProcDirectory, target: str) -> list[int]:
     return [_find_pid(root, target)] if target.isascii() and target.isdecimal() else _find_name(root, target)
 
 
-def _not_found(target: str) -> ProcessNotFoundError:
-    return ProcessNotFoundError(f"Process {decode(os.fsencode(target))} not found")
+def _not_found(root: ProcDirectory, target: str) -> ProcessNotFoundError:
+    name = decode(os.fsencode(target))
+    return ProcessNotFoundError(f"Process {name} not found", _hint(root, target, name))
+
+
+def _hint(root: ProcDirectory, target: str, name: str) -> str | None:
+    """What was probably meant."""
+    if target.isdecimal():
+        return None
+    if match := _PROC_PATH.match(target):
+        return f"a process is named by its number: threadinfo {match[1]}"
+    if os.path.isfile(target):
+        return _hint_of_file(root, target)
+    names = [] if "/" in target else _read_names(root)
+    process = nearest(name, names)
+    meant = [words for words in (meant_command(target), process and f"the process {process}") if words]
+    if meant:
+        return f"no process is called {name}; did you mean {' or '.join(meant)}?"
+    return "a TARGET is a PID or a name, and this is a path" if "/" in target else None
+
+
+def _hint_of_file(root: ProcDirectory, path: str) -> str | None:
+    name = os.path.basename(path)
+    if "/" in path and name[:COMM_CHARACTERS] in _read_names(root):
+        return f"a path is no TARGET; by its name: threadinfo {shlex.quote(name)}"
+    if path.endswith(".json"):
+        return f"a saved report: threadinfo show {shlex.quote(path)}"
+    if "/" in path and os.access(path, os.X_OK):
+        return f"no process executes it; to start it: threadinfo run -- {shlex.quote(path)}"
+    return "a TARGET is a PID or a name, and this is a file"
+
+
+def _read_names(root: ProcDirectory) -> set[str]:
+    """The kernel's names of all processes but this one, as far as they may be read."""
+    names = set()
+    for pid in root.numbers():
+        if pid != os.getpid():
+            with contextlib.suppress(ProcError):
+                names.add(decode(root.read(f"{pid}/comm").removesuffix(b"\n")))
+    return names
 
 
 def _remedy() -> str:
@@ -40,7 +84,7 @@ def _find_pid(root: ProcDirectory, target: str) -> int:
     pid = int(target) if len(target) <= len(str(_LARGEST_PID)) else 0
     try:
         if not pid:
-            raise _not_found(target)
+            raise _not_found(root, target)
         for line in root.read_text(f"{pid}/status").splitlines():
             if line.startswith("Tgid:"):
                 owner = int(line.split()[1])
@@ -48,7 +92,7 @@ def _find_pid(root: ProcDirectory, target: str) -> int:
     except ProcDeniedError as problem:
         raise NotAvailableError(f"cannot read {problem}", _remedy()) from None
     except (ProcGoneError, ValueError, IndexError):
-        raise _not_found(target) from None
+        raise _not_found(root, target) from None
     except ProcError as problem:
         raise NotAvailableError(f"cannot read {problem}") from None
     return pid
@@ -70,7 +114,7 @@ def _find_name(root: ProcDirectory, target: str) -> list[int]:
     if not pids and hidden_count:
         raise NotAvailableError(f"no process {name} among those that may be read; {hidden_count} may not", _remedy())
     if not pids:
-        raise _not_found(target)
+        raise _not_found(root, target)
     return pids
 
 

@@ -8,7 +8,7 @@ import sys
 import click
 
 from threadinfo.cli.group import cli
-from threadinfo.cli.options import DEFAULT_PORTS, Seconds, complete_target, read_port_option, read_ports_file
+from threadinfo.cli.options import DEFAULT_PORTS, Time, complete_target, read_port_option, read_ports_file
 from threadinfo.cli.target import find_processes, open_root
 from threadinfo.cli.tracing import own_privileges
 from threadinfo.collect.process import CollectOptions
@@ -22,8 +22,8 @@ leaves_thread = False
 @click.argument("target", metavar="TARGET", shell_complete=complete_target)
 @click.option(
     "--interval",
-    metavar="SECONDS",
-    type=Seconds(0.1, 3600),
+    metavar="TIME",
+    type=Time(0.1, 3600),
     default=1.0,
     show_default=True,
     help="How often the screen is refreshed.",

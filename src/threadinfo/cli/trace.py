@@ -12,15 +12,13 @@ import msgspec
 from threadinfo.cli.group import cli
 from threadinfo.cli.options import (
     FORMATS,
-    LONGEST_TRACE_SECONDS,
     Nearest,
-    Seconds,
+    Time,
     awaited_name,
     complete_target,
     debuginfod_option,
     follow_option,
     read_only,
-    read_threshold,
 )
 from threadinfo.cli.output import write_standard_output
 from threadinfo.cli.say import print_error, say_losses, say_waiting
@@ -44,12 +42,12 @@ _FORMAT_SECONDS = 0.015  # of every tick of a stream
 @click.option("--only", metavar="WHAT", callback=read_only, help=f"{', '.join(watched())}, with commas; default all.")
 @click.option(
     "--duration",
-    metavar="SECONDS",
-    type=Seconds(0, LONGEST_TRACE_SECONDS, min_open=True),
-    help="Otherwise until Ctrl-C or the target's end.",
+    metavar="TIME",
+    type=Time(),
+    help="5, 500ms, 2m; otherwise until Ctrl-C or the target's end.",
 )
 @click.option(
-    "--threshold", metavar="TIME", default="1ms", callback=read_threshold, help="Waits longer than this; default 1ms."
+    "--threshold", metavar="TIME", type=Time(), default="1ms", show_default=True, help="Waits longer than this."
 )
 @click.option(
     "--kind",
@@ -71,7 +69,7 @@ def trace_command(
     targets: tuple[str, ...],
     only: frozenset[str],
     duration: float | None,
-    threshold: int,
+    threshold: float,
     kinds: tuple[str, ...],
     threads: tuple[str, ...],
     path: str | None,
@@ -93,10 +91,10 @@ def trace_command(
 
     if only <= {"waits", "cpu"}:
         words = ",".join(sorted(only))
-        raise BadInputError(f"{words}: told of in a report alone", f"threadinfo TARGET --trace SECONDS --only {words}")
+        raise BadInputError(f"{words}: told of in a report alone", f"threadinfo TARGET --trace 5s --only {words}")
     has_filter = bool(kinds or threads or path or failures)
     options = StreamOptions(
-        threshold_ns=threshold if "scheduling" in only and not has_filter else None,
+        threshold_ns=round(threshold * 1e9) if "scheduling" in only and not has_filter else None,
         with_descriptors=bool(only & {"descriptors", "sockets"}),
         with_sockets="sockets" in only,
         only_sockets="descriptors" not in only,

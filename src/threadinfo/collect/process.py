@@ -12,6 +12,7 @@ import msgspec
 from threadinfo.containment import contained
 from threadinfo.errors import NotAvailableError, TargetEndedError
 from threadinfo.model import Descriptor, Gap, Memory, ProcessReport, Report
+from threadinfo.own_rights import more_rights
 from threadinfo.proc import process as identity
 from threadinfo.proc import serving
 from threadinfo.proc.descriptors import read_descriptors
@@ -19,7 +20,6 @@ from threadinfo.proc.limits import read_limits
 from threadinfo.proc.memory import read_distribution
 from threadinfo.proc.process import Machine, Status, TaskStat
 from threadinfo.proc.reader import ProcDeniedError, ProcDirectory, ProcError, ProcGoneError
-from threadinfo.proc.rights import more_rights
 from threadinfo.proc.sockets import Ports
 from threadinfo.proc.threads import read_threads, stack_mappings
 

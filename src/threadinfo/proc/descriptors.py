@@ -12,11 +12,11 @@ import msgspec
 
 from threadinfo.descriptor_kinds import BY_NAME, KIND_OF_MODE, KindName, kind_of_link
 from threadinfo.model import Descriptor, Details, Gap
+from threadinfo.own_rights import more_rights
 from threadinfo.proc import describe, fdinfo
 from threadinfo.proc.file_status import FileStatus
 from threadinfo.proc.process import read_stat
 from threadinfo.proc.reader import ProcDeniedError, ProcDirectory, ProcError, ProcGoneError, ProcSilentError
-from threadinfo.proc.rights import more_rights
 from threadinfo.proc.sockets import FoundSocket, Ports, read_sockets
 
 _DELETED = " (deleted)"
@@ -48,6 +48,7 @@ def read_descriptors(
 ) -> DescriptorListing:
     """Lists fd/ once, and asks of each descriptor what its kind needs; `only`: of these numbers alone.
 
+    Raises ProcError: where the directory may not be read, or none of its entries may.
     `with_details` reads fdinfo too: one file more a descriptor, which the plain text has no use for.
     """
     targets: list[tuple[int, str]] = []
@@ -60,6 +61,8 @@ def read_descriptors(
         targets.append((fd, target))
         if target.startswith("socket:["):
             sockets[_bracketed(target)].append(fd)
+    if problems and not targets and all(isinstance(problem, ProcDeniedError) for problem in problems):
+        raise problems[0]  # an empty list would say that it has none
     found, gaps = read_sockets(process, pid, sockets, ports, may_borrow=may_borrow)
     mqueue = _MessageQueues(process)
     doubts: list[ProcError] = []

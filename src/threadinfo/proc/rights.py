@@ -1,8 +1,7 @@
-"""What this process may read of others, tried on all of them; and what would let it read more."""
+"""What this process may read of others, tried on all of them."""
 
 from __future__ import annotations
 
-import os
 from typing import NamedTuple
 
 from threadinfo.proc.reader import ProcDeniedError, ProcDirectory, ProcError
@@ -31,9 +30,3 @@ def count_closed(root: ProcDirectory) -> Others:
             continue
     return Others(len(pids), closed, 1 not in pids)
 
-
-def more_rights(capability: str = "CAP_SYS_PTRACE") -> str:
-    """What lets this process read what it may not; root is not told to become root."""
-    if os.geteuid():
-        return "run as root"
-    return f"this root lacks {capability}: run it outside the container, or with --cap-add {capability[4:]}"

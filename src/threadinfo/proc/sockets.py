@@ -21,9 +21,9 @@ import msgspec
 
 from threadinfo import netlink_names, protocol_names
 from threadinfo.model import Details, Gap, Socket
+from threadinfo.own_rights import more_rights
 from threadinfo.proc import socket_tables
 from threadinfo.proc.reader import ProcDeniedError, ProcDirectory, ProcError, ProcGoneError
-from threadinfo.proc.rights import more_rights
 from threadinfo.proc.socket_tables import SocketEntry
 from threadinfo.proc.standing import other_standing, stream_standing
 from threadinfo.proc.unix_sockets import needs_asking, tell_unix

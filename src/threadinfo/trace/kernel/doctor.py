@@ -17,13 +17,13 @@ from typing import Literal, Protocol
 
 from threadinfo.errors import NotAvailableError, explain
 from threadinfo.model import Check
+from threadinfo.own_rights import CAPABILITIES, has_hosts_rights, more_rights
 from threadinfo.trace.kernel import compiler, preflight
 from threadinfo.trace.kernel.btf import BTF_PATH, KernelTypes
 from threadinfo.trace.kernel.machine import (
     CAPABILITIES_NEEDED,
     GRANT_CAPABILITIES,
     cpu_count,
-    has_hosts_rights,
     may_trace,
     pid_limit,
     possible_on_this_process,
@@ -31,7 +31,6 @@ from threadinfo.trace.kernel.machine import (
 from threadinfo.trace.stacks.libdw import Libraries
 from threadinfo.tracers import TRACERS
 
-_CAPABILITIES = {"CAP_SYS_PTRACE": 19, "CAP_SYS_ADMIN": 21, "CAP_PERFMON": 38, "CAP_BPF": 39}  # capability.h
 _OLDEST_KERNEL = (5, 8)
 _ROOT = 'sudo "$(command -v threadinfo)"'
 _NO_TRACING = "no tracing"
@@ -111,9 +110,7 @@ def _others(others: Others) -> Check:
     found = f"{open_count} of {others.process_count} may be looked into"
     if others.hides_first:
         found += "; /proc hides some (hidepid=2)"
-    remedy = "run it outside the container, or with --cap-add SYS_PTRACE"
-    if os.geteuid():
-        remedy = f"{_ROOT} doctor (or CAP_SYS_PTRACE)"
+    remedy = f"{_ROOT} doctor (or CAP_SYS_PTRACE)" if os.geteuid() else more_rights()
     effect = "of the others descriptors, memory maps and stacks stay unknown"
     is_ok = others.closed_count <= others.process_count * _CLOSED_TO_ANYBODY and not others.hides_first
     return _check("other processes", is_ok, found, effect, remedy, is_required=False)
@@ -123,7 +120,7 @@ def _privilege() -> Check:
     status = _read("/proc/self/status") or ""
     match = re.search(r"^CapEff:\s*([0-9a-f]+)", status, re.MULTILINE)
     effective = int(match[1], 16) if match else 0
-    held = [name for name, bit in _CAPABILITIES.items() if effective >> bit & 1]
+    held = [name for name, bit in CAPABILITIES.items() if effective >> bit & 1]
     is_root = os.geteuid() == 0
     found = ("root" if is_root else f"user {os.geteuid()}") + f", capabilities: {', '.join(held) or 'none of those'}"
     found += "" if has_hosts_rights() else " (in a user namespace, not the host's)"

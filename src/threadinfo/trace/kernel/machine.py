@@ -79,8 +79,3 @@ def may_trace() -> bool:
 def possible_on_this_process() -> bool:
     """Whether thread ids in our /proc are those that the kernel's tracepoints have: not inside a PID namespace."""
     return os.readlink("/proc/self/ns/pid") == "pid:[4026531836]"  # include/linux/proc_ns.h, PROC_PID_INIT_INO
-
-
-def has_hosts_rights() -> bool:
-    """Whether capabilities are the host's: not inside a user namespace."""
-    return os.readlink("/proc/self/ns/user") == "user:[4026531837]"  # PROC_USER_INIT_INO

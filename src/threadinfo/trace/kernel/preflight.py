@@ -8,11 +8,11 @@ import os
 import platform
 
 from threadinfo.errors import MORE_FILES, TOO_MANY_FILES, NotAvailableError, more_memory, out_of_memory
+from threadinfo.own_rights import has_filter, has_hosts_rights, what_forbids
 from threadinfo.trace.kernel import bpf
 from threadinfo.trace.kernel.machine import (
     CAPABILITIES_NEEDED,
     GRANT_CAPABILITIES,
-    has_hosts_rights,
     may_trace,
     possible_on_this_process,
 )
@@ -80,9 +80,11 @@ def _explain(doing: str, number: int) -> NotAvailableError:
                 f"{message}: in a user namespace rights are not the host's",
                 "run it as root of the host, outside of the user namespace (rootless container, unshare -U)",
             )
-        return NotAvailableError(
-            message, "it is forbidden to this process: run it outside the container, or with seccomp=unconfined"
-        )
+        if has_filter():
+            return NotAvailableError(
+                message, "it is forbidden to this process: run it outside the container, or with seccomp=unconfined"
+            )
+        return NotAvailableError(message, f"{what_forbids()} refuses it, or the kernel is locked down (lockdown)")
     if number in {errno.ENOSYS, errno.EINVAL}:
         return NotAvailableError(message, "a kernel with CONFIG_BPF_SYSCALL, Linux 5.8 or later")
     return NotAvailableError(message)
