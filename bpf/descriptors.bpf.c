@@ -67,6 +67,9 @@ struct control {
 #define RECORDS_OF_SOCKETS 1
 #define RECORDS_ALL 2
 BPF_F_TABLE("array", u32, struct control, control, 1, MAPPED);
+/* Of each kind of record, by the code of the call and whether it failed: what may come although none is left. User space
+ * gives more now and then. */
+BPF_F_TABLE("array", u32, s64, kind_records_left, 2 * CALL_CODES, MAPPED);
 
 static __always_inline struct control *get_control(void) {
     u32 zero = 0;
@@ -144,20 +147,29 @@ static __always_inline void begin_event(struct event *e, struct actor *a, u16 ca
     COUNT(seen);
 }
 
-/* Whether a record of the event is wanted. */
-static __always_inline bool is_wanted(struct event *e) {
+/* connect(2) of a connection that is being made, or is made by now: EINPROGRESS, EALREADY, EISCONN. */
+static __always_inline bool is_under_way(s32 result) {
+    return result == -115 || result == -114 || result == -106;
+}
+
+/* Whether a record of the event is wanted; `call`: the code of the call. */
+static __always_inline bool is_wanted(struct event *e, u32 call) {
     struct control *c = get_control();
+    u32 kind = call * 2 + (e->flags & FAILED || (e->flags & ON_SOCKET && e->result < 0 && !is_under_way(e->result)));
+    s64 *left;
 
     if (!c || c->records == RECORDS_NONE)
         return false;
     if (c->records == RECORDS_OF_SOCKETS && e->type != TYPE_SOCKET && e->ended_type != TYPE_SOCKET &&
         !(e->flags & ON_SOCKET))
         return false;
-    if (__sync_fetch_and_add(&c->records_left, -1) <= 0) {
-        COUNT(omitted);
-        return false;
-    }
-    return true;
+    if (c->records_left > 0 && __sync_fetch_and_add(&c->records_left, -1) > 0)
+        return true;
+    left = kind_records_left.lookup(&kind);
+    if (left && *left > 0 && __sync_fetch_and_add(left, -1) > 0)
+        return true;
+    COUNT(omitted);
+    return false;
 }
 
 /* Codes of anonymous inodes, by how their names begin; user space writes it. */

@@ -140,7 +140,7 @@ int on_io_uring_complete(struct bpf_raw_tracepoint_args *ctx) {
         e->fd = read_u32(request, CLOSE_NUMBER);
         if (result != -9 /* EBADF */) {
             close_number(&w->actor, e, e->fd);
-            if (is_wanted(e))
+            if (is_wanted(e, w->actor.call))
                 emit(e);
             return 0;
         }

@@ -11,6 +11,7 @@ struct totals {
     u64 opened[CALL_CODES];
     u64 closed[CALL_CODES];
     u64 failed[CALL_CODES];
+    u64 sockets[CALL_CODES]; /* that the call made or numbered; of bind, listen, connect, shutdown: those that worked */
     u64 types[TYPE_CODES]; /* of what was opened */
     u64 close_on_exec[2];  /* taken away, set */
     u64 lifetime_sum_ns;
@@ -203,6 +204,8 @@ static __always_inline void open_number(struct actor *a, struct event *e, u32 fd
         return;
     ADD_OWN_AT(t->opened, a->call, CALL_CODES, 1);
     ADD_OWN_AT(t->types, type, TYPE_CODES, 1);
+    if (type == TYPE_SOCKET)
+        ADD_OWN_AT(t->sockets, a->call, CALL_CODES, 1);
     if (thread)
         ADD(thread->opened_count, 1);
     if (s) {
@@ -288,7 +291,8 @@ static __always_inline void close_number(struct actor *a, struct event *e, u32 f
     __sync_fetch_and_add(&n->owed, -1);
 }
 
-static __always_inline void count_failure(struct actor *a, s32 result) {
+/* By call and error; `is_failure`: unless it says no more than that a connection is under way. */
+static __always_inline void count_failure(struct actor *a, s32 result, bool is_failure) {
     struct failure_key key = {.process = a->process, .call = a->call, .error = -result};
     u32 site = a->stack ? a->stack : a->process, zero = 0, slot, *known;
     struct totals *t = find_totals(a->process);
@@ -298,7 +302,7 @@ static __always_inline void count_failure(struct actor *a, s32 result) {
 
     if (!t || !c)
         return;
-    ADD_OWN_AT(t->failed, a->call, CALL_CODES, 1);
+    ADD_OWN_AT(t->failed, a->call, CALL_CODES, is_failure);
     if (result == -24 /* EMFILE */ || result == -23 /* ENFILE */) {
         key.tid = a->tid;
         s = sites.lookup(&site);

@@ -225,7 +225,7 @@ static __always_inline bool read_addresses(struct work *w, struct scratch *s) {
 static __always_inline void finish_event(struct work *w) {
     struct event *e = &w->event;
     bool has_path = w->payload == PAYLOAD_PATH || w->payload == PAYLOAD_NAME;
-    bool wanted = is_wanted(e), counts_path = has_path && e->flags & OPENED;
+    bool wanted = is_wanted(e, w->actor.call), counts_path = has_path && e->flags & OPENED;
     struct scratch *s;
 
     if (!wanted && !counts_path)
@@ -317,7 +317,7 @@ int on_sys_exit(struct bpf_raw_tracepoint_args *ctx) {
     begin_event(&w->event, &w->actor, number, result);
     if (action == ACTION_CLOSE && result != -9 /* EBADF: any other error frees the number too */) {
         close_number(&w->actor, &w->event, REGISTER(r, u32, REGISTER_0));
-        if (is_wanted(&w->event))
+        if (is_wanted(&w->event, w->actor.call))
             emit(&w->event);
         return 0;
     }
@@ -436,7 +436,7 @@ static __always_inline int apply_work(struct bpf_raw_tracepoint_args *ctx, bool 
 #endif
     switch (w->effect) {
     case EFFECT_FAIL:
-        count_failure(a, result);
+        count_failure(a, result, true);
         e->flags |= FAILED;
         e->type = w->type; /* that it would have had */
         if ((action & ACTION_MASK) == ACTION_ACCEPT && result == -11 /* EAGAIN */)
@@ -444,9 +444,13 @@ static __always_inline int apply_work(struct bpf_raw_tracepoint_args *ctx, bool 
         break;
     case EFFECT_ON_SOCKET:
         e->flags |= ON_SOCKET;
-        /* EINPROGRESS, EALREADY, EISCONN: of a connect that goes on, or has come to its end */
-        if (result < 0 && result != -115 && result != -114 && result != -106)
-            count_failure(a, result);
+        if (result < 0) {
+            count_failure(a, result, !is_under_way(result));
+        } else {
+            t = find_totals(a->process);
+            if (t)
+                ADD_OWN_AT(t->sockets, a->call, CALL_CODES, 1);
+        }
         e->inode = e->argument ? inode_of(a->files, e->fd) : 0;
         break;
     case EFFECT_CLOSE_ON_EXEC:
@@ -542,9 +546,9 @@ int on_signal_deliver(struct bpf_raw_tracepoint_args *ctx) {
         return 0;
     w->actor.call = *action_of >> CALL_SHIFT & 0xff;
     begin_event(&w->event, &w->actor, number, -4 /* EINTR */);
-    count_failure(&w->actor, -4);
+    count_failure(&w->actor, -4, true);
     w->event.flags |= FAILED;
-    if (is_wanted(&w->event))
+    if (is_wanted(&w->event, w->actor.call))
         emit(&w->event);
     return 0;
 }
@@ -630,7 +634,7 @@ int sweep(struct bpf_raw_tracepoint_args *ctx) {
         }
         closed_count++;
         e->fd = fd;
-        if (is_wanted(e))
+        if (is_wanted(e, a->call))
             emit(e);
     }
     count_closes(a, t, closed_count);
@@ -751,7 +755,7 @@ int open_received(struct bpf_raw_tracepoint_args *ctx) {
         open_number(&w->actor, &w->event, number & ~IS_PIDFD, false, type, file);
         w->event.inode = type == TYPE_SOCKET ? inode_of(w->actor.files, number) : 0;
         w->event.argument = type == TYPE_SOCKET ? socket_kind_of(w->actor.files, number) : 0;
-        if (is_wanted(&w->event))
+        if (is_wanted(&w->event, w->actor.call))
             emit(&w->event);
     }
     parts.call(ctx, PART_OPEN);

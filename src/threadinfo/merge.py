@@ -223,7 +223,8 @@ def merge_descriptors(
         trace = _with_time_left(trace, limit, None if descriptors is None else len(descriptors))
         gaps = [*gaps, *_stack_gaps(trace.stacks)]
     if sockets is not None:
-        events = tuple(_name_thread(event, names) for event in name_accepted(sockets.events, report.descriptors or ()))
+        told = _with_kind(sockets.events, descriptors or ())
+        events = tuple(_name_thread(event, names) for event in name_accepted(told, report.descriptors or ()))
         sockets = msgspec.structs.replace(sockets, events=events)
     return msgspec.structs.replace(
         report,
@@ -289,6 +290,26 @@ def name_accepted(events: Iterable[DescriptorEvent], descriptors: Iterable[Descr
             yield msgspec.structs.replace(event, local=local, remote=event.remote or known.remote)
         else:
             yield event
+
+
+def _with_kind(events: Iterable[DescriptorEvent], descriptors: Iterable[Descriptor]) -> Iterator[DescriptorEvent]:
+    """The events with what /proc says of a socket that is open, where its opening came without that."""
+    known = {(one.fd, one.origin.opened_at): one for one in descriptors if one.socket is not None and one.origin}
+    for event in events:
+        found = known.get((event.fd or 0, event.time)) if event.inode is None and not event.error else None
+        if found is None or found.socket is None or event.event == "close":
+            yield event
+            continue
+        sock = found.socket
+        yield msgspec.structs.replace(
+            event,
+            inode=found.inode,
+            family=sock.family,
+            socket_type=sock.type,
+            protocol=sock.protocol,
+            local=sock.local if event.event == "accept" else None,
+            remote=sock.remote if event.event == "accept" else None,
+        )
 
 
 def _name_thread(event: DescriptorEvent, names: Mapping[int, str]) -> DescriptorEvent:

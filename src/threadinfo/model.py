@@ -697,13 +697,28 @@ class DescriptorEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     """Whether the child uses the same table."""
 
 
+class SocketCalls(msgspec.Struct, frozen=True):
+    """How often a call made, numbered or used sockets, or failed to."""
+
+    syscall: str
+    error: str | None
+    """For example "ECONNREFUSED", and "EINPROGRESS" of a connection under way; null: it worked."""
+    count: int
+    """Of calls that make sockets, the sockets: socketpair makes two."""
+
+
 class SocketTrace(msgspec.Struct, frozen=True, kw_only=True):
     """What happened to the sockets of a process."""
 
     events: tuple[DescriptorEvent, ...]
-    """In the order of time, the first ten thousand."""
+    """In the order of time: whole stories, ten thousand events at the most. The first of each kind, failures and what
+    is open have a quarter of the room each, before the others."""
     omitted_count: int
-    """Events after these."""
+    """Calls that are counted in `calls` and are not among the events."""
+    made_count: int | None = None
+    """Sockets that were made, accepted or received; null in reports of earlier versions."""
+    calls: tuple[SocketCalls, ...] = ()
+    """Every call, whether or not an event tells of it; accepts that found nobody are in `empty_by_syscall`."""
 
 
 class EndedThread(msgspec.Struct, frozen=True):

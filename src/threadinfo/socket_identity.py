@@ -29,11 +29,13 @@ CLOCK_NS = 8
 class Sockets(Generic[T]):
     """What is kept of each socket of one process, found by its events, in the order of time."""
 
-    def __init__(self, make: Callable[[], T]) -> None:
-        self._make = make
+    def __init__(self, make: Callable[[], T], most: int | None = None) -> None:
+        """`most`: how many are known by their inodes, the latest; None: all."""
+        self._make, self._most = make, most
         self._by_number: dict[int, T] = {}
         self._since_ns: dict[int, int] = {}  # of a number that was given during the trace
         self._displaced: dict[int, T] = {}  # whose number another has, and whose close has not been told
+        self._inode_of: dict[int, int] = {}  # of a number, the last that was told
         self._by_inode: dict[int, T] = {}  # also of those without a number: one may be on its way in a message
 
     def of_event(self, event: DescriptorEvent) -> T:
@@ -47,6 +49,10 @@ class Sockets(Generic[T]):
             self._by_number[event.source_fd] = kept  # a source that is older than the trace has had no event yet
         if event.inode is not None:
             self._by_inode[event.inode] = kept
+            if event.fd is not None:
+                self._inode_of[event.fd] = event.inode
+            if self._most is not None and len(self._by_inode) > self._most:
+                del self._by_inode[next(iter(self._by_inode))]
         if event.fd is not None:
             self._take_number(event, event.fd, kept)
         return kept
@@ -59,6 +65,7 @@ class Sockets(Generic[T]):
         if event.event == "close" and not event.error:
             self._by_number.pop(fd, None)
             self._since_ns.pop(fd, None)
+            self._inode_of.pop(fd, None)
             return
         if event.event in MADE | NUMBERED:
             if (before := self._by_number.get(fd, kept)) is not kept:
@@ -81,6 +88,8 @@ class Sockets(Generic[T]):
             if (kept := self._by_inode.get(event.inode)) is not None:
                 return kept
             if event.event in NUMBERED:  # of one that is older than the trace
+                return self._make()
+            if self._inode_of.get(event.fd or 0, event.inode) != event.inode:  # not told: one's close, another's birth
                 return self._make()
         number = event.source_fd if event.event == "duplicate" else None if event.event == "receive" else event.fd
         kept = None if number is None else self.of_number(number)

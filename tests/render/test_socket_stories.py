@@ -24,7 +24,7 @@ def test_equal_stories_are_folded_and_others_are_not() -> None:
     events = [one for number in range(EQUAL + 1) for one in connection(number)]
     events += connection(EQUAL + 1, "other")
     lines = render_sockets(SocketTrace(events=tuple(events), omitted_count=0), SHORT)
-    assert lines[2] == f"{EQUAL + 2} made, {2 * EQUAL + 4} events"
+    assert lines[2] == f"{EQUAL + 2} made, {2 * EQUAL + 4} events told"
     assert [line for line in lines if "more like this" in line] == [f"  {EQUAL} more like this, until 11:59:59.123456"]
     assert sum(line.startswith("FD ") for line in lines) == 2
     assert sum("serve+0x7" in line for line in lines) == sum("other+0x7" in line for line in lines) == 1

@@ -241,7 +241,7 @@ def _merge_activity(
         activity.sockets,
         _origins(report, activity, Moments(result.clock_offset_ns)),
         gaps,
-        knows_uses=activity.socket_uses is not None,
+        knows_uses=activity.knows_uses,
     )
 
 

@@ -8,7 +8,7 @@ from threadinfo.model import DescriptorEvent, SocketTrace
 from threadinfo.render.escape import format_text
 from threadinfo.render.text.duration import format_duration
 from threadinfo.render.text.fold import Cuts, wrap
-from threadinfo.socket_identity import Sockets
+from threadinfo.socket_identity import UNDER_WAY, Sockets
 from threadinfo.socket_story import is_failure, tell_event
 
 _STORIES = 20
@@ -19,10 +19,12 @@ _Shape = tuple[tuple[object, ...], ...]
 def render_sockets(trace: SocketTrace, cuts: Cuts) -> list[str]:
     """The lines of the section, readable at 80 columns: those that are open first, then failures, then the longest."""
     every = list(tell_stories(trace.events))
-    if not every:
+    if not every and not trace.calls:
         return []
-    made = sum(story[0].event in {"socket", "accept", "receive"} and not story[0].error for story in every)
-    lines = ["", "=== Sockets (traced) ===", f"{made} made, {len(trace.events)} events"]
+    made = trace.made_count
+    if made is None:
+        made = sum(story[0].event in {"socket", "accept", "receive"} and not story[0].error for story in every)
+    lines = ["", "=== Sockets (traced) ===", f"{made} made, {len(trace.events)} events told", *_calls(trace)]
     stories = [story for story in every if any(event.event != "close" for event in story)]
     folded: dict[_Shape, list[_Story]] = {}
     for story in sorted(stories, key=_rank):
@@ -40,7 +42,21 @@ def render_sockets(trace: SocketTrace, cuts: Cuts) -> list[str]:
         noun = "socket" if others == 1 else "sockets"
         lines.append(f"{others} other {noun}; {how} the JSON report has {len(trace.events)} events".replace("  ", " "))
     if trace.omitted_count:
-        lines.append(f"{trace.omitted_count} events after those are counted only")
+        verb = "call is" if trace.omitted_count == 1 else "calls are"
+        lines.append(f"{trace.omitted_count} {verb} in these counts only: of more stories there was no room for")
+    return lines
+
+
+def _calls(trace: SocketTrace) -> list[str]:
+    """``Calls: connect 6000, socket 6003`` and ``Failed: connect ECONNREFUSED 3``: exact, whatever is told below."""
+    lines: list[str] = []
+    of_title: dict[str, list[str]] = {}
+    for one in sorted(trace.calls, key=lambda one: -one.count):
+        title = "Calls" if one.error is None else "Under way" if one.error in UNDER_WAY else "Failed"
+        words = f"{one.syscall} {one.error} {one.count}" if one.error else f"{one.syscall} {one.count}"
+        of_title.setdefault(title, []).append(words)
+    for title in ("Calls", "Under way", "Failed"):
+        lines += wrap(f"{title}: {', '.join(of_title.get(title, []))}", "", "  ") if title in of_title else []
     return lines
 
 

@@ -20,7 +20,7 @@ from threadinfo.model import DescriptorEvent
 from threadinfo.socket_identity import UNDER_WAY
 from threadinfo.trace.descriptors.addresses import format_address, format_connection, socket_kind
 from threadinfo.trace.descriptors.calls import EXEC, EXIT, FORK, Action, Call
-from threadinfo.trace.descriptors.ledger import KernelLedger
+from threadinfo.trace.descriptors.ledger import KernelLedger, OpenDescriptor
 from threadinfo.trace.descriptors.recorder import (
     ADDRESSES,
     CLOSE_ON_EXEC,
@@ -454,9 +454,25 @@ class EventMaker:
         """`find_stack` gives the stack behind a stack id; without it the events have none."""
         self._calls, self._moments, self._find_stack = calls, moments, find_stack
         self._has_fd = self._numbers_of({Action.CLOSE})
+        self._words = {call.name: call.event for call in calls.values()}
 
     def _numbers_of(self, actions: Collection[Action]) -> frozenset[int]:
         return frozenset(number for number, call in self._calls.items() if call.action in actions)
+
+    def birth(self, pid: int, fd: int, known: OpenDescriptor) -> DescriptorEvent:
+        """How an open descriptor began, by the ledger alone; its thread is not named."""
+        return DescriptorEvent(
+            at_ns=known.at_ns,
+            time=self._moments.format(known.at_ns),
+            pid=pid,
+            tid=known.tid,
+            thread_name="",
+            event=self._words[known.call],
+            syscall=known.call,
+            fd=fd,
+            result=fd,
+            type=known.type,
+        )
 
     def events(self, chunk: EventChunk, names: Mapping[int, str]) -> Iterator[DescriptorEvent]:
         """In the order of time; `names` are those of the threads."""

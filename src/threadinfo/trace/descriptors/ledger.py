@@ -87,6 +87,7 @@ _TOTALS = np.dtype(
         ("opened", "<i8", CALL_CODES),
         ("closed", "<i8", CALL_CODES),
         ("failed", "<i8", CALL_CODES),
+        ("sockets", "<i8", CALL_CODES),
         ("types", "<i8", TYPE_CODES),
         ("close_on_exec", "<i8", 2),
         ("lifetime_sum_ns", "<i8"),
@@ -209,9 +210,11 @@ class ProcessTotals(NamedTuple):
     """What was counted of a process."""
 
     opened: NDArray[np.int64]
-    """By code of the call, like the next two."""
+    """By code of the call, like the next three."""
     closed: NDArray[np.int64]
     failed: NDArray[np.int64]
+    sockets: NDArray[np.int64]
+    """Made or numbered by the call; of bind, listen, connect and shutdown those that worked."""
     types: NDArray[np.int64]
     close_on_exec: tuple[int, int]
     """Taken away, set."""
@@ -444,6 +447,7 @@ class KernelLedger:
             opened=shards["opened"].sum(axis=0),
             closed=closed,
             failed=shards["failed"].sum(axis=0),
+            sockets=shards["sockets"].sum(axis=0),
             types=shards["types"].sum(axis=0),
             close_on_exec=(cleared, was_set),
             lifetime=summarize(int(lifetimes.sum()), total_ns, longest_ns, lifetimes.tolist(), with_octaves=True),

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from threadinfo.errors import NotAvailableError
-from threadinfo.trace.descriptors.calls import COMPAT_FIELD, MACHINES, PATH, actions_of
+from threadinfo.trace.descriptors.calls import CALL_CODES, COMPAT_FIELD, MACHINES, PATH, actions_of
 from threadinfo.trace.descriptors.ledger import KernelLedger, Sizes, choose_sizes
 from threadinfo.trace.descriptors.type_codes import ANONYMOUS_CODES, ANONYMOUS_NAME_BYTES, DEFINES, type_code
 from threadinfo.trace.kernel import bpf
@@ -298,6 +298,8 @@ class DescriptorRecorder:
             actions = (ctypes.c_uint64 * _CALLS).from_buffer(programs.memory("actions", 8, _CALLS))
             for number, action in actions_of(machine, type_code, with_stacks=with_stacks).items():
                 actions[number] = action
+            left = programs.memory("kind_records_left", 8, 2 * CALL_CODES)
+            self._kind_records_left = np.frombuffer(left, "<i8", 2 * CALL_CODES)
             names = programs.map("anonymous_names", ctypes.c_char * ANONYMOUS_NAME_BYTES, ctypes.c_uint8)
             for text, code in ANONYMOUS_CODES.items():
                 names.set((ctypes.c_char * ANONYMOUS_NAME_BYTES).from_buffer_copy(text), ctypes.c_uint8(code))
@@ -373,6 +375,10 @@ class DescriptorRecorder:
     def allow_records(self, count: int) -> None:
         """How many records of descriptors may come until the next call; what is left out is counted."""
         self._control["records_left"] = count
+
+    def allow_records_of_kinds(self, count: int) -> None:
+        """How many more of each call, and of each call that fails, may come until the next call though no more may."""
+        self._kind_records_left[:] = count
 
     def statistics(self) -> ProgramStatistics:
         """The kernel's account of the programs."""

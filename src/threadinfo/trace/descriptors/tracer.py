@@ -25,9 +25,11 @@ from threadinfo.model import (
     LedgerDifference,
     LimitFailure,
     PathChurn,
+    SocketCalls,
     SocketTrace,
     ThreadChurn,
 )
+from threadinfo.socket_identity import UNDER_WAY
 from threadinfo.trace.descriptors.calls import EXEC, EXIT, FORK, OTHER_CALLS, SYSTEM_CALLS, calls_of
 from threadinfo.trace.descriptors.events import ChunkMaker, EventChunk, EventMaker, Moments
 from threadinfo.trace.descriptors.growth import OpenAtSites, Rates
@@ -73,7 +75,12 @@ _UNWIND_SECONDS, _FETCH_SECONDS = 3.0, 120.0  # at the end, for what is still wa
 _SHOWN_PATHS = 20
 _ACCEPTS = frozenset(call.name for call in (*SYSTEM_CALLS, *OTHER_CALLS.values()) if call.event == "accept")
 _SOCKET_RECORDS = 60_000
-"""Of a report: what is done with sockets after so many is counted, and told of those alone that stay open."""
+_SOCKET_RECORDS_OF_KIND = 16  # a tick
+"""Of a report: what is done with sockets after so many is counted, and of each call, and of each that fails, some are
+told for as long as it lasts."""
+_EVENT_OF_CALL = {call.name: call.event for call in (*SYSTEM_CALLS, *OTHER_CALLS.values())}
+_MAKES_SOCKETS = frozenset({"socket", "accept", "receive"})
+_OF_SOCKETS = frozenset({"socket", "accept", "bind", "listen", "connect", "shutdown"})
 
 
 class LedgerCheck(NamedTuple):
@@ -95,6 +102,8 @@ class DescriptorActivity(NamedTuple):
     """None where it was not asked for."""
     socket_uses: Mapping[int, Sequence[DescriptorEvent]] | None
     """Of the sockets among `opened`: their stories; None where those are not known."""
+    knows_uses: bool
+    """Whether these are whole."""
     stacks: Mapping[int, Stack]
     """Of `opened`: where they were opened, as far as that is known; by descriptor."""
     stack_problem: NotAvailableError | None
@@ -234,6 +243,8 @@ class DescriptorTracer(Tracer):
             self.started_ns = self.recorder.awaited.at_ns
         self._note_processes(batch)
         chunk = self._chunks.make(batch) if self._for_stream else None
+        if self._log_sockets_at is not None:
+            self.recorder.allow_records_of_kinds(_SOCKET_RECORDS_OF_KIND)
         offset_ns, self._log_sockets_at = self._log_sockets_at, None
         if offset_ns is not None:
             with contained("sockets", self.gaps):  # what they say may be wrong then: none is told, and no more kept
@@ -260,7 +271,7 @@ class DescriptorTracer(Tracer):
 
     def _log_of(self, pid: int, offset_ns: int) -> SocketLog:
         if pid not in self._logs:
-            self._logs[pid] = SocketLog(EventMaker(self.calls, Moments(offset_ns)))
+            self._logs[pid] = SocketLog(pid, EventMaker(self.calls, Moments(offset_ns)))
         return self._logs[pid]
 
     def _note_processes(self, batch: Batch) -> None:
@@ -399,7 +410,8 @@ class DescriptorTracer(Tracer):
         rates = self._rates.get(pid)
         interval, opened_each, closed_each = rates.series() if rates else (1, (), ())
         failures, limit_failures = ledger.failures(slot)
-        empty = _take_empty(failures)
+        calls = _socket_calls(totals.by_call(totals.sockets), failures)
+        empty = _take_expected(failures)
         unseen = ledger.unseen(table) if table is not None else (0, 0)
         trace = DescriptorTrace(
             opened_count=int(totals.opened.sum()),
@@ -433,16 +445,17 @@ class DescriptorTracer(Tracer):
             trace = describe_sites(
                 trace, slot, ledger, self.sites, self._growth, opened, self.stopped_ns, counts.uncopied
             )
-        sockets, uses = None, None
+        sockets, uses, knows_uses = None, None, False
         if self._log_sockets_at is not None:
             with contained("sockets", self.gaps):
-                sockets, uses = self._stories(self._log_of(pid, self._log_sockets_at), opened)
+                sockets, uses, knows_uses = self._stories(self._log_of(pid, self._log_sockets_at), opened, calls)
         stacks = {fd: self.stack(known.stack) for fd, known in opened.items()}
         return DescriptorActivity(
             trace,
             opened,
             sockets,
             uses,
+            knows_uses,
             {fd: stack for fd, stack in stacks.items() if stack is not None},
             self.stack_problem,
             self._checks.get(pid),
@@ -451,12 +464,21 @@ class DescriptorTracer(Tracer):
         )
 
     def _stories(
-        self, log: SocketLog, opened: Mapping[int, OpenDescriptor]
-    ) -> tuple[SocketTrace, Mapping[int, Sequence[DescriptorEvent]]]:
-        """What happened to all sockets, and what was done with those that are open."""
-        omitted = self.recorder.counts().omitted + log.omitted_count
-        uses = log.of_open(opened, self.sites)
-        return SocketTrace(events=tuple(log.events(self.sites)), omitted_count=omitted), uses
+        self, log: SocketLog, opened: Mapping[int, OpenDescriptor], calls: Sequence[SocketCalls]
+    ) -> tuple[SocketTrace, Mapping[int, Sequence[DescriptorEvent]], bool]:
+        """What happened to all sockets, what was done with those that are open, and whether that is all."""
+        events = log.events(opened, self.sites)
+        told = sum(event.event != "close" for event in events)
+        trace = SocketTrace(
+            events=tuple(events),
+            omitted_count=max(0, sum(one.count for one in calls) - told),
+            made_count=sum(
+                one.count for one in calls if one.error is None and _EVENT_OF_CALL[one.syscall] in _MAKES_SOCKETS
+            ),
+            calls=tuple(calls),
+        )
+        knows_uses = all(log.seen[one.syscall, one.error] >= one.count for one in calls)
+        return trace, log.of_open(opened, self.sites), knows_uses
 
     def opened(self, pid: int) -> Mapping[int, OpenDescriptor]:
         """Of the numbers that a process has open, those that were opened during the trace."""
@@ -470,7 +492,7 @@ class DescriptorTracer(Tracer):
         if slot is None:
             return 0, 0, 0
         opened, closed, failed = self.ledger.counts(slot)
-        return opened, closed, failed - _take_empty(self.ledger.failures(slot)[0]).total()
+        return opened, closed, failed - _take_expected(self.ledger.failures(slot)[0]).total()
 
     def stack(self, number: int) -> Stack | None:
         """The stack behind a stack id, where it is known by now."""
@@ -487,8 +509,23 @@ class DescriptorTracer(Tracer):
             return None
 
 
-def _take_empty(failures: Counter[tuple[str, int]]) -> Counter[str]:
-    """Takes those accepts that found nobody waiting out of the failures, and gives them by the name of the call."""
+def _socket_calls(worked: Mapping[str, int], errors: Mapping[tuple[str, int], int]) -> list[SocketCalls]:
+    """What was done with sockets, in counts; accepts that found nobody waiting are left out."""
+    failed = {
+        (call, error_name(error)): count
+        for (call, error), count in errors.items()
+        if _EVENT_OF_CALL[call] in _OF_SOCKETS and not (call in _ACCEPTS and error == errno.EAGAIN)
+    }
+    return [
+        *(SocketCalls(call, None, count) for call, count in worked.items()),
+        *(SocketCalls(call, error, count) for (call, error), count in sorted(failed.items(), key=lambda one: -one[1])),
+    ]
+
+
+def _take_expected(failures: Counter[tuple[str, int]]) -> Counter[str]:
+    """Takes out what is no failure: connections under way, and accepts that found nobody, which it gives by call."""
+    for key in [(call, error) for call, error in failures if call == "connect" and error_name(error) in UNDER_WAY]:
+        del failures[key]
     empty = Counter({call: failures[call, errno.EAGAIN] for call in _ACCEPTS if (call, errno.EAGAIN) in failures})
     for call in empty:
         del failures[call, errno.EAGAIN]
