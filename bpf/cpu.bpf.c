@@ -1,7 +1,7 @@
 /* Where CPU time goes: at each tick of a CPU's clock the user stack of the traced thread that runs there is copied.
  *
  * Read by src/threadinfo/trace/cpu/tracer.py, whose struct layouts mirror these. Given by the loader: PID_LIMIT,
- * SAMPLE_PAGES, PT_REGS_BYTES and CODE_SEGMENT_AT of the machine. The registers with which the thread was last in user
+ * SAMPLE_PAGES, TASK_* (lib/follow.h), and PT_REGS_BYTES, CODE_SEGMENT_AT and STACK_POINTER_AT of the machine. The registers with which the thread was last in user
  * mode are those at the top of its kernel stack, whether the tick came in user mode or in a call: bpf_task_pt_regs finds
  * them (Linux 5.15).
  */

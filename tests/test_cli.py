@@ -382,3 +382,13 @@ def test_names_that_attack_a_terminal_are_harmless(start: Start) -> None:
     assert b"\\x1b]0;pwned\\x07" in output
     assert b"\x1b" not in output
     assert "\u202e".encode() not in output
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--only", "cpu"), ("--only", "scheduling", "--failures"), ("--only", "waits,cpu")]
+)
+def test_a_stream_of_nothing_is_a_usage_error(threadinfo: Run, arguments: tuple[str, ...]) -> None:
+    result = threadinfo("trace", os.getpid(), *arguments, "--duration", "0.1")
+    assert result.returncode == (2 if os.geteuid() == 0 else 3), result.stderr
+    assert "Traceback" not in result.stderr
+    assert "fault" not in result.stderr

@@ -28,7 +28,7 @@ from threadinfo.containment import contained
 from threadinfo.descriptor_kinds import KIND_NAMES
 from threadinfo.errors import BadInputError
 from threadinfo.render.escape import Printable, printable
-from threadinfo.tracers import watched
+from threadinfo.tracers import streamed, watched
 
 if TYPE_CHECKING:
     from threadinfo.collect.stream import Chunk, EventStream
@@ -89,10 +89,15 @@ def trace_command(
     prepare_trace()
     from threadinfo.collect.stream import StreamOptions, open_stream  # noqa: PLC0415
 
-    if only <= {"waits", "cpu"}:
+    if not only & streamed():
         words = ",".join(sorted(only))
         raise BadInputError(f"{words}: told of in a report alone", f"threadinfo TARGET --trace 5s --only {words}")
     has_filter = bool(kinds or threads or path or failures)
+    if has_filter and not only & streamed() - {"scheduling"}:
+        raise BadInputError(
+            "--kind, --thread, --path and --failures choose events of descriptors, which --only leaves out",
+            "add descriptors to --only",
+        )
     options = StreamOptions(
         threshold_ns=round(threshold * 1e9) if "scheduling" in only and not has_filter else None,
         with_descriptors=bool(only & {"descriptors", "sockets"}),

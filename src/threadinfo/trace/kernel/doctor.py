@@ -172,8 +172,15 @@ def _read_types() -> str:
 
 def _read_tracepoints() -> str:
     """What every tracer needs of the kernel: loads them, and NumPy, which takes memory."""
-    counts = [(registered.watches[0], registered.load().check_kernel()) for registered in TRACERS]
-    return ", ".join(f"{count} for {name}" for name, count in counts)
+    counts = []
+    for registered in TRACERS:
+        try:
+            counts.append(f"{registered.load().check_kernel()} for {registered.watches[0]}")
+        except NotAvailableError as problem:
+            if not registered.is_optional:
+                raise
+            counts.append(f"no {registered.watches[0]} ({problem.message})")
+    return ", ".join(counts)
 
 
 def _temporary_files() -> Check:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from threadinfo.model import Latency
 
-_SUB_BITS, _OCTAVES = 3, 38  # mirrors of bpf/scheduling.bpf.c
+_SUB_BITS, _OCTAVES = 3, 38  # mirrors of bpf/lib/histogram.h
 BUCKETS = _OCTAVES << _SUB_BITS
 
 

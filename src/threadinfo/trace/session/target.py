@@ -60,7 +60,7 @@ class TraceOptions(NamedTuple):
     """What to watch, and how."""
 
     only: frozenset[str]
-    """Of what tracers say that they watch (`tracers.WATCHED`)."""
+    """Of what tracers say that they watch (`tracers.watched`)."""
     sends_events: bool = False
     """For those who look at what happens: every event travels, rather than what is counted of them."""
     threshold_ns: int | None = None

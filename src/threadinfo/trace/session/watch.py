@@ -23,7 +23,7 @@ from threadinfo.trace.session.attach import attach
 from threadinfo.trace.session.session import TraceResult
 from threadinfo.trace.session.target import TraceOptions, TraceTarget
 from threadinfo.trace.stacks.unwinder import Stack
-from threadinfo.tracers import watched
+from threadinfo.tracers import shown_live
 
 _KEPT_EVENTS = 1000
 _EVENTS_A_READ = 200  # more than anybody reads in a second; all are counted, and no more travel
@@ -52,7 +52,7 @@ class Watch:
         (self.pid,) = target.pids
         self.moments = Moments(clock_offset_ns())
         with contextlib.ExitStack() as stack:
-            self._tracers = attach(stack, target, TraceOptions(frozenset(watched()) - {"cpu"}, sends_events=True))
+            self._tracers = attach(stack, target, TraceOptions(shown_live(), sends_events=True))
             scheduling, descriptors = self._tracers.find(SchedulingTracer), self._tracers.find(DescriptorTracer)
             if scheduling is None or descriptors is None:
                 raise NotAvailableError(f"nothing can be watched: {self._tracers.own_gaps[0].cause}")
