@@ -207,7 +207,7 @@ def test_number_that_is_used_again_is_a_wait_of_its_own(
 def test_live_stream_of_waits_is_a_usage_error(threadinfo: Run) -> None:
     result = threadinfo("trace", "1", "--only", "waits")
     assert (result.returncode, result.stdout) == (2, "")
-    assert "--trace SECONDS --only waits" in result.stderr
+    assert "--trace 5s --only waits" in result.stderr
 
 
 WORKER = """
