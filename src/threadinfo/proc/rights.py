@@ -29,4 +29,3 @@ def count_closed(root: ProcDirectory) -> Others:
         except ProcError:  # it has ended, or is the kernel's
             continue
     return Others(len(pids), closed, 1 not in pids)
-
