@@ -127,8 +127,8 @@ def _in_child(view: Callable[[], str]) -> str:
         sys.exit(ExitCode.OK)
     os.close(writing)
     status = _wait(child)
-    with os.fdopen(reading, encoding="ascii") as answers:
-        if answer := answers.read():
+    with os.fdopen(reading, "rb") as answers:
+        if answer := answers.read().decode():
             return answer
     sys.exit(status)
 

@@ -94,15 +94,14 @@ def _wrapped(line: str, width: int) -> list[str]:
     indent = " " * min(8, len(line) - len(line.lstrip()) + 2)
     pieces, rest, room = [], line, width
     while len(rest) > room:
-        begins = len(rest) - len(rest.lstrip())
-        end = rest.rfind(" ", begins + 1, room + 1)
-        cut, skipped = (end, 1) if end > room // 3 else (room, 0)  # a path or name that is longer is broken
-        pieces.append(rest[:cut].rstrip())
-        rest = rest[cut + skipped :]
+        end = rest.rfind(" ", len(rest) - len(rest.lstrip()) + 1, room + 1)
+        following = rest[end + 1 :].split(" ", 1)[0]
+        if end < 0 or len(following) > width - len(indent):  # a path or name that fits no line is broken
+            end = room
+        pieces.append(rest[:end].rstrip())
+        rest = rest[end:].lstrip()
         room = width - len(indent)
-        if pieces[1:]:
-            pieces[-1] = indent + pieces[-1]
-    return [*pieces, indent + rest] if rest else pieces
+    return [pieces[0], *(indent + piece for piece in [*pieces[1:], rest] if piece)]
 
 
 class TopApp(App[int], inherit_bindings=False):
