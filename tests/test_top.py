@@ -13,8 +13,11 @@ from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from textual.app import App
 
+from tests import reports
 from tests.conftest import WORKLOADS, Start, run_threadinfo
 from tests.terminal import Terminal
 from tests.trace.conftest import bpf  # noqa: F401 - a fixture
@@ -22,6 +25,7 @@ from threadinfo.errors import ENDING_SIGNALS
 from threadinfo.model import (
     Descriptor,
     DescriptorEvent,
+    Finding,
     Limits,
     Memory,
     OpenFilesLimit,
@@ -31,11 +35,13 @@ from threadinfo.model import (
     Socket,
     Thread,
 )
-from threadinfo.snapshot import Age, Churn, Snapshot, ThreadMoment, Trends
+from threadinfo.snapshot import Age, Churn, ProcessSummary, Snapshot, ThreadMoment, Trends
 from threadinfo.top.app import TopApp
 from threadinfo.top.columns import DESCRIPTORS, EVENTS, PLAIN_THREADS, SOCKETS, TRACED_THREADS, column_widths
 from threadinfo.top.keys import ACTIONS, KEYS
 from threadinfo.top.marks import bar, format_age, sparkline, trend
+from threadinfo.top.picker import PickerApp
+from threadinfo.top.summary import HEIGHT
 from threadinfo.top.table import Table, fit
 
 HOSTILE = ("[bold]x[/bold]", "[/]", "\x1b[31mred\x07", "\u202egnp.exe", "a\nb\rc\td", "n" * 4096, "[@click=app.quit]")
@@ -120,7 +126,7 @@ def make_snapshot(names: tuple[str, ...] = ("main", "web", "log"), **fields: Any
     return Snapshot(**(given | fields))
 
 
-def screen_of(app: TopApp) -> str:
+def screen_of(app: App[Any]) -> str:
     """What is seen."""
     lines = app.screen._compositor.render_strips()
     return "\n".join("".join(segment.text for segment in strip).rstrip() for strip in lines)
@@ -181,6 +187,8 @@ SHOWS: dict[str, tuple[tuple[str, ...], str]] = {
     "detail": ((), "Thread 13 log"),
     "back": (("enter",), "Threads  1-3"),
     "findings": ((), "Esc Back"),
+    "next_process": ((), "No other process has this name"),
+    "previous_process": ((), "No other process has this name"),
     "search": ((), "/_"),
     "filter": ((), "Filter: _"),
     "sort_right": ((), "by P99 down"),
@@ -220,7 +228,7 @@ def test_every_key_of_the_help_does_what_the_help_says(key: str, action: str) ->
             await pilot.press(key)
 
     status = drive(body)
-    assert status == {"quit": 0, "interrupt": 130}.get(action)
+    assert status == {"quit": 0, "pick": 0, "interrupt": 130}.get(action)
 
 
 def test_help_names_every_key() -> None:
@@ -361,6 +369,203 @@ def test_marks() -> None:
     assert [format_age(seconds) for seconds in (5, 192, 7500, 356_400)] == ["5s", "3m12s", "2h05m", "4d03h"]
 
 
+@pytest.mark.parametrize(("key", "where"), [("right", "next"), ("left", "previous"), ("p", "picker")])
+def test_another_process_is_asked_for_and_the_view_ends(key: str, where: str) -> None:
+    source = StillSource()
+    app = TopApp(source, has_others=True)
+
+    async def run() -> None:
+        async with app.run_test() as pilot:
+            source.publish(make_snapshot())
+            await pilot.press("enter", key)
+
+    asyncio.run(run())
+    assert (app.goes_to, app.return_value, source.is_stopped) == (where, 0, True)
+
+
+LEAK = Finding(
+    kind="descriptor_leak", severity="high", value=61.0, threshold=3.0, unit="count", rule="3 or more stay open",
+    words="/etc/threadinfo/services.conf, opened by thread reloader 12: 61 of 67 files are still open, 3,977 more each "
+    "minute. At this rate the limit is reached in 5 minutes. Confidence: medium, watched for 2 s.",
+    advice="Find the path after that call on which it is not closed.",
+)  # fmt: skip
+
+
+def with_leak(snapshot: Snapshot) -> Snapshot:
+    leak = reports.suspect(
+        path="/etc/threadinfo/services.conf", growth_per_minute=3977.0, seconds_to_limit=300.0, confidence="medium"
+    )
+    churn = reports.churn((1,), (1,), leak_suspects=(leak,), seconds_to_limit=None)
+    process = msgspec.structs.replace(snapshot.process, findings=(LEAK,), trace=reports.trace(descriptors=churn))
+    return msgspec.structs.replace(snapshot, process=process)
+
+
+def test_head_keeps_rate_and_time_to_the_limit_at_80_columns() -> None:
+    async def body(app: TopApp, pilot: Any, _source: StillSource) -> None:
+        (line,) = [line for line in screen_of(app).split("\n") if line.startswith("high: ")]
+        assert "leak of 3977 a minute, the limit in 5m00s: " in line
+        assert "services.conf" in line
+        assert line.endswith("(f: advice)")
+        assert len(line) <= 80
+
+    drive(body, with_leak(make_snapshot()))
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100])
+def test_text_is_broken_between_words(width: int) -> None:
+    async def body(app: TopApp, pilot: Any, _source: StillSource) -> None:
+        screen = await press(app, pilot, "f")
+        shown = screen.split("\n")[HEIGHT:]
+        words = {word for line in shown for word in line.split()}
+        assert set(LEAK.words.split()) <= words
+        assert all(len(line) <= width for line in shown)
+
+    drive(body, with_leak(make_snapshot()), size=(width, 40))
+
+
+def test_word_that_fits_no_line_is_broken_and_nothing_is_lost() -> None:
+    from threadinfo.top.app import _wrapped
+
+    for text in ("  " + "/very" * 40, "a b " * 30 + "x" * 100 + " end", "x" * 80, "x" * 81, " " * 90 + "end", "  a"):
+        for width in (20, 33, 80):
+            pieces = _wrapped(text, width)
+            assert all(len(piece) <= width for piece in pieces)
+            assert "".join("".join(pieces).split()) == "".join(text.split())
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_graphs_of_a_thread_stay_on_their_line(width: int) -> None:
+    snapshot = make_snapshot()
+    moments = {
+        tid: msgspec.structs.replace(one, cpu_history=(1.0, 20.0) * 60, wait_history=(3.0, 9.0) * 60)
+        for tid, one in snapshot.moments.items()
+    }
+
+    async def body(app: TopApp, pilot: Any, _source: StillSource) -> None:
+        shown = (await press(app, pilot, "enter")).split("\n")
+        graphs = [line for line in shown if "█" in line]
+        assert [line.split()[0] for line in graphs if not line.startswith(("CPU ", "FDs", "Churn"))] == ["CPU", "P99"]
+
+    drive(body, msgspec.structs.replace(snapshot, moments=moments), size=(width, 40))
+
+
+@pytest.mark.parametrize("size", [(200, 60), (120, 40)], ids=str)
+def test_two_tables_share_the_height_by_what_they_need(size: tuple[int, int]) -> None:
+    names = tuple(f"file{number}" for number in range(70))
+    snapshot = make_snapshot(names)
+    process = msgspec.structs.replace(snapshot.process, threads=(snapshot.process.threads or ())[:5])
+
+    async def body(app: TopApp, pilot: Any, source: StillSource) -> None:
+        await pilot.pause()
+        lines = screen_of(app).split("\n")
+        assert not [number for number, line in enumerate(lines) if not line.strip()]
+        source.publish(snapshot)  # as many threads as descriptors
+        await pilot.pause()
+        await pilot.pause()
+        lines = screen_of(app).split("\n")
+        threads, descriptors = (
+            next(number for number, line in enumerate(lines) if line.startswith(title))
+            for title in ("Threads ", "Descriptors ")
+        )
+        assert abs((descriptors - threads) - (len(lines) - 1 - descriptors)) <= 1
+
+    drive(body, msgspec.structs.replace(snapshot, process=process), size=size)
+
+
+def test_churn_that_was_not_measured_is_not_zero() -> None:
+    snapshot = make_snapshot(churn=Churn(opened_count=None, closed_count=None, failed_count=None), tracing="off")
+    process = msgspec.structs.replace(snapshot.process, descriptors=None)
+
+    async def body(app: TopApp, pilot: Any, _source: StillSource) -> None:
+        screen = screen_of(app)
+        assert "FDs not readable" in screen
+        assert "Churn  not known" in screen
+        assert "0/s" not in screen
+
+    drive(body, msgspec.structs.replace(snapshot, process=process))
+
+
+# --- the picker
+
+
+class StillList:
+    """Hands over a list."""
+
+    def __init__(self) -> None:
+        self.publish: Callable[[tuple[ProcessSummary, ...]], None] = lambda _: None
+        self.is_stopped = False
+
+    def start(
+        self, publish: Callable[[tuple[ProcessSummary, ...]], None], fail: Callable[[BaseException], None]
+    ) -> None:
+        self.publish = publish
+
+    def stop(self) -> None:
+        self.is_stopped = True
+
+
+PROCESSES = (
+    ProcessSummary(pid=1, name="init", user="root", cpu_percent=0.0, thread_count=1, descriptor_count=None),
+    ProcessSummary(pid=20, name="nginx", user="web", cpu_percent=1.5, thread_count=2, descriptor_count=11),
+    ProcessSummary(pid=21, name="nginx", user="web", cpu_percent=99.0, thread_count=2, descriptor_count=7),
+    ProcessSummary(pid=30, name="redis", user="redis", cpu_percent=0.5, thread_count=5, descriptor_count=1013),
+    ProcessSummary(pid=40, name="kworker/0:1", is_kernel_thread=True),
+)
+
+
+def pick(*keys: str) -> tuple[PickerApp, str]:
+    """The picker after these keys, and what was seen last."""
+    source = StillList()
+    app = PickerApp(source)
+    seen = ""
+
+    async def run() -> None:
+        nonlocal seen
+        async with app.run_test(size=(80, 24)) as pilot:
+            source.publish(PROCESSES)
+            await pilot.pause()
+            for key in keys:
+                if app.chosen is None:
+                    seen = screen_of(app)
+                await pilot.press(key)
+            if app.chosen is None and app.return_value is None:
+                seen = screen_of(app)
+
+    asyncio.run(run())
+    assert source.is_stopped
+    return app, seen
+
+
+@pytest.mark.parametrize(
+    ("keys", "pid"),
+    [
+        (("enter",), 21),  # the busiest is first
+        (("down", "enter"), 20),
+        (("right", "enter"), 30),  # the most descriptors
+        (("left", "left", "left", "down", "down", "enter"), 21),  # by PID
+        ((*"REDIS", "enter"), 30),
+        ((*"redx", "backspace", "enter"), 30),
+        ((*"redis", "escape", "enter"), 21),
+        ((*"root", "enter"), 1),
+        (("f4", "enter"), 1),
+        ((*"kworker", "enter"), None),
+        (("escape",), None),
+    ],
+)
+def test_picker(keys: tuple[str, ...], pid: int | None) -> None:
+    app, seen = pick(*keys)
+    assert app.chosen == pid
+    assert "Processes  " in seen
+    assert app.return_value == (0 if pid or keys == ("escape",) else None)
+    assert all(len(line) <= 80 for line in seen.split("\n"))
+
+
+def test_picker_shows_what_is_not_known_as_such() -> None:
+    _, seen = pick("i", "n", "i", "t")
+    assert "Filter: init_" in seen
+    assert re.search(r"^ +1 init +root +0\.0 +- +1 +-", seen, re.M)
+
+
 # --- a real terminal
 
 
@@ -399,7 +604,7 @@ def tell(process: subprocess.Popen[str], command: str) -> None:
 def test_root_sees_who_waits_and_who_opens(lively: subprocess.Popen[str], terminal: Callable[..., Terminal]) -> None:
     window = terminal(120, 40)
     window.run("top", lively.pid, "--interval", "0.3")
-    window.wait_for("  traced  ", "churner", "DELAYED BY", "Descriptors  1-15")
+    window.wait_for("  traced  ", "churner", "DELAYED BY", "Descriptors  1-22")  # 8 threads need less than half
     # Which of them comes first: on a busy machine its threads wait for a CPU.
     window.wait_for_match(r"(low: .*neither bound nor connected|(medium|high): .*(for a CPU|1 more))")
     window.wait_for_match(r"churner +[A-Z] +\d+\.\d")
@@ -463,6 +668,59 @@ def test_every_size_for_root_and_for_the_owner(
     assert len(screen.rstrip("\n").splitlines()) == size[1]  # the keys are in the last line
     window.press("q")
     window.wait_for("status=0")
+
+
+@needs_tmux
+@pytest.mark.usefixtures("bpf")
+def test_busiest_of_a_name_comes_first_and_the_others_are_a_key_away(
+    start: Start, terminal: Callable[..., Terminal]
+) -> None:
+    name = f"zymany{os.getpid() % 10000}"
+    idle, other = (start(sys.executable, WORKLOADS / "many.py", name, 1, 3) for _ in range(2))
+    spin = "import sys, threading; sys.stdout.write('ready\\n'); sys.stdout.flush()\nwhile True: pass"
+    named = f"open('/proc/self/comm', 'w').write('{name}')\n{spin}"
+    busy = start(sys.executable, "-c", named)
+    pids = sorted([idle.pid, other.pid, busy.pid])
+    at = pids.index(busy.pid)
+    window = terminal(120, 40)
+    window.run("top", name, "--interval", "0.3")
+    window.wait_for(f"{name}  PID {busy.pid}  ", "3 processes have this name")
+    window.wait_for("  traced  ")  # with what a trace gives up, another can only begin in a process of its own
+    window.press("Right")
+    window.wait_for(f"{name}  PID {pids[(at + 1) % 3]}  ", "  traced  ")
+    window.press("Left")
+    window.wait_for(f"{name}  PID {busy.pid}  ")
+    window.press("Left")
+    window.wait_for(f"{name}  PID {pids[at - 1]}  ")
+    window.press("p")
+    window.wait_for("Which process?", "Processes  1-", "CPU%")
+    window.type(name)
+    window.wait_for(f"Filter: {name}_", "Processes  1-3 of 3")
+    window.wait_for_match(rf"{busy.pid} {name} .* [1-9]\d*\.\d ")
+    window.press("Enter")
+    window.wait_for(f"{name}  PID {busy.pid}  ")
+    assert window.is_alternate()
+    window.press("q")
+    window.wait_for("status=0")
+    assert not window.is_alternate()
+
+
+@needs_tmux
+def test_picker_without_a_target(start: Start, terminal: Callable[..., Terminal]) -> None:
+    name = f"zypicked{os.getpid() % 10000}"
+    process = start(sys.executable, WORKLOADS / "many.py", name, 1, 3)
+    window = terminal(80, 24)
+    window.run("top", "--interval", "0.3", "--no-trace")
+    window.wait_for("Which process?", "Processes  1-")
+    window.type(name)
+    window.wait_for("Processes  1-1 of 1", f"{process.pid} {name}")
+    window.press("Enter")
+    window.wait_for(f"{name}  PID {process.pid}  ")
+    window.press("p")
+    window.wait_for("Which process?")
+    window.press("C-c")
+    window.wait_for("status=130")
+    assert not window.is_alternate()
 
 
 @needs_tmux
@@ -537,11 +795,11 @@ def test_signal_that_comes_where_python_ignores_exceptions_ends_it_all_the_same(
         "import os, signal, sys, weakref\n"
         "import threadinfo.top.app as app\n"
         "class Mortal: pass\n"
-        "def begin(self, *arguments, original=app.TopApp.__init__):\n"
+        "def begin(self, *arguments, original=app.TopApp.__init__, **options):\n"
         "    mortal = Mortal()\n"
         f"    watched = weakref.ref(mortal, lambda _: os.kill(os.getpid(), signal.{name}))\n"
         "    del mortal\n"
-        "    original(self, *arguments)\n"
+        "    original(self, *arguments, **options)\n"
         "app.TopApp.__init__ = begin\n"
         f"sys.argv = ['threadinfo', 'top', '{lively.pid}', '--no-trace']\n"
         "from threadinfo.cli.main import main; main()\n"

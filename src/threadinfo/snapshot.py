@@ -59,8 +59,9 @@ class Trends(msgspec.Struct, frozen=True, kw_only=True):
 class Churn(msgspec.Struct, frozen=True, kw_only=True):
     """Births and deaths of descriptors between two refreshes: by tracing all of them, otherwise what /proc shows."""
 
-    opened_count: int
-    closed_count: int
+    opened_count: int | None
+    """None where the descriptors may not be read, and nothing is traced."""
+    closed_count: int | None
     failed_count: int | None
     """Calls that would have made or closed one, and failed; None without tracing."""
 
@@ -94,3 +95,19 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """What stands in the way of tracing, or what root would add."""
     has_ended: bool = False
     """The process is gone; everything else is as it was last."""
+
+
+class ProcessSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """A process as the picker shows it; None where that may not be read."""
+
+    pid: int
+    name: str
+    user: str | None = None
+    cpu_percent: float | None = None
+    """Of one CPU, since the list before; None in the first one."""
+    cpu_seconds: float = 0.0
+    """Since it began."""
+    thread_count: int = 0
+    descriptor_count: int | None = None
+    resident_bytes: int | None = None
+    is_kernel_thread: bool = False

@@ -116,7 +116,7 @@ def test_live_view_lets_no_control_character_through(turn: int) -> None:
     assert process.threads
     assert process.descriptors
     lines = [text for text, _ in summary.summary_lines(snapshot, 1.0, 100, is_paused=False)]
-    lines += detail.thread_detail(snapshot, process.threads[0].tid)
+    lines += detail.thread_detail(snapshot, process.threads[0].tid, 100)
     lines += detail.descriptor_detail(snapshot, process.descriptors[0].fd, None)
     lines += detail.event_detail(snapshot, snapshot.events[0])
     lines += detail.findings_lines(snapshot)

@@ -118,6 +118,16 @@ def _find_name(root: ProcDirectory, target: str) -> list[int]:
     return pids
 
 
+def find_same_name(root: ProcDirectory, name: str) -> list[int]:
+    """The processes that the kernel calls so, ascending, as far as that may be read."""
+    found = []
+    for pid in root.numbers():
+        with contextlib.suppress(ProcError):
+            if pid != os.getpid() and decode(root.read(f"{pid}/comm").removesuffix(b"\n")) == name:
+                found.append(pid)
+    return found
+
+
 def _has_name(root: ProcDirectory, pid: int, name: str) -> bool:
     """Literally; a name that the kernel cut off is completed from the executable, or from argv[0] where denied.
 

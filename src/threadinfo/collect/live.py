@@ -214,7 +214,7 @@ class _Reading:
         born = frozenset(fd for fd, descriptor in fds.items() if fd not in old or _is_other(old[fd], descriptor))
         died = tuple(one for fd, one in old.items() if fd not in fds or fd in born)
         self._note_ages(fds.keys(), born, at_ns, is_first=before is None)
-        churn = self._churn(born, died)
+        churn = self._churn(born, died, is_listed=process.descriptors is not None)
         moments = self._moments(process.threads or (), before, interval_ns)
         cpu = _sum_cpu(process, before.process if before else None, interval_ns)
         if self._watch is not None and cpu is not None:  # finer than clock ticks
@@ -319,7 +319,9 @@ class _Reading:
                 ages[fd] = self._ages.get(fd) or Age(at_ns, False)
         self._ages = ages
 
-    def _churn(self, born: frozenset[int], died: tuple[Descriptor, ...]) -> Churn:
+    def _churn(self, born: frozenset[int], died: tuple[Descriptor, ...], *, is_listed: bool) -> Churn:
+        if self._watch is None and not is_listed:
+            return Churn(opened_count=None, closed_count=None, failed_count=None)
         if self._watch is None:
             return Churn(opened_count=len(born), closed_count=len(died), failed_count=None)
         now, before = self._watch.counts(), self._counts
@@ -430,6 +432,6 @@ def _extend(trends: Trends, process: ProcessReport, cpu_percent: float | None, c
         cpu_percent=add(trends.cpu_percent, cpu_percent),
         resident_bytes=add(trends.resident_bytes, process.memory.resident_bytes),
         descriptor_count=add(trends.descriptor_count, len(process.descriptors or ())),
-        opened_per_second=add(trends.opened_per_second, churn.opened_count / seconds),
-        closed_per_second=add(trends.closed_per_second, churn.closed_count / seconds),
+        opened_per_second=add(trends.opened_per_second, (churn.opened_count or 0) / seconds),
+        closed_per_second=add(trends.closed_per_second, (churn.closed_count or 0) / seconds),
     )

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 from rich.style import Style
 from textual import events
@@ -14,18 +13,20 @@ from textual.containers import Vertical
 from textual.driver import Driver
 from textual.message import Message
 from textual.screen import Screen
-from textual.strip import Strip
-from textual.widget import Widget
 
-from threadinfo.errors import ENDING_SIGNALS, ExitCode
+from threadinfo.errors import ExitCode
 from threadinfo.model import Descriptor, DescriptorEvent
 from threadinfo.snapshot import Snapshot
 from threadinfo.top import columns as shown
 from threadinfo.top.columns import DescriptorLine, EventLine, ThreadLine
 from threadinfo.top.detail import descriptor_detail, event_detail, findings_lines, thread_detail
 from threadinfo.top.keys import ACTIONS, FOOTER, help_lines
+from threadinfo.top.parts import ENDING, Lines, PlainScreen
 from threadinfo.top.summary import HEIGHT, summary_lines
-from threadinfo.top.table import Table, fit, segment
+from threadinfo.top.table import HEADING_LINES, Table
+
+Change: TypeAlias = Literal["next", "previous", "picker"]
+"""To another process: the one after it of those that have its name, the one before, or one of all."""
 
 _TWO_TABLES_FROM = 36  # lines of the terminal
 _FLASH_SNAPSHOTS = 2
@@ -34,6 +35,7 @@ _VIEWS = ("threads", "descriptors", "sockets", "events")
 _FIRST_SORT = {"threads": "CPU%", "descriptors": "FD", "sockets": "FD", "events": "TIME"}
 _BIRTHS = {"open", "duplicate", "socket", "accept", "pipe", "receive"}
 _PROMPT = Style(bold=True)
+_ALONE = "No other process has this name; p lists all processes"
 
 
 class Source(Protocol):
@@ -56,30 +58,7 @@ class _Arrived(Message):
         self.what = what
 
 
-class _Text(Widget):
-    """Lines of text with their styles, as they are."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self._lines: list[tuple[str, Style]] = []
-
-    def show(self, lines: Sequence[tuple[str, Style]]) -> None:
-        """Draws them where they changed."""
-        width = self.size.width
-        fitted = [(fit(text, width), style) for text, style in lines]
-        if fitted != self._lines:
-            self._lines = fitted
-            self.refresh()
-
-    def render_line(self, y: int) -> Strip:
-        """One line of the screen."""
-        if y >= len(self._lines):
-            return Strip.blank(self.size.width)
-        text, style = self._lines[y]
-        return Strip([segment(text, style)])
-
-
-class _Reader(_Text):
+class _Reader(Lines):
     """Text that may be longer than the screen."""
 
     def __init__(self, **options: Any) -> None:
@@ -109,19 +88,20 @@ class _Reader(_Text):
 
 
 def _wrapped(line: str, width: int) -> list[str]:
-    """A line in pieces of a terminal's width, the later ones indented."""
+    """A line in pieces of a terminal's width, between words where one fits, the later ones indented."""
     if len(line) <= width:
         return [line]
     indent = " " * min(8, len(line) - len(line.lstrip()) + 2)
-    pieces, rest = [line[:width]], line[width:]
-    step = width - len(indent)
-    return pieces + [indent + rest[start : start + step] for start in range(0, len(rest), step)]
-
-
-class _TopScreen(Screen[None], inherit_bindings=False):
-    """Without Textual's own keys."""
-
-    ALLOW_SELECT = False
+    pieces, rest, room = [], line, width
+    while len(rest) > room:
+        end = rest.rfind(" ", len(rest) - len(rest.lstrip()) + 1, room + 1)
+        following = rest[end + 1 :].split(" ", 1)[0]
+        if end < 0 or len(following) > width - len(indent):  # a path or name that fits no line is broken
+            end = room
+        pieces.append(rest[:end].rstrip())
+        rest = rest[end:].lstrip()
+        room = width - len(indent)
+    return [pieces[0], *(indent + piece for piece in [*pieces[1:], rest] if piece)]
 
 
 class TopApp(App[int], inherit_bindings=False):
@@ -138,22 +118,20 @@ class TopApp(App[int], inherit_bindings=False):
     #footer {{ height: 1; }}
     """
 
-    _SIGNALS: ClassVar[dict[int, int]] = {
-        **{number: 128 + number for number in ENDING_SIGNALS},
-        signal.SIGINT: int(ExitCode.INTERRUPTED),
-    }
-
-    def __init__(self, source: Source, driver_class: type[Driver] | None = None) -> None:
-        """Nothing is drawn before `run`."""
+    def __init__(self, source: Source, driver_class: type[Driver] | None = None, *, has_others: bool = False) -> None:
+        """Nothing is drawn before `run`. `has_others`: there are other processes of its name to change to."""
         super().__init__(driver_class=driver_class, ansi_color=True)
         self.animation_level = "none"
         self.failure: BaseException | None = None
         """What ended the session, to be raised once the terminal is as it was."""
-        self._source = source
+        self.goes_to: Change | None = None
+        """Which process is wanted instead of this one, when it ends."""
+        self._source, self._has_others = source, has_others
         self._snapshot: Snapshot | None = None
         self._waiting: Snapshot | None = None
         self._is_paused = False
         self._height = 0
+        self._threads_height: int | str = "1fr"
         self._view = "threads"
         self._other_view = "descriptors"
         self._sorts = dict.fromkeys(_VIEWS, ("", False)) | {view: (sort, False) for view, sort in _FIRST_SORT.items()}
@@ -163,17 +141,17 @@ class TopApp(App[int], inherit_bindings=False):
         self._is_help = False
         self._prompt: tuple[str, str] | None = None  # what is asked for, and what was typed
         self._said = ""
-        self._summary = _Text(id="summary")
+        self._summary = Lines(id="summary")
         self._threads = Table(self._open, id="threads")
         self._others = Table(self._open, id="others")
         self._threads.sort_title = _FIRST_SORT["threads"]
         self._others.sort_title = _FIRST_SORT[self._other_view]
         self._reader = _Reader(id="reader")
-        self._footer = _Text(id="footer")
+        self._footer = Lines(id="footer")
 
     def get_default_screen(self) -> Screen[None]:
         """One without key bindings of Textual's."""
-        return _TopScreen(id="_default")
+        return PlainScreen(id="_default")
 
     def compose(self) -> ComposeResult:
         """The parts, from the top down."""
@@ -188,7 +166,7 @@ class TopApp(App[int], inherit_bindings=False):
         """Begins: signals end the view as keys do, so that the terminal is put back."""
         loop = asyncio.get_running_loop()
         if not self.is_headless:
-            for number, status in self._SIGNALS.items():
+            for number, status in ENDING.items():
                 loop.add_signal_handler(number, self.exit, status)
         self._height = self.size.height
         self._arrange()
@@ -237,6 +215,15 @@ class TopApp(App[int], inherit_bindings=False):
         self._threads.is_active = self._view == "threads"
         self._others.is_active = self._view != "threads"
 
+    def _share_height(self, snapshot: Snapshot) -> None:
+        """Of two tables the one that needs less than half leaves the rest to the other."""
+        needed = len(snapshot.process.threads or ()) + HEADING_LINES
+        has_two = self._threads.display and self._others.display
+        height = needed if has_two and needed < (self._height - HEIGHT - 1) // 2 else "1fr"
+        if height != self._threads_height:
+            self._threads_height = height
+            self._threads.styles.height = height
+
     def on_resize(self, event: events.Resize) -> None:
         """Other parts fit."""
         self._height = event.size.height
@@ -250,6 +237,7 @@ class TopApp(App[int], inherit_bindings=False):
             return
         interval = self._source.interval_seconds
         self._summary.show(summary_lines(snapshot, interval, self.size.width, is_paused=self._is_paused))
+        self._share_height(snapshot)
         if self._is_help:
             self._reader.read(help_lines())
         elif self._reading is not None:
@@ -381,6 +369,29 @@ class TopApp(App[int], inherit_bindings=False):
         """Ends as an interrupted command does."""
         self.exit(int(ExitCode.INTERRUPTED))
 
+    def _change(self, where: Change) -> None:
+        self.goes_to = where
+        self._footer.show([("changing to another process ...", _PROMPT)])
+        self.exit(int(ExitCode.OK))
+
+    def do_next_process(self) -> None:
+        """The next process of the name."""
+        if self._has_others:
+            self._change("next")
+        else:
+            self._said = _ALONE
+
+    def do_previous_process(self) -> None:
+        """The process of the name before this one."""
+        if self._has_others:
+            self._change("previous")
+        else:
+            self._said = _ALONE
+
+    def do_pick(self) -> None:
+        """Lists all processes."""
+        self._change("picker")
+
     def do_help(self) -> None:
         """Shows the keys, or leaves them."""
         self._is_help = not self._is_help
@@ -453,7 +464,7 @@ class TopApp(App[int], inherit_bindings=False):
         line = table.selected()
         if isinstance(line, ThreadLine):
             tid = line.thread.tid
-            self._reading = lambda snapshot: thread_detail(snapshot, tid)
+            self._reading = lambda snapshot: thread_detail(snapshot, tid, self.size.width)
         elif isinstance(line, DescriptorLine):
             descriptor = line.descriptor
             self._reading = lambda snapshot: descriptor_detail(snapshot, descriptor.fd, descriptor)

@@ -15,15 +15,18 @@ from threadinfo.top.marks import format_age, format_bytes, format_rate, sparklin
 
 _HISTORY = 40
 _OTHERS = 8
-_GRAPH = 60
+_GRAPH, _LABEL = 60, 22
 
 
-def thread_detail(snapshot: Snapshot, tid: int) -> list[str]:
-    """One thread: what it did in the last interval and since the trace began, what it serves, its last calls."""
+def thread_detail(snapshot: Snapshot, tid: int, width: int) -> list[str]:
+    """One thread: what it did in the last interval and since the trace began, what it serves, its last calls.
+
+    `width` is that of the screen.
+    """
     thread = next((one for one in snapshot.process.threads or () if one.tid == tid), None)
     if thread is None:
         return [f"Thread {tid} has ended.", "", *_history(snapshot, tid=tid)]
-    lines = [f"Thread {thread.tid} {thread.name}", "", *_thread_facts(thread), *_interval(snapshot, tid)]
+    lines = [f"Thread {thread.tid} {thread.name}", "", *_thread_facts(thread), *_interval(snapshot, tid, width)]
     if thread.scheduling is not None and snapshot.process.trace is not None:
         lines += _scheduling(thread.scheduling, snapshot.process.trace.duration_ns)
         lines += _waits(thread.waits or ())
@@ -49,17 +52,18 @@ def _thread_facts(thread: Thread) -> list[str]:
     ]
 
 
-def _interval(snapshot: Snapshot, tid: int) -> list[str]:
+def _interval(snapshot: Snapshot, tid: int, width: int) -> list[str]:
     moment = snapshot.moments.get(tid)
+    graph = max(1, min(_GRAPH, width - _LABEL))
     if moment is None:
         return []
     cpu = "-" if moment.cpu_percent is None else f"{moment.cpu_percent:.1f} %"
-    lines = ["", "In the last interval", f"  CPU        {cpu:9}{sparkline(moment.cpu_history, _GRAPH, highest=10.0)}"]
+    lines = ["", "In the last interval", f"  CPU        {cpu:9}{sparkline(moment.cpu_history, graph, highest=10.0)}"]
     if moment.wait_count is None:
         return lines
     p50, p99 = format_duration(moment.wait_p50_ns), format_duration(moment.wait_p99_ns)
     lines += [
-        f"  P99        {p99:9}{sparkline(moment.wait_history, _GRAPH)}",
+        f"  P99        {p99:9}{sparkline(moment.wait_history, graph)}",
         f"  Waits      {moment.wait_count} for a CPU, p50 {p50}",
         f"  Queued     {moment.queued_percent or 0:.1f} % of the time",
         f"  Switches   {format_rate(moment.switches_per_second)} a second",

@@ -6,7 +6,7 @@ from rich.style import Style
 
 from threadinfo.render.escape import format_text
 from threadinfo.snapshot import Snapshot
-from threadinfo.top.marks import bar, format_bytes, format_rate, sparkline, trend
+from threadinfo.top.marks import bar, format_age, format_bytes, format_rate, sparkline, trend
 
 HEIGHT = 5
 
@@ -17,6 +17,8 @@ _BOLD = Style(bold=True)
 _WARNING = Style(color="yellow", bold=True)
 _ALARM = Style(color="red", bold=True)
 _GOOD = Style(color="green")
+_SUREST = ("high", "medium", "low")
+_LEAST_NAME = 8  # columns
 _NEAR_LIMIT, _AT_LIMIT = 0.8, 0.95
 
 
@@ -76,6 +78,8 @@ def _descriptors(snapshot: Snapshot, width: int, graph: int) -> StyledText:
 
 def _churn(snapshot: Snapshot, graph: int) -> str:
     churn, trends = snapshot.churn, snapshot.trends
+    if churn.opened_count is None or churn.closed_count is None:
+        return "Churn  not known: the descriptors may not be read"
     seconds = snapshot.interval_ns / 1e9
     opened = format_rate(churn.opened_count / seconds) if seconds else "-"
     closed = format_rate(churn.closed_count / seconds) if seconds else "-"
@@ -101,9 +105,28 @@ def _outstanding(snapshot: Snapshot, width: int) -> StyledText:
     if findings := snapshot.process.findings:
         first = findings[0]
         more = f"  (f: {len(findings) - 1} more)" if len(findings) > 1 else "  (f: advice)"
-        words = format_text(first.words)
         room = width - len(first.severity) - len(more) - 2
+        words = format_text(first.words)
+        if len(words) > room and first.kind == "descriptor_leak" and (short := _short_leak(snapshot, room)):
+            words = short
         if len(words) > room > 1:
             words = f"{words[: room - 1]}…"
         return f"{first.severity}: {words}{more}", _ALARM if first.severity == "high" else _WARNING
     return "nothing stands out", _GOOD
+
+
+def _short_leak(snapshot: Snapshot, room: int) -> str | None:
+    """Of the worst suspected leak what is asked for first: how fast, and how long until the limit."""
+    traced = snapshot.process.trace.descriptors if snapshot.process.trace else None
+    if traced is None or not traced.leak_suspects:
+        return None
+    worst = min(traced.leak_suspects, key=lambda one: _SUREST.index(one.confidence))  # as the finding has it
+    left = worst.seconds_to_limit if traced.seconds_to_limit is None else traced.seconds_to_limit
+    words = f"leak of {format_rate(worst.growth_per_minute)} a minute"
+    if left is not None:
+        words += f", the limit in {format_age(left)}"
+    what = format_text(worst.path or worst.kind or "descriptors")
+    room -= len(words) + 2
+    if room < _LEAST_NAME:
+        return words
+    return f"{words}: {what if len(what) <= room else '…' + what[len(what) - room + 1 :]}"

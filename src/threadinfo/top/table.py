@@ -23,7 +23,8 @@ _CURSOR = Style(reverse=True, bold=True)
 _CURSOR_ELSEWHERE = Style(underline=True)
 _MARKED = {"+": Style(color="green", bold=True), "-": Style(color="red", dim=True)}
 _FOUND = Style(color="yellow", bold=True)
-_HEADING_LINES = 2
+HEADING_LINES = 2
+"""Title and headings."""
 
 
 class Line(Protocol):
@@ -125,7 +126,7 @@ class Table(Widget):
 
     def page_lines(self) -> int:
         """How many lines are seen at once."""
-        return max(1, self.size.height - _HEADING_LINES)
+        return max(1, self.size.height - HEADING_LINES)
 
     def move_to(self, index: int) -> None:
         """Moves the cursor, and what is seen with it."""
@@ -226,10 +227,10 @@ class Table(Widget):
 
     def clicked(self, x: int, y: int) -> None:
         """A click on a heading sorts, one on a line selects it, and one on the selected line opens it."""
-        if y < _HEADING_LINES:
+        if y < HEADING_LINES:
             self._clicked_heading(x)
             return
-        index = self._top + y - _HEADING_LINES
+        index = self._top + y - HEADING_LINES
         if index >= len(self.lines):
             return
         if index == self._cursor:

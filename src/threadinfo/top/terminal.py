@@ -21,6 +21,7 @@ _PUT_BACK = (
     b"\x1b[?1000l\x1b[?1003l\x1b[?1015l\x1b[?1006l\x1b[?1004l\x1b[?2004l\x1b[?2048l\x1b[?7h\x1b[<u\x1b[0m\x1b[?1049l"
     b"\x1b[?25h"
 )
+_OTHER_SCREEN, _NORMAL_SCREEN = "\x1b[?1049h", "\x1b[?1049l"
 _HUNG_UP = 129  # 128 + SIGHUP
 
 
@@ -60,12 +61,19 @@ class _Screen:
     hung up does no harm.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, continues: bool) -> None:
+        self.continues = continues
         self._fd = os.dup(1)
         self.encoding = sys.stdout.encoding or "utf-8"
         self.is_gone = False
+        self.stays = False
+        """Whether the next view follows at once: then what was on the terminal before is not shown between."""
 
     def write(self, text: str) -> int:
+        if self.continues:
+            text = text.replace(_OTHER_SCREEN, "")
+        if self.stays:
+            text = text.replace(_NORMAL_SCREEN, "")
         data = memoryview(text.encode(self.encoding, "replace"))
         while data and not self.is_gone:
             try:
@@ -87,10 +95,18 @@ class _Screen:
 class TerminalDriver(LinuxDriver):
     """Textual's driver, on standard output, that outlives a terminal that hangs up."""
 
+    continues = False
+    """Whether a view before this one has left the terminal on the other screen."""
+
     def __init__(self, app: App[Any], **options: Any) -> None:
         super().__init__(app, **options)
-        self._screen = _Screen()
+        self._screen = _Screen(continues=self.continues)
         self._file = self._screen  # type: ignore[assignment]
+
+    def stop_application_mode(self) -> None:
+        """Back to the normal screen, unless another view follows."""
+        self._screen.stays = getattr(self._app, "goes_to", None) is not None
+        super().stop_application_mode()
 
     def _get_terminal_size(self) -> tuple[int, int]:
         """Of the terminal itself: COLUMNS and LINES would outlast a resize."""
