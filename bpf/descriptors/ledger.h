@@ -315,12 +315,10 @@ static __always_inline void count_failure(struct actor *a, s32 result, bool is_f
     if (known) {
         slot = *known;
     } else {
-        slot = __sync_fetch_and_add(&c->next_failure, 1);
+        slot = take_slot(free_failures.lookup(&zero), &c->next_failure, FAILURES);
         f = failures.lookup(&slot);
-        if (!f) {
-            COUNT(map_full);
+        if (!f)
             return;
-        }
         f->key = key;
         if (failure_slots.insert(&key, &slot)) { /* another CPU was first */
             known = failure_slots.lookup(&key);
@@ -364,7 +362,7 @@ static __always_inline void count_path(struct actor *a, struct event *e, struct 
         u16 call = e->call;
         bool told = true;
 
-        slot = c->next_path < PATHS ? __sync_fetch_and_add(&c->next_path, 1) : PATHS;
+        slot = take_slot_if_any(free_paths.lookup(&zero), &c->next_path, PATHS);
         if (slot >= PATHS) {
             ADD_OWN(t->path_left_out, 1);
             return;

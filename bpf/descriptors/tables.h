@@ -94,10 +94,12 @@ BPF_F_TABLE("array", u32, struct free_slots, free_threads, 1, MAPPED);
 BPF_F_TABLE("array", u32, struct free_slots, free_tables, 1, MAPPED);
 BPF_F_TABLE("array", u32, struct free_slots, free_pages, 1, MAPPED);
 BPF_F_TABLE("array", u32, struct free_slots, free_processes, 1, MAPPED);
+BPF_F_TABLE("array", u32, struct free_slots, free_failures, 1, MAPPED);
+BPF_F_TABLE("array", u32, struct free_slots, free_paths, 1, MAPPED);
 
 /* A slot that nobody uses; NO_SLOT where there is none. */
 #define NO_SLOT 0xffffffff
-static __always_inline u32 take_slot(struct free_slots *free, u64 *next, u64 limit) {
+static __always_inline u32 take_slot_if_any(struct free_slots *free, u64 *next, u64 limit) {
     u64 place;
 
     if (!free)
@@ -110,8 +112,15 @@ static __always_inline u32 take_slot(struct free_slots *free, u64 *next, u64 lim
         if (place < limit)
             return place;
     }
-    COUNT(map_full);
     return NO_SLOT;
+}
+
+static __always_inline u32 take_slot(struct free_slots *free, u64 *next, u64 limit) {
+    u32 slot = take_slot_if_any(free, next, limit);
+
+    if (slot == NO_SLOT)
+        COUNT(map_full);
+    return slot;
 }
 
 /* --- what the kernel itself says of a table ------------------------------------------------------------------------- */

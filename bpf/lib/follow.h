@@ -16,7 +16,7 @@ static __always_inline bool is_on(void) {
     return w && w->is_on;
 }
 
-/* Who was followed, for user space, in the order of their births. */
+/* Who was followed, for user space, in the order of their births; the latest of them. */
 struct followed {
     u32 pid; /* written last */
     u32 parent_pid;
@@ -37,6 +37,7 @@ int on_sched_process_fork(struct bpf_raw_tracepoint_args *ctx) {
     if (mark_of(parent_tgid) != TARGET || !may_follow(&index))
         return 0;
     set_mark(tgid, TARGET);
+    index %= MOST_FOLLOWED;
     f = followed.lookup(&index);
     if (!f)
         return 0;

@@ -2,8 +2,9 @@
 
 /* How many processes that traced ones make are traced too. Mirrored by trace/session/following.py. */
 struct following {
-    u64 limit;
-    u64 count; /* of those that were to be, beyond the limit as well */
+    u64 limit; /* user space raises it as they end */
+    u64 count; /* of those that were followed so far */
+    u64 left_out_count;
 };
 BPF_F_TABLE("array", u32, struct following, following, 1, MAPPED);
 
@@ -15,7 +16,11 @@ static __always_inline bool may_follow(u32 *index) {
     if (!f || !f->limit)
         return false;
     *index = __sync_fetch_and_add(&f->count, 1);
-    return *index < f->limit;
+    if (*index < f->limit)
+        return true;
+    __sync_fetch_and_add(&f->count, -1);
+    __sync_fetch_and_add(&f->left_out_count, 1);
+    return false;
 }
 
 /* A process that has not begun: the next that has this name when it calls exec is traced. Mirrored by trace/session/awaited.py. */

@@ -815,10 +815,51 @@ class ProcessReport(msgspec.Struct, frozen=True, kw_only=True):
     trace: Trace | None = None
     """What tracing saw; null without a trace."""
     parent_pid: int | None = None
-    """Of a child that was followed: the process that made it."""
+    """Of a child that was followed: the process that made it, or, of one that is older than the trace, its parent."""
+    is_fork: bool | None = None
+    """Of a child: it executed nothing, so that name and command line are its parent's; null: not known."""
+    is_older: bool = False
+    """Of a child that was followed: it was there when the trace began."""
     findings: tuple[Finding, ...] = ()
     """What stands out, the most urgent first; made anew from the rest whenever a report is rendered."""
     gaps: tuple[Gap, ...] = ()
+
+
+class FamilyCommand(msgspec.Struct, frozen=True, kw_only=True):
+    """Processes of a family that ran the same command, added up."""
+
+    name: str
+    executable: str | None
+    command: str
+    """The command line, as far as it is known, with # for numbers."""
+    is_fork: bool | None
+    """They executed nothing: name and command are their parents'; null: not known."""
+    count: int
+    alive_count: int
+    """At the end of the trace."""
+    on_cpu_ns: int | None
+    """Null where scheduling was not watched; so are the next two."""
+    run_queue_ns: int | None
+    blocked_ns: int | None
+    opened_count: int | None
+    """Descriptors; null where they were not watched."""
+    failed_count: int | None
+
+
+class Family(msgspec.Struct, frozen=True, kw_only=True):
+    """The processes that came from those that were asked for, by --follow; these are not among them."""
+
+    older_count: int
+    """They were there when the trace began."""
+    made_count: int
+    """Made during the trace, and followed."""
+    left_out_count: int
+    """Made and not followed: too many lived at once."""
+    alive_count: int
+    told_count: int
+    """That have a report of their own: those that ran and waited for a CPU most."""
+    commands: tuple[FamilyCommand, ...]
+    """All of them, by executable and command, those that ran most first."""
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -828,6 +869,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     generated_at: str
     """UTC, ISO 8601."""
     processes: tuple[ProcessReport, ...]
+    family: Family | None = None
+    """With --follow."""
 
 
 class Check(msgspec.Struct, frozen=True):

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from threadinfo.collect.process import CollectOptions
-from threadinfo.collect.traced import collect_traced_report
+from threadinfo.collect.trace_report import collect_traced_report
 from threadinfo.model import ProcessReport, Report, Scheduling
 from threadinfo.proc.reader import ProcDirectory
 from threadinfo.trace.kernel.machine import most_taken_ns, taken_ns

@@ -197,7 +197,7 @@ def test_children_beyond_the_limit_are_counted(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
 
     output = tmp_path / "r.json"
-    script = "for i in 1 2 3 4 5 6 7 8 9 10 11; do (exit 0); done"
+    script = 'for i in 1 2 3 4 5 6 7 8 9 10 11; do sleep 600 & pids="$pids $!"; done; kill $pids; wait'
     run("--follow", "--format", "json", "-o", output, "--", "sh", "-c", script, preexec_fn=fewer_files)
     reports = by_pid(output.read_text())
     assert len(reports) == 1 + most

@@ -48,7 +48,7 @@ def collect_traced(
 ) -> Report:
     """A report with a trace, and a progress bar where somebody looks."""
     prepare_trace()
-    from threadinfo.collect.traced import collect_traced_report  # noqa: PLC0415
+    from threadinfo.collect.trace_report import collect_traced_report  # noqa: PLC0415
 
     if root.path != "/proc":
         raise BadInputError("--trace watches this machine's processes, and --proc names others", "leave out --proc")

@@ -9,18 +9,17 @@ from time import monotonic
 
 import msgspec
 
+from threadinfo.collect.family import FamilyRecord
 from threadinfo.collect.launch import Command
 from threadinfo.collect.process import CollectOptions, timestamp, unseen
 from threadinfo.collect.target_reader import hold_none, hold_targets
 from threadinfo.collect.traced import (
     NEVER_SEEN,
-    add_children,
     merge_trace,
     seen_before_end,
     trace_options,
-    welcome_child,
 )
-from threadinfo.collect.watcher import FamilyWatcher, Watcher, arguments_address
+from threadinfo.collect.watcher import Watcher, arguments_address
 from threadinfo.model import ProcessReport, Report
 from threadinfo.proc.reader import ProcDirectory
 from threadinfo.trace.session.awaited import NAME_BYTES
@@ -43,7 +42,6 @@ def collect_run(
     """
     watcher = Watcher(root, options, not_yet=arguments_address(root, os.getpid()))
     watcher.pid = command.pid
-    family = FamilyWatcher(root, options) if with_children else None
 
     def on_tick() -> bool:
         command.pass_signals_on()
@@ -51,19 +49,19 @@ def collect_run(
         return watcher.look() or has_looked
 
     with hold_targets(root, [command.pid]) as reader:
+        family = FamilyRecord(root, options, reader) if with_children else None
         hooks = Hooks(
             on_watching=command.release,
             on_tick=on_tick,
-            on_child=welcome_child(reader, family) if family else None,
+            on_child=family.welcome if family else None,
+            on_ended=family.note_ended if family else None,
             is_over=lambda: command.is_asked_to_end,
             is_interruptible=False,
         )
         result = trace_processes(reader, math.inf, trace_options(only, options, with_children=with_children), hooks)
         status = command.wait()
-    reports = [_merge_last(watcher, result, only, command.arguments)]
-    if family:
-        reports = add_children(reports, family, result, only)
-    return Report(generated_at=timestamp(), processes=tuple(reports)), status
+    asked = [_merge_last(watcher, result, only, command.arguments)]
+    return _report(asked, family, result, only), status
 
 
 def collect_awaited(
@@ -78,13 +76,13 @@ def collect_awaited(
 ) -> Report:
     """Waits for the next process of a name, and traces it from its exec, for a time or until it ends."""
     watcher = Watcher(root, options)
-    family = FamilyWatcher(root, options) if with_children else None
 
     def look() -> bool:
         has_looked = family.look() if family else False
         return watcher.look() or has_looked
 
     with hold_none(root) as reader:
+        family = FamilyRecord(root, options, reader) if with_children else None
 
         def note_come(pid: int) -> None:
             reader.hold(pid)
@@ -94,13 +92,23 @@ def collect_awaited(
             reader,
             seconds,
             trace_options(only, options, with_children=with_children),
-            Hooks(on_tick=look, on_child=welcome_child(reader, family) if family else None),
+            Hooks(
+                on_tick=look,
+                on_child=family.welcome if family else None,
+                on_ended=family.note_ended if family else None,
+            ),
             Awaited(name, on_waiting, note_come),
         )
-    reports = [_merge_last(watcher, result, only, (name,))]
-    if family:
-        reports = add_children(reports, family, result, only)
-    return Report(generated_at=timestamp(), processes=tuple(reports))
+    return _report([_merge_last(watcher, result, only, (name,))], family, result, only)
+
+
+def _report(
+    asked: list[ProcessReport], family: FamilyRecord | None, result: TraceResult, only: frozenset[str]
+) -> Report:
+    if family is None:
+        return Report(generated_at=timestamp(), processes=tuple(asked))
+    every, summary = family.told(asked, [], result, only)
+    return Report(generated_at=timestamp(), processes=tuple(every), family=summary)
 
 
 def _merge_last(watcher: Watcher, result: TraceResult, only: frozenset[str], command: tuple[str, ...]) -> ProcessReport:

@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 import msgspec
 
+from threadinfo.collect.family import descendants
 from threadinfo.collect.target_reader import TargetReader, hold_none, hold_targets
-from threadinfo.collect.traced import allow_children, welcome_child
+from threadinfo.collect.traced import allow_children
 from threadinfo.containment import contained
 from threadinfo.errors import NotAvailableError
 from threadinfo.model import Confidence, DelayEvent, DescriptorEvent
@@ -214,9 +215,10 @@ def open_stream(
         debuginfod=options.debuginfod,
         follow_limit=allow_children() if options.with_children else 0,
     )
+    every = [*pids, *(descendants(root, pids) if options.with_children else ())]
     with (
-        hold_none(root) if awaited else hold_targets(root, pids) as reader,
-        Stream(reader, traced, welcome_child(reader, None)) as stream,
+        hold_none(root) if awaited else hold_targets(root, every) as reader,
+        Stream(reader, traced, reader.hold, lambda child, _ended_ns, _seen: reader.let_go(child.pid)) as stream,
     ):
         if awaited:
             stream.wait(Awaited(*awaited, reader.hold))

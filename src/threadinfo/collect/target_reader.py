@@ -17,15 +17,29 @@ class TargetReader:
     """Reads the targets' own directories of /proc: the same processes, though their numbers be used again."""
 
     def __init__(self, root: ProcDirectory, held: dict[int, ProcDirectory], stack: contextlib.ExitStack) -> None:
-        self._root, self._held, self._stack = root, held, stack
+        self._root, self._held = root, held
+        self._own: dict[int, ProcDirectory] = {}  # those that came later
+        stack.callback(self._close_own)
         self.pids = tuple(held)
         self._is_native: dict[int, bool] = {}
+
+    def _close_own(self) -> None:
+        for process in self._own.values():
+            process.close()
 
     def hold(self, pid: int) -> None:
         """Another target; nothing is known of one that has ended by now."""
         with contextlib.suppress(ProcError):
-            self._held[pid] = self._stack.enter_context(self._root.directory(str(pid)))
+            self._held[pid] = self._own[pid] = self._root.directory(str(pid))
             self.pids = tuple(self._held)
+
+    def let_go(self, pid: int) -> None:
+        """Of one that has ended, and was held later than the others."""
+        if (process := self._own.pop(pid, None)) is not None:
+            del self._held[pid]
+            self._is_native.pop(pid, None)
+            self.pids = tuple(self._held)
+            process.close()
 
     def threads(self) -> dict[int, dict[int, str]]:
         """The threads of every target, with the letters of their states."""

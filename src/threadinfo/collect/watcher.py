@@ -80,21 +80,17 @@ class FamilyWatcher:
     def __init__(self, root: ProcDirectory, options: CollectOptions) -> None:
         self._root, self._options = root, options
         self._of: dict[int, Watcher] = {}
-        self._alive: dict[int, Watcher] = {}
 
     def add(self, pid: int) -> None:
         """Another child; it may have ended already."""
-        self._of[pid] = self._alive[pid] = watcher = Watcher(self._root, self._options)
+        self._of[pid] = watcher = Watcher(self._root, self._options)
         watcher.pid = pid
 
     def look(self) -> bool:
         """Takes snapshots of those whose time it is; says whether it took one."""
         has_looked = False
-        for pid, watcher in list(self._alive.items()):
-            if arguments_address(self._root, pid) is None:
-                del self._alive[pid]
-            else:
-                has_looked |= watcher.look(len(self._alive))
+        for watcher in self._of.values():
+            has_looked |= watcher.look(len(self._of))
         return has_looked
 
     def last(self, pid: int) -> Snapshot | None:
@@ -103,4 +99,13 @@ class FamilyWatcher:
 
     def now(self, pid: int) -> ProcessReport | None:
         """What /proc says now; None where the child has ended."""
-        return self._of[pid].now() if pid in self._alive else None
+        return self._of[pid].now() if pid in self._of else None
+
+    def is_alive(self, pid: int) -> bool:
+        """Whether the child goes on."""
+        return pid in self._of and arguments_address(self._root, pid) is not None
+
+    def forget(self, pid: int) -> Snapshot | None:
+        """It has ended: what was seen of it last."""
+        watcher = self._of.pop(pid, None)
+        return watcher.last if watcher else None

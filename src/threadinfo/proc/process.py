@@ -41,6 +41,7 @@ class TaskStat(msgspec.Struct, frozen=True):
     thread_count: int
     start_ticks: int
     """Clock ticks after boot."""
+    parent_pid: int = 0
 
 
 def parse_stat(text: str) -> TaskStat:
@@ -53,6 +54,7 @@ def parse_stat(text: str) -> TaskStat:
         return TaskStat(
             name=text[opening + 1 : closing],
             state=fields[0],
+            parent_pid=int(fields[1]),
             is_kernel_thread=bool(int(fields[6]) & _FLAG_KERNEL_THREAD),
             cpu_ticks=int(fields[11]) + int(fields[12]),
             thread_count=int(fields[17]),

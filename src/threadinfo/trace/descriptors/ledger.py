@@ -5,8 +5,10 @@ Every array is shared with the program, which goes on writing: what is read is a
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
+import struct
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 from threadinfo.model import Latency
 from threadinfo.trace.descriptors.calls import CALL_CODES, CALL_NAMES, CODE_EXEC, CODE_EXIT, REPLACING_CODES
 from threadinfo.trace.descriptors.type_codes import TYPE_CODES, TYPE_NAMES, code_of_link
+from threadinfo.trace.kernel import bpf
 from threadinfo.trace.kernel.histogram import BUCKETS, buckets_of, summarize
 from threadinfo.trace.kernel.loader import Programs
 
@@ -24,6 +27,8 @@ from threadinfo.trace.kernel.loader import Programs
 _PAGE_NUMBERS = 256
 _MOST_LEAVING = 16
 _IS_KNOWN, _IS_OPEN = 1, 2
+_HAS_ENDED = 2
+_NO_TABLE = 0xFFFFFFFF
 _STACK_SHIFT, _STACK_MASK, _TIME_SHIFT, _TIME_UNIT_SHIFT = 2, 0x3FFF, 16, 2
 _CONTROL = np.dtype(
     [
@@ -123,6 +128,21 @@ _SPARE_TABLES = 62
 _SPARE_PAGES = 1024
 """Of 256 numbers: a quarter of a million more than the first 256 of each table."""
 RECORDS_NONE, RECORDS_OF_SOCKETS, RECORDS_ALL = 0, 1, 2
+
+
+class _FailureKey(ctypes.Structure):  # mirrors struct failure_key
+    _fields_ = (
+        ("process", ctypes.c_uint32),
+        ("call", ctypes.c_uint16),
+        ("error", ctypes.c_uint16),
+        ("tid", ctypes.c_uint32),
+    )
+
+
+def _delete(hash_: bpf.Map[Any, Any], key: bytes) -> None:
+    """Takes one out, if it is there."""
+    with contextlib.suppress(FileNotFoundError):
+        hash_.delete(key)
 
 
 class Sizes(NamedTuple):
@@ -269,7 +289,10 @@ class KernelLedger:
         """By place in the kernel's counts: the slot of the process, and the path as it named it."""
         self._folded: Counter[tuple[int, int, str]] = Counter()
         self._ended: dict[int, _Ended] = {}
-        self._free_threads = programs.memory("free_threads", _FREE.itemsize + 4 * THREADS, 1)
+        self._free = {
+            what: programs.memory(f"free_{what}", _FREE.itemsize + 4 * THREADS, 1)
+            for what in ("threads", "tables", "pages", "processes", "failures", "paths")
+        }
         self.control["next_table"] = self.control["next_process"] = 0
         self.control["next_page"] = sizes.tables
         self.control["next_stack"] = sizes.processes
@@ -478,11 +501,79 @@ class KernelLedger:
                 self._folded[process, tid, "opened"] += opened
                 self._folded[process, tid, "closed"] += closed
         self._threads[ended] = 0
-        head = np.frombuffer(self._free_threads, _FREE, 1)
-        slots = np.frombuffer(self._free_threads, "<u4", THREADS, _FREE.itemsize)
-        places = (int(head["given"][0]) + np.arange(len(ended))) % THREADS
-        slots[places] = ended
-        head["given"] += len(ended)
+        self._give_back("threads", ended)
+
+    def _give_back(self, what: str, slots: NDArray[np.intp]) -> None:
+        """Lets the kernel give them out again; what was in them is gone by now."""
+        head = np.frombuffer(self._free[what], _FREE, 1)
+        places = (int(head["given"][0]) + np.arange(len(slots))) % THREADS
+        np.frombuffer(self._free[what], "<u4", THREADS, _FREE.itemsize)[places] = slots
+        head["given"] += len(slots)
+
+    def release(self, pids: Iterable[int]) -> None:
+        """Forgets processes that have ended: their slots are given out again. One whose table others use is kept."""
+        self.fold_threads()
+        slots = self.process_slots()
+        is_used = (self._tables["ended_ns"] == 0) & (self._tables["files"] > 0)
+        in_use = set(self._tables["process"][is_used].tolist())
+        released = [(pid, slots[pid]) for pid in pids if pid in slots]
+        released = [
+            (pid, slot)
+            for pid, slot in released
+            if slot not in in_use and int(self._processes[slot]["state"]) == _HAS_ENDED
+        ]
+        if not released:
+            return
+        mine = np.array([slot for _, slot in released])
+        used = min(int(self.control["next_page"][0]), self.sizes.pages)
+        tables = np.flatnonzero(np.isin(self._tables["process"], mine) & (self._tables["ended_ns"] > 0))
+        pages = np.flatnonzero(np.isin(self._pages["table"][self.sizes.tables : used], tables)) + self.sizes.tables
+        failures = np.flatnonzero(np.isin(self._failures["process"], mine) & (self._failures["count"] > 0))
+        paths = np.array([place for place, (slot, _) in self.paths.items() if slot in set(mine.tolist())], np.intp)
+        # Nobody finds them any more, then they are emptied, and only then are they given out.
+        for pid, _ in released:
+            _delete(self._programs.map("processes", ctypes.c_uint32, ctypes.c_uint32), struct.pack("=I", pid))
+        for table, first in zip(
+            self._pages["table"][pages].tolist(), self._pages["first"][pages].tolist(), strict=True
+        ):
+            key = struct.pack("=Q", table << 32 | first // _PAGE_NUMBERS)
+            _delete(self._programs.map("pages", ctypes.c_uint64, ctypes.c_uint32), key)
+        for process, call, error, tid, *_ in self._failures[failures].tolist():
+            key = struct.pack("=IHHI", process, call, error, tid)
+            _delete(self._programs.map("failure_slots", _FailureKey, ctypes.c_uint32), key)
+        self._forget_paths(paths)
+        for every in (tables, pages):
+            self._numbers[every] = 0
+            self._pages[every] = 0
+        self._pages["table"][pages] = _NO_TABLE
+        self._tables[tables] = 0
+        self._totals[:, mine] = 0
+        self._failures[failures] = 0
+        sites = np.flatnonzero(np.isin(self.sites["process"], mine))
+        sites = np.concatenate([mine, sites[sites >= self.sizes.processes]])
+        self.sites[sites] = 0
+        self.sites["process"][sites] = _NO_TABLE
+        self._site_lifetimes[sites[sites < self.sizes.histograms]] = 0
+        self._processes[mine] = 0
+        gone = set(mine.tolist())
+        self._ended = {slot: ended for slot, ended in self._ended.items() if slot not in gone}
+        self._folded = Counter({key: count for key, count in self._folded.items() if key[0] not in gone})
+        for what, free in (("tables", tables), ("pages", pages), ("failures", failures), ("paths", paths)):
+            self._give_back(what, free)
+        self._give_back("processes", mine)
+
+    def _forget_paths(self, places: NDArray[np.intp]) -> None:
+        if not places.size:
+            return
+        slots = self._programs.map("path_slots", ctypes.c_uint64, ctypes.c_uint32)
+        keys, values = (
+            np.frombuffer(all_, dtype) for all_, dtype in zip(slots.read_bytes(), ("<u8", "<u4"), strict=True)
+        )
+        for key in keys[np.isin(values, places)].tolist():
+            _delete(slots, struct.pack("=Q", key))
+        self._path_counts[places] = 0
+        for place in places.tolist():
+            del self.paths[place]
 
     def threads(self, process: int) -> dict[int, tuple[int, int]]:
         """What each thread opened and closed, by its id."""

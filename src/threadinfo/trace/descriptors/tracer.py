@@ -294,6 +294,8 @@ class DescriptorTracer(Tracer):
                 called = name.rpartition("/")[2][:NAME_BYTES]
                 if tid in self._children:
                     self.names[tid] = called
+                    at_ns = int(event["at_ns"])
+                    self._children[tid] = self._children[tid]._replace(program=name, executed_ns=at_ns)
                 self.names.setdefault(tid, called)
 
     def _end_tables(self, batch: Batch) -> None:
@@ -462,6 +464,28 @@ class DescriptorTracer(Tracer):
             self.shares_table(pid),
             self.recorder.sees_io_uring,
         )
+
+    def take(self, pids: Sequence[int]) -> dict[int, object | None]:
+        """What happened to the descriptors of ended processes; all of it is for others from now on."""
+        self.stopped_ns = time.monotonic_ns()
+        found: dict[int, object | None] = {}
+        for pid in pids:
+            with contained("descriptors", self.gaps):
+                found[pid] = self.activity(pid)
+        tables = {self.ledger.table_of(slot) for pid in pids if (slot := self.slot(pid)) is not None}
+        self.ledger.release(pids)
+        for known in (self._left_open, self._remembered):
+            for table in tables & known.keys():
+                del known[table or 0]
+        for pid in pids:
+            for of_pid in (self._logs, self._rates, self._children, self._ended_ns, self._checks):
+                of_pid.pop(pid, None)
+        threads = {churn.tid for seen in found.values() for churn in (seen.trace.by_thread if seen else ())}  # type: ignore[attr-defined]
+        for tid in threads.union(pids):
+            self.names.pop(tid, None)
+        if self.sites:
+            self.sites.forget(pids)
+        return found
 
     def _stories(
         self, log: SocketLog, opened: Mapping[int, OpenDescriptor], calls: Sequence[SocketCalls]

@@ -9,7 +9,7 @@ import ctypes
 import mmap
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import NamedTuple
 
@@ -299,6 +299,7 @@ class SchedulingRecorder:
             self._free_slots = programs.queue("free_slots", ctypes.c_uint32)
             self._woken, self._delayed = Pairs(programs, "woken_by"), Pairs(programs, "delayed_by")
             self._ended: dict[tuple[int, str], EndedSum] = {}
+            self._taken_count = self._taken_on_cpu_ns = 0
             self._full_before = 0
             self._waits: WaitTables | None = None
             if "WAITS" in defines:
@@ -488,6 +489,27 @@ class SchedulingRecorder:
         unneeded = names.keys() - self.holders_and_wakers()
         self._names().delete(np.array(sorted(unneeded), np.uint32).tobytes())
 
+    def take(
+        self, pids: Collection[int], names: Mapping[int, tuple[int | None, str]]
+    ) -> tuple[list[ThreadActivity], dict[int, tuple[EndedThreads, ...]]]:
+        """What the threads of processes that ended a while ago did, and what was added up of them: both are forgotten.
+
+        `names` is (PID, name) by thread id, of all known.
+        """
+        rows = self.records
+        slots = np.flatnonzero(
+            np.isin(rows["tgid"], list(pids)) & (rows["tid"] > 0) & (rows["state"] == ENDED)
+        ).tolist()
+        self.stopped_ns = time.monotonic_ns()
+        activities = self.activities(names, slots)
+        by_name = {pid: all_ for pid, all_ in self.ended_by_name().items() if pid in pids}
+        self._fold(slots)
+        for key in [key for key in self._ended if key[0] in pids]:
+            ended = self._ended.pop(key)
+            self._taken_count += ended.count
+            self._taken_on_cpu_ns += ended.on_cpu_ns
+        return activities, by_name
+
     def ended_by_name(self) -> dict[int, tuple[EndedThreads, ...]]:
         """By process: the threads that ended and are not in `activities`."""
         found: dict[int, list[EndedThreads]] = {}
@@ -524,6 +546,7 @@ class SchedulingRecorder:
     def _compare(self, last_readings: Mapping[int, Reading]) -> None:
         threads: list[Thread] = []
         count, on_cpu_ns = (sum(getattr(one, of) for one in self._ended.values()) for of in ("count", "on_cpu_ns"))
+        count, on_cpu_ns = count + self._taken_count, on_cpu_ns + self._taken_on_cpu_ns
         self._contradicted_count = 0
         for slot, thread in self._given_out():
             if not thread.tid or thread.born_ns > self.stopped_ns:
@@ -656,8 +679,13 @@ class SchedulingRecorder:
     def _used(self) -> Iterable[_Thread]:
         return (thread for _, thread in self._given_out() if thread.tid)
 
-    def activities(self, names: Mapping[int, tuple[int | None, str]]) -> list[ThreadActivity]:
-        """What every thread did between `start` and `stop`; `names` is (PID, name) by thread id, of all known."""
+    def activities(
+        self, names: Mapping[int, tuple[int | None, str]], slots: Iterable[int] | None = None
+    ) -> list[ThreadActivity]:
+        """What threads did between `start` and `stop`; `names` is (PID, name) by thread id, of all known.
+
+        `slots`: of whom; None: of all.
+        """
         names = {**names, **self._own_names()}
 
         def name(tid: int) -> tuple[int | None, str]:
@@ -668,7 +696,7 @@ class SchedulingRecorder:
         places = waits.by_slot() if waits else {}
         lock_holders = waits.holders() if waits else {}
         activities = []
-        for slot, thread in self._given_out():
+        for slot, thread in self._given_out() if slots is None else ((slot, self._threads[slot]) for slot in slots):
             if not thread.tid or thread.born_ns > self.stopped_ns:
                 continue
             own = places.get(slot, [])

@@ -16,6 +16,7 @@ from threadinfo.trace.session.target import TraceOptions, TraceTarget
 from threadinfo.trace.session.tracer import Tracer, Window
 
 _NAMES_SECONDS = 1.0
+_MOST_NAMES = 4096
 
 
 class SchedulingActivity(msgspec.Struct, frozen=True):
@@ -111,6 +112,17 @@ class SchedulingTracer(Tracer):
         if self._activities is None:
             self._activities = self._decode(self._names)
         return SchedulingActivity(tuple(self._activities.get(pid, ())), self.recorder.ended_by_name().get(pid, ()))
+
+    def take(self, pids: Sequence[int]) -> dict[int, object | None]:
+        """What the threads of ended processes did; their slots are for others from now on."""
+        found: dict[int, list[ThreadActivity]] = {pid: [] for pid in pids}
+        activities, by_name = self.recorder.take(pids, {**self.recorder.names(), **self._names})
+        for activity in activities:
+            found[activity.pid].append(activity)
+        if len(self._names) > _MOST_NAMES:
+            needed = self.recorder.holders_and_wakers()
+            self._names = {tid: name for tid, name in self._names.items() if tid in needed}
+        return {pid: SchedulingActivity(tuple(threads), by_name.get(pid, ())) for pid, threads in found.items()}
 
     def _decode(self, names: Mapping[int, tuple[int | None, str]]) -> dict[int, list[ThreadActivity]]:
         found: dict[int, list[ThreadActivity]] = {}

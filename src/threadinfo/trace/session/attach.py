@@ -75,6 +75,14 @@ class Attached:
                 seen.append(tracer.activity(pid))
         return seen
 
+    def take(self, pids: Sequence[int]) -> dict[int, list[object]]:
+        """What each saw of processes that ended a while ago, of which none is asked again."""
+        found: dict[int, list[object]] = {pid: [] for pid in pids}
+        for taken in self.ask(lambda tracer: tracer.take(pids)):
+            for pid, seen in taken.items():
+                found[pid] += [seen] if seen is not None else []
+        return found
+
     def ended_ns(self) -> dict[int, int]:
         """When processes ended, CLOCK_MONOTONIC, as far as any of them knows."""
         return {pid: at_ns for tracer in self for pid, at_ns in tracer.ended_ns.items()}

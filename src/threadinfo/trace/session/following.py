@@ -19,10 +19,14 @@ class Child(NamedTuple):
     """CLOCK_MONOTONIC."""
     shares_descriptors: bool
     """Whether it began with its parent's table of descriptors rather than with a copy."""
+    program: str | None = None
+    """What it executed last, as it named that; None: nothing, or not known."""
+    executed_ns: int = 0
+    """CLOCK_MONOTONIC, when; 0: not known."""
 
 
 class _Following(ctypes.Structure):  # mirrors struct following in bpf/lib/processes.h
-    _fields_ = (("limit", ctypes.c_uint64), ("count", ctypes.c_uint64))
+    _fields_ = tuple((name, ctypes.c_uint64) for name in ("limit", "count", "left_out_count"))
 
 
 FOLLOWING_BYTES = ctypes.sizeof(_Following)
@@ -35,15 +39,15 @@ class Following:
         self._shared = _Following.from_buffer(memory)
 
     def allow(self, limit: int) -> None:
-        """From now on the children of traced processes are traced, and theirs, but no more than `limit`."""
+        """From now on the children of traced processes are traced, and theirs, until there were `limit` in all."""
         self._shared.limit = limit
 
     @property
     def followed_count(self) -> int:
         """Children that are, or were, traced too."""
-        return min(int(self._shared.count), int(self._shared.limit))
+        return int(self._shared.count)
 
     @property
     def left_out_count(self) -> int:
         """Children that were one too many."""
-        return max(0, int(self._shared.count) - int(self._shared.limit))
+        return int(self._shared.left_out_count)

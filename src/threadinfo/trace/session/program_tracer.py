@@ -59,6 +59,7 @@ class ProgramTracer(Tracer):
             self.following.allow(min(options.follow_limit, _MOST_FOLLOWED))
             self._is_on = ctypes.c_uint64.from_buffer(self.programs.memory("window", 8, 1))
             followed = self.programs.memory("followed", ctypes.sizeof(_Followed), _MOST_FOLLOWED)
+            self._told_count = 0
             self._followed = (_Followed * _MOST_FOLLOWED).from_buffer(followed)
             marks = ProcessMarks(self.programs, most_pid)
             for pid in target.pids:
@@ -99,12 +100,18 @@ class ProgramTracer(Tracer):
         self._is_on.value = 1
 
     def children(self) -> Sequence[Child]:
-        """All that were followed."""
-        return [
-            Child(one.pid, one.parent_pid, one.comm.decode("utf-8", "backslashreplace"), one.born_ns, False)
-            for one in self._followed[: self.following.followed_count]
-            if one.pid
-        ]
+        """Those that were followed since the last call."""
+        found = []
+        while self._told_count < self.following.followed_count:
+            one = self._followed[self._told_count % _MOST_FOLLOWED]
+            if not one.pid:  # it is being written
+                break
+            found.append(
+                Child(one.pid, one.parent_pid, one.comm.decode("utf-8", "backslashreplace"), one.born_ns, False)
+            )
+            one.pid = 0
+            self._told_count += 1
+        return found
 
     def statistics(self) -> ProgramStatistics:
         """The kernel's account of the programs."""

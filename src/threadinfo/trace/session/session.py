@@ -35,6 +35,8 @@ _BEGINNERS_TICKS = ((0.2, 0.001), (1.0, 0.01), (math.inf, _REPORT_TICK_SECONDS))
 """Until how many seconds after its beginning, and how long a tick then is."""
 _AWAITED_MILLISECONDS = 1
 _STATISTICS_SECONDS = 0.05
+_SURELY_TOLD_NS = 300_000_000  # after its end everything of a process has come, and its stacks have been asked for
+_TAKE_EVERY_NS = 500_000_000
 
 
 class TraceResult(msgspec.Struct, frozen=True):
@@ -82,6 +84,9 @@ class Hooks(NamedTuple):
     """Called once a tick; where it says so, what is open now is what is told of a process that ends later."""
     on_child: Callable[[int], None] | None = None
     """Called with the PID of a traced child, a moment after it was made; it may have ended already."""
+    on_ended: Callable[[Child, int, Sequence[object]], None] | None = None
+    """Called with a child that has ended, when (CLOCK_MONOTONIC), and what each tracer saw of it: none is asked of it
+    again, and the result does not have it."""
     is_over: Callable[[], bool] | None = None
     """Asked once a tick whether to end."""
     is_interruptible: bool = True
@@ -93,6 +98,9 @@ class Target:
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
+        self.ended_ns = 0
+        """CLOCK_MONOTONIC, when its end was noticed; 0: it was not."""
+        self.is_polled = False
         try:
             self.pidfd = os.pidfd_open(pid)
         except OSError as problem:
@@ -100,9 +108,17 @@ class Target:
 
     def has_ended(self) -> bool:
         """Whether the process has ended."""
+        if self.ended_ns:
+            return True
         poll = select.poll()
         poll.register(self.pidfd, select.POLLIN)
         return bool(poll.poll(0))
+
+    def close(self) -> None:
+        """Holds it no more."""
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+        self.pidfd = -1
 
     def __enter__(self) -> Target:
         return self
@@ -110,7 +126,13 @@ class Target:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        os.close(self.pidfd)
+        self.close()
+
+
+def close_all(targets: Sequence[Target]) -> None:
+    """Holds none of them any more."""
+    for target in targets:
+        target.close()
 
 
 class Interrupt:
@@ -165,6 +187,7 @@ def trace_processes(
     with contextlib.ExitStack() as stack:
         pids = list(target.pids)
         targets = [stack.enter_context(Target(pid)) for pid in pids]
+        stack.callback(close_all, targets)
         tracers = attach(stack, target, options)
         window = Window(time.monotonic_ns(), 0)
         tracers.ask(lambda tracer: tracer.start())
@@ -173,17 +196,18 @@ def trace_processes(
             pid, at_ns = wait_for(awaited, tracers, interrupt)
             pids.append(pid)
             window = Window(at_ns, 0)
-            targets = [stack.enter_context(one) for one in hold_if_alive(pid)]
+            targets += hold_if_alive(pid)
         if hooks.on_watching:
             hooks.on_watching()
         tick_seconds = _tick_of_beginner if hooks.on_watching or awaited else lambda _seconds: _REPORT_TICK_SECONDS
         follows = bool(options.follow_limit)
-        children = ChildWatch(pids, tracers, hooks.on_child) if follows else None
+        children = ChildWatch(pids, tracers, options.follow_limit, hooks.on_child, hooks.on_ended) if follows else None
 
         def welcome() -> None:
             if children:
                 with contained("children", tracers.own_gaps):
-                    targets.extend(stack.enter_context(one) for one in children.new_targets())
+                    targets.extend(children.new_targets())
+                    children.take_ended(targets)
 
         def settle() -> None:
             tracers.settle()
@@ -237,9 +261,21 @@ def trace_processes(
 class ChildWatch:
     """Learns of processes that the targets made from whatever watches them."""
 
-    def __init__(self, pids: Sequence[int], tracers: Attached, on_child: Callable[[int], None] | None) -> None:
-        self._pids, self._tracers, self._on_child = frozenset(pids), tracers, on_child
+    def __init__(
+        self,
+        pids: Sequence[int],
+        tracers: Attached,
+        limit: int,
+        on_child: Callable[[int], None] | None,
+        on_ended: Callable[[Child, int, Sequence[object]], None] | None,
+    ) -> None:
+        """`limit`: of those that live at once."""
+        self._pids, self._tracers, self._limit = frozenset(pids), tracers, limit
+        self._on_child, self._on_ended = on_child, on_ended
         self.found: dict[int, Child] = {}
+        """Those that live, or have ended a moment ago."""
+        self._ended_ns: dict[int, int] = {}
+        self._ended_count = self._next_ns = 0
 
     def _look(self) -> list[int]:
         """The PIDs of those that were not known."""
@@ -259,8 +295,33 @@ class ChildWatch:
         for pid in self._look():
             if self._on_child:
                 self._on_child(pid)
-            targets += hold_if_alive(pid)
+            held = hold_if_alive(pid)
+            if not held:
+                self._ended_ns[pid] = time.monotonic_ns()
+            targets += held
         return targets
+
+    def take_ended(self, targets: list[Target]) -> None:
+        """Tells of those that ended a while ago and forgets them, in `targets` too: others may be followed instead."""
+        now_ns = time.monotonic_ns()
+        if self._on_ended is None or now_ns < self._next_ns:
+            return
+        self._next_ns = now_ns + _TAKE_EVERY_NS
+        for target in [one for one in targets if one.ended_ns and one.pid in self.found]:
+            self._ended_ns[target.pid] = target.ended_ns
+            targets.remove(target)
+            target.close()
+        taken = [pid for pid, at_ns in self._ended_ns.items() if now_ns - at_ns > _SURELY_TOLD_NS]
+        if not taken:
+            return
+        exactly = self._tracers.ended_ns()
+        seen = self._tracers.take(taken)
+        for pid in taken:
+            noticed_ns = self._ended_ns.pop(pid)
+            self._on_ended(self.found.pop(pid), exactly.get(pid, noticed_ns), seen[pid])
+        self._ended_count += len(taken)
+        for tracer in self._tracers:
+            tracer.following.allow(self._limit + self._ended_count)
 
 
 def wait_for(awaited: Awaited, tracers: Attached, interrupt: Interrupt | None) -> tuple[int, int]:
@@ -308,15 +369,14 @@ def ticks(
     """
     started = time.monotonic()
     poll = select.poll()
-    alive: set[int] = set()
-    known_count = 0
+    alive: dict[int, Target] = {}
 
     def goes_on() -> bool:
-        nonlocal known_count
-        for target in targets[known_count:]:
-            alive.add(target.pidfd)
-            poll.register(target.pidfd, select.POLLIN)
-        known_count = len(targets)
+        for target in targets:
+            if not target.is_polled:
+                target.is_polled = True
+                alive[target.pidfd] = target
+                poll.register(target.pidfd, select.POLLIN)
         return bool(alive)
 
     if interrupt:
@@ -333,7 +393,8 @@ def ticks(
         next_tick = max(next_tick + tick_seconds(time.monotonic() - started), time.monotonic())
         for fd, _ in poll.poll(1000 * max(0.0, min(left, next_tick - time.monotonic()))):
             poll.unregister(fd)
-            alive.discard(fd)
+            if fd in alive:
+                alive.pop(fd).ended_ns = time.monotonic_ns()
         yield time.monotonic() - started
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 
 import msgspec
@@ -17,7 +17,17 @@ from threadinfo.trace.descriptors.tracer import DescriptorTracer, LedgerCheck
 from threadinfo.trace.scheduling.recorder import Delay
 from threadinfo.trace.scheduling.tracer import SchedulingTracer
 from threadinfo.trace.session.attach import attach
-from threadinfo.trace.session.session import Awaited, ChildWatch, Interrupt, Target, hold_if_alive, ticks, wait_for
+from threadinfo.trace.session.following import Child
+from threadinfo.trace.session.session import (
+    Awaited,
+    ChildWatch,
+    Interrupt,
+    Target,
+    close_all,
+    hold_if_alive,
+    ticks,
+    wait_for,
+)
 from threadinfo.trace.session.target import TraceOptions, TraceTarget
 
 _TICK_SECONDS = 0.02
@@ -37,17 +47,24 @@ class Stream:
     """A live trace. A context manager: it detaches at its end."""
 
     def __init__(
-        self, target: TraceTarget, options: TraceOptions, on_child: Callable[[int], None] | None = None
+        self,
+        target: TraceTarget,
+        options: TraceOptions,
+        on_child: Callable[[int], None] | None = None,
+        on_ended: Callable[[Child, int, Sequence[object]], None] | None = None,
     ) -> None:
         """Attaches; raises NotAvailableError. Where children are followed it lasts until they have ended too.
 
-        `on_child` is called with the PID of each, a moment after it was made.
+        `on_child` is called with the PID of each, a moment after it was made, `on_ended` as `Hooks` says.
         """
         with contextlib.ExitStack() as stack:
             self._targets = [stack.enter_context(Target(pid)) for pid in target.pids]
+            stack.callback(close_all, self._targets)
             self._tracers = attach(stack, target, options)
             self._tracers.require()
-            self._children = ChildWatch(target.pids, self._tracers, on_child) if options.follow_limit else None
+            self._children = None
+            if options.follow_limit:
+                self._children = ChildWatch(target.pids, self._tracers, options.follow_limit, on_child, on_ended)
             self._settled: list[EventChunk] = []
             self._has_started = False
             self.interrupt = stack.enter_context(Interrupt())
@@ -75,7 +92,7 @@ class Stream:
         """Waits for a process, which is then the target. Raises KeyboardInterrupt for a Ctrl-C."""
         self._start()
         pid, _ = wait_for(awaited, self._tracers, self.interrupt)
-        self._targets += [self._stack.enter_context(target) for target in hold_if_alive(pid)]
+        self._targets += hold_if_alive(pid)
 
     def _start(self) -> None:
         if not self._has_started:
@@ -113,7 +130,8 @@ class Stream:
     def _welcome(self) -> None:
         if self._children:
             with contained("children"):
-                self._targets += [self._stack.enter_context(target) for target in self._children.new_targets()]
+                self._targets += self._children.new_targets()
+                self._children.take_ended(self._targets)
 
     def finish(self) -> StreamTick:
         """Stops, and gives what is left, with the ledgers' comparison."""

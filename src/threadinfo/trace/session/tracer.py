@@ -93,6 +93,10 @@ class Tracer(ABC):
     def activity(self, pid: int) -> object | None:
         """What it saw of a process, as a frozen value that is placed in the report by its type."""
 
+    def take(self, pids: Sequence[int]) -> dict[int, object | None]:
+        """What it saw of processes that ended a while ago. It may forget them, and use what they used for others."""
+        return {pid: self.activity(pid) for pid in pids}
+
     @abstractmethod
     def confidence(self) -> Confidence:
         """Its account of itself so far."""

@@ -107,7 +107,7 @@ class CallSites:
         self._images: dict[tuple[int, int], _Image] = {}
         self._stacks: list[Stack] = []
         self._stack_of = np.full(MOST_STACKS, -1, np.int32)
-        self._work: queue.SimpleQueue[Sequence[CopiedStacks] | None] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[Sequence[CopiedStacks] | frozenset[int] | None] = queue.SimpleQueue()
         self._done_count = 0
         self._problems: Counter[str] = Counter()
         self._is_closed = False
@@ -141,6 +141,10 @@ class CallSites:
             allowance = min(allowance, _TRICKLE)
         if self.copied_count:
             self._allow(max(0, allowance))
+
+    def forget(self, pids: Iterable[int]) -> None:
+        """No more stacks of these processes come; what is known stays known."""
+        self._work.put(frozenset(pids))
 
     def waiting_count(self) -> int:
         """Of the copies, those whose stacks will be known later."""
@@ -182,6 +186,9 @@ class CallSites:
             for pid in pids:
                 self._warm_up(pid)
             while (copies := self._work.get()) is not None:
+                if isinstance(copies, frozenset):
+                    self._images = {key: image for key, image in self._images.items() if key[0] not in copies}
+                    continue
                 for some in copies:
                     self._resolve(some)
                     self._done_count += len(some.number)
