@@ -1,4 +1,4 @@
-# make report [TARGET=name-or-pid], make test: each sets up what it needs, once.
+# make report [TARGET=name-or-pid], make demo, make test: each sets up what it needs, once.
 PYTHON ?= python3
 export PYTHON
 # What an interpreter can break: everything but terminals, browsers, ELF files, and what compares with other tools.
@@ -17,9 +17,14 @@ help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: report
-report: ## Report TARGET=name-or-pid, or a demonstration server of ours
+report: ## Report TARGET=name-or-pid, or a demonstration server of ours, as root with a trace
 	@scripts/setup report
 	@if [ -n "$(TARGET)" ]; then $(VENV)/bin/threadinfo report -- "$(TARGET)"; else scripts/demo; fi
+
+.PHONY: demo
+demo: ## A demonstration server that stays up until Ctrl-C, with something to trace
+	@scripts/setup report
+	@scripts/demo stay
 
 .PHONY: test
 test: ## Lint, types, all tests with coverage

@@ -1,4 +1,4 @@
-"""A small server to look at: `make report` starts it, reports it, and stops it.
+"""A small server to look at: `make report` starts it, reports it, and stops it; `make demo` leaves it running.
 
 It has what the Hydrogen server had when this project began: named threads, a web server, a websocket server on IPv4 and
 IPv6, mDNS, an event channel, a random number source, a log, and a socket that no program here admits to: netlink ROUTE
@@ -9,6 +9,10 @@ with groups 0x551, as libwebsockets makes one. To play with it:
     curl http://127.0.0.1:5000/          # the web thread answers, and wakes the log writer through an eventfd
     kill %1                              # it also ends with its standard input, where that is a pipe
 
+With --busy it has what a trace is for: config-reload leaks one in seven of the files that it opens (and lets them go
+before the limit is near), worker-1 and worker-2 wait for a lock that worker-0 holds too long, journal waits for the disk,
+client asks the web server and is refused by a port where nobody listens. Together they take a few percent of a CPU.
+
 A port that is taken is replaced by a free one. Nothing leaves the machine.
 """
 
@@ -18,6 +22,7 @@ import argparse
 import contextlib
 import ctypes
 import os
+import resource
 import select
 import signal
 import socket
@@ -36,6 +41,7 @@ CLOCK_MONOTONIC = 1
 FUTEX = {"202", "98"}  # the system call's number on x86-64 and aarch64: how a thread waits for Python's own lock
 
 libc = ctypes.CDLL(None, use_errno=True)
+Mutex = ctypes.c_long * 8  # pthread_mutex_t, which begins as zeroes; Python's own locks are semaphores
 
 
 def set_name(name: str) -> None:
@@ -121,6 +127,78 @@ def timer() -> int:
     return fd
 
 
+LEAKED_AT_MOST = 2000
+
+
+def leak_one_in_seven(leaked: list[int], count: list[int]) -> None:
+    """Opens a file as a program does that reads its settings again and again, and sometimes forgets to close it."""
+    fd = os.open("/etc/passwd", os.O_RDONLY)
+    os.read(fd, 100)
+    count[0] += 1
+    if count[0] % 7:
+        os.close(fd)
+    else:
+        leaked.append(fd)
+    if len(leaked) >= min(LEAKED_AT_MOST, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2):
+        while leaked:  # so that it can stay up
+            os.close(leaked.pop())
+    time.sleep(0.02)
+
+
+def hold(mutex: Mutex) -> None:
+    """Does slowly, with the lock held, what others wait for."""
+    libc.pthread_mutex_lock(mutex)
+    time.sleep(0.03)
+    libc.pthread_mutex_unlock(mutex)
+    time.sleep(0.01)
+
+
+def need(mutex: Mutex) -> None:
+    """Needs the lock for a moment."""
+    libc.pthread_mutex_lock(mutex)
+    libc.pthread_mutex_unlock(mutex)
+    time.sleep(0.005)
+
+
+def write_journal(journal: IO[bytes]) -> None:
+    """Waits until what was written is on the disk."""
+    journal.seek(0)
+    journal.write(os.urandom(1 << 16))
+    journal.flush()
+    os.fsync(journal.fileno())
+    time.sleep(0.05)
+
+
+def ask(web: tuple[str, int], nobody: tuple[str, int]) -> None:
+    """A client of the web server, and of one that is not there."""
+    with socket.create_connection(web, timeout=1) as connection:
+        connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        connection.recv(65536)
+    time.sleep(0.25)
+    with contextlib.suppress(ConnectionRefusedError), socket.create_connection(nobody, timeout=1):
+        pass
+    time.sleep(0.25)
+
+
+def free_port() -> int:
+    """One where nobody listens."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def be_busy(web: tuple[str, int], journal: IO[bytes]) -> None:
+    """Starts the threads that a trace has something to tell of."""
+    leaked: list[int] = []
+    count, mutex, nobody = [0], Mutex(), ("127.0.0.1", free_port())
+    start("config-reload", lambda: leak_one_in_seven(leaked, count))
+    start("worker-0", lambda: hold(mutex))
+    for number in (1, 2):
+        start(f"worker-{number}", lambda: need(mutex))
+    start("journal", lambda: write_journal(journal))
+    start("client", lambda: ask(web, nobody))
+
+
 def wait_for_the_end(seconds: float | None) -> None:
     """Waits for a signal, for the other end of standard input to close, or for this time."""
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -136,11 +214,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=None, help="end after this time, whatever happens")
     parser.add_argument("--name", default="hydrogen-demo", help="of the process, 15 bytes at most")
+    parser.add_argument("--busy", action="store_true", help="do what a trace is for, too: see above")
     options = parser.parse_args()
     set_name(options.name)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})  # so that main alone gets them
 
-    with tempfile.NamedTemporaryFile("w", prefix="hydrogen-", suffix=".log") as log:
+    with contextlib.ExitStack() as opened:
+        log = opened.enter_context(tempfile.NamedTemporaryFile("w", prefix="hydrogen-", suffix=".log"))
         unwatched, wakeup = os.eventfd(0), os.eventfd(0)
         web = listen(socket.AF_INET, 5000)
         random_source = os.open("/dev/urandom", os.O_RDONLY)
@@ -170,6 +250,8 @@ def main() -> None:
         timer_fd = timer()
         tids.append(start("timer", lambda: os.read(timer_fd, 8)))
         wait_until_all_wait(tids)
+        if options.busy:
+            be_busy(web.getsockname(), opened.enter_context(tempfile.TemporaryFile(prefix="hydrogen-journal-")))
         print(f"ready {os.getpid()}", flush=True)
         wait_for_the_end(options.seconds)
         del unwatched, random_source, unused, browser, pair, pipe
