@@ -41,7 +41,12 @@ CLOCK_MONOTONIC = 1
 FUTEX = {"202", "98"}  # the system call's number on x86-64 and aarch64: how a thread waits for Python's own lock
 
 libc = ctypes.CDLL(None, use_errno=True)
-Mutex = ctypes.c_long * 8  # pthread_mutex_t, which begins as zeroes; Python's own locks are semaphores
+
+
+class Mutex(ctypes.Structure):
+    """pthread_mutex_t, which begins as zeroes; Python's own locks are semaphores."""
+
+    _fields_ = (("words", ctypes.c_long * 8),)
 
 
 def set_name(name: str) -> None:

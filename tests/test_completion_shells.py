@@ -1,4 +1,4 @@
-"""Completion in the shells themselves, as the README sets it up; and the manual, as each way of installing leaves it."""
+"""Completion in the shells themselves, as the README sets it up; the manual, as each way of installing leaves it."""
 
 from __future__ import annotations
 
