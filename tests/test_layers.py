@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "proc": {"model", "descriptor_kinds", "netlink_names", "protocol_names", "syscall_numbers"},
     "tracers": {"trace"},  # for types; what it loads it loads late
     "trace": {"tracers", "model", "descriptor_kinds", "errors", "netlink_names", "protocol_names", "syscall_numbers"}
-    | {"containment", "socket_identity"},
+    | {"containment", "socket_identity", "socket_story"},
     "socket_identity": {"model"},
     "socket_story": {"model", "socket_identity"},
     "merge": {"model", "descriptor_kinds", "socket_story", "socket_identity"},
