@@ -384,7 +384,7 @@ def test_findings_of_a_saved_report_are_made_anew() -> None:
 def test_text_has_findings_first_and_the_plain_report_none() -> None:
     text = render_text(with_findings(report(server(2, 30))), verbose=True)
     first = text.splitlines()[:3]
-    assert first[0] == "=== What Stands Out in hydrogen (PID: 1) ==="
+    assert first[0] == "=== What Stands Out in hydrogen (PID: 1): hydrogen --serve ==="
     assert first[1].startswith("1. [high] /var/log/app.log, opened by threads reloader 7")
     assert max(map(len, text[: text.index("=== Memory")].splitlines())) <= 80
     assert "What Stands Out" not in render_text(with_findings(report(process(descriptors=(unbound(3),)))))

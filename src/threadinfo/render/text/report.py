@@ -10,10 +10,11 @@ from collections.abc import Callable
 
 from threadinfo.containment import contained
 from threadinfo.descriptor_kinds import KINDS, KindName
-from threadinfo.model import Descriptor, Finding, Gap, Memory, ProcessReport, Report, Thread
+from threadinfo.model import Descriptor, Family, Finding, Gap, Memory, ProcessReport, Report, Thread
 from threadinfo.render.escape import Printable, format_text, printable
 from threadinfo.render.text.cpu import render_cpu
 from threadinfo.render.text.details import format_details
+from threadinfo.render.text.family import busy_ns, cut, format_command, render_brief, render_family
 from threadinfo.render.text.fold import SHORT, WHOLE, format_numbers, left_out, wrap
 from threadinfo.render.text.trace import render_after, render_before
 from threadinfo.render.text.waits import render_waits
@@ -26,6 +27,9 @@ _STANDARD_STREAMS = {0: "stdin: ", 1: "stdout: ", 2: "stderr: "}
 _STREAM_TYPES: set[KindName] = {"terminal", "device", "file", "pipe", "fifo", "directory"}
 _COLUMNS: dict[str, str] = {kind.name: kind.column for kind in KINDS}
 _NOT_READ = "(not read: see the end)"
+_MOST_LINES = 500  # of a family, without -v
+_BRIEF_LINES, _BRIEF_EACH = 90, 3  # for those that are told of in brief
+_HEADING_COLUMNS = 100
 
 
 def render_text(report: Report, *, verbose: bool = False, width: int = 80) -> Printable:
@@ -33,11 +37,40 @@ def render_text(report: Report, *, verbose: bool = False, width: int = 80) -> Pr
 
     `width` is the terminal's: what a trace adds uses the room that there is.
     """
+    if report.family is not None:
+        return printable(_render_family(report, report.family, verbose=verbose, width=width))
     lines: list[str] = []
     for index, process in enumerate(report.processes):
         lines += [""] * bool(index)
         lines += _render_process(process, verbose=verbose, width=width)
     return printable(lines)
+
+
+def _render_family(report: Report, family: Family, *, verbose: bool, width: int) -> list[str]:
+    """The summary, whom the user asked for, and the busiest of the others; without `verbose` as many as have room."""
+    asked = [one for one in report.processes if one.parent_pid is None]
+    others = [one for one in report.processes if one.parent_pid is not None]
+    lines = render_family(family, asked, width, verbose=verbose)
+    for process in asked:
+        lines += ["", *_render_process(process, verbose=verbose, width=width)]
+    if verbose:
+        for process in others:
+            lines += ["", *_render_process(process, verbose=verbose, width=width)]
+        return lines
+    others.sort(key=lambda one: -busy_ns(one))
+    room = _MOST_LINES - len(lines) - _BRIEF_LINES
+    while others and len(whole := ["", *_render_process(others[0], verbose=False, width=width)]) <= room:
+        lines += whole
+        room -= len(whole)
+        del others[0]
+    if others:
+        lines += ["", "=== Others of the Family ==="]
+        told = others[: max(0, _MOST_LINES - len(lines) - 1) // _BRIEF_EACH]
+        for process in told:
+            lines += render_brief(process, width)
+        if len(others) > len(told):
+            lines.append(f"{len(others) - len(told)} others (-v shows them)")
+    return lines
 
 
 def _render_process(process: ProcessReport, *, verbose: bool, width: int) -> list[str]:
@@ -52,7 +85,7 @@ def _render_process(process: ProcessReport, *, verbose: bool, width: int) -> lis
     trace = process.trace
     cuts = SHORT if trace is not None and not verbose else WHOLE
     if verbose or trace is not None:
-        lines += [f"=== What Stands Out in {process.name} (PID: {process.pid}) ==="]
+        lines += [_heading(process, width)]
         lines += section(
             "what stands out", lambda: _findings(process.findings, is_traced=trace is not None, verbose=verbose)
         )
@@ -65,7 +98,7 @@ def _render_process(process: ProcessReport, *, verbose: bool, width: int) -> lis
         lines.append("")
     lines += [f"=== Memory Footprint for {process.name} (PID: {process.pid}) ==="]
     if process.parent_pid is not None:
-        lines.append(f"Made by process {process.parent_pid}, and followed from its first instruction")
+        lines.append(_origin(process))
     lines += section("memory", lambda: _footprint(process.memory))
     lines += ["", "=== Thread Information ==="]
     lines += section("threads", lambda: _threads(process.threads, cuts.listed_threads, verbose=verbose))
@@ -81,6 +114,21 @@ def _render_process(process: ProcessReport, *, verbose: bool, width: int) -> lis
         for gap in dict.fromkeys(format_gap(gap) for gap in gaps):
             lines += [f"  {gap}"] if trace is None else wrap(gap, "  ", "    ")
     return lines
+
+
+def _origin(process: ProcessReport) -> str:
+    if process.is_older:
+        return f"A child of process {process.parent_pid}, older than the trace"
+    fork = "; it executed nothing: its name is its parent's" if process.is_fork else ""
+    return f"Made by process {process.parent_pid}, and followed from its first instruction{fork}"
+
+
+def _heading(process: ProcessReport, width: int) -> str:
+    """With its command line, where that says more than the name."""
+    head, command = f"=== What Stands Out in {process.name} (PID: {process.pid})", format_command(process)
+    if command == format_text(process.name):
+        return f"{head} ==="
+    return f"{head}: {cut(command, max(20, max(width, _HEADING_COLUMNS) - len(head) - 6))} ==="
 
 
 def _findings(findings: tuple[Finding, ...], *, is_traced: bool, verbose: bool) -> list[str]:

@@ -197,11 +197,13 @@ def trace_processes(
             pids.append(pid)
             window = Window(at_ns, 0)
             targets += hold_if_alive(pid)
+        follows = bool(options.follow_limit)
+        children = ChildWatch(pids, tracers, options.follow_limit, hooks.on_child, hooks.on_ended) if follows else None
+        if children and not awaited:
+            children.leave_out_ended()
         if hooks.on_watching:
             hooks.on_watching()
         tick_seconds = _tick_of_beginner if hooks.on_watching or awaited else lambda _seconds: _REPORT_TICK_SECONDS
-        follows = bool(options.follow_limit)
-        children = ChildWatch(pids, tracers, options.follow_limit, hooks.on_child, hooks.on_ended) if follows else None
 
         def welcome() -> None:
             if children:
@@ -276,6 +278,7 @@ class ChildWatch:
         """Those that live, or have ended a moment ago."""
         self._ended_ns: dict[int, int] = {}
         self._ended_count = self._next_ns = 0
+        self._held: list[Target] = []
 
     def _look(self) -> list[int]:
         """The PIDs of those that were not known."""
@@ -291,7 +294,10 @@ class ChildWatch:
 
     def new_targets(self) -> list[Target]:
         """Those of them that live."""
-        targets = []
+        targets, self._held = self._held, []
+        for target in targets:
+            if self._on_child:
+                self._on_child(target.pid)
         for pid in self._look():
             if self._on_child:
                 self._on_child(pid)
@@ -300,6 +306,14 @@ class ChildWatch:
                 self._ended_ns[pid] = time.monotonic_ns()
             targets += held
         return targets
+
+    def leave_out_ended(self) -> None:
+        """Those that came and went while the tracers were attached are not of the window."""
+        for pid in self._look():
+            if held := hold_if_alive(pid):
+                self._held += held
+            else:
+                del self.found[pid]
 
     def take_ended(self, targets: list[Target]) -> None:
         """Tells of those that ended a while ago and forgets them, in `targets` too: others may be followed instead."""
