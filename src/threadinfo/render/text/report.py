@@ -29,7 +29,6 @@ _COLUMNS: dict[str, str] = {kind.name: kind.column for kind in KINDS}
 _NOT_READ = "(not read: see the end)"
 _MOST_LINES = 500  # of a family, without -v
 _BRIEF_LINES, _BRIEF_EACH = 90, 3  # for those that are told of in brief
-_HEADING_COLUMNS = 100
 
 
 def render_text(report: Report, *, verbose: bool = False, width: int = 80) -> Printable:
@@ -128,7 +127,7 @@ def _heading(process: ProcessReport, width: int) -> str:
     head, command = f"=== What Stands Out in {process.name} (PID: {process.pid})", format_command(process)
     if command == format_text(process.name):
         return f"{head} ==="
-    return f"{head}: {cut(command, max(20, max(width, _HEADING_COLUMNS) - len(head) - 6))} ==="
+    return f"{head}: {cut(command, max(20, width - len(head) - 6))} ==="
 
 
 def _findings(findings: tuple[Finding, ...], *, is_traced: bool, verbose: bool) -> list[str]:
