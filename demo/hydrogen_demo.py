@@ -10,8 +10,8 @@ with groups 0x551, as libwebsockets makes one. To play with it:
     kill %1                              # it also ends with its standard input, where that is a pipe
 
 With --busy it has what a trace is for: config-reload leaks one in seven of the files that it opens (and lets them go
-before the limit is near), worker-1 and worker-2 wait for a lock that worker-0 holds too long, journal waits for the disk,
-client asks the web server and is refused by a port where nobody listens. Together they take a few percent of a CPU.
+before the limit is near), worker-1 and worker-2 wait for a lock that worker-0 holds too long, journal waits for the
+disk, client asks the web server and is refused by a port where nobody listens. All take a few percent of a CPU.
 
 A port that is taken is replaced by a free one. Nothing leaves the machine.
 """
@@ -41,7 +41,6 @@ CLOCK_MONOTONIC = 1
 FUTEX = {"202", "98"}  # the system call's number on x86-64 and aarch64: how a thread waits for Python's own lock
 
 libc = ctypes.CDLL(None, use_errno=True)
-Mutex = ctypes.c_long * 8  # pthread_mutex_t, which begins as zeroes; Python's own locks are semaphores
 
 
 def set_name(name: str) -> None:
@@ -145,18 +144,24 @@ def leak_one_in_seven(leaked: list[int], count: list[int]) -> None:
     time.sleep(0.02)
 
 
+class Mutex(ctypes.Structure):
+    """pthread_mutex_t, which begins as zeroes; Python's own locks are semaphores."""
+
+    _fields_ = (("words", ctypes.c_long * 8),)
+
+
 def hold(mutex: Mutex) -> None:
     """Does slowly, with the lock held, what others wait for."""
-    libc.pthread_mutex_lock(mutex)
+    libc.pthread_mutex_lock(ctypes.byref(mutex))
     time.sleep(0.03)
-    libc.pthread_mutex_unlock(mutex)
+    libc.pthread_mutex_unlock(ctypes.byref(mutex))
     time.sleep(0.01)
 
 
 def need(mutex: Mutex) -> None:
     """Needs the lock for a moment."""
-    libc.pthread_mutex_lock(mutex)
-    libc.pthread_mutex_unlock(mutex)
+    libc.pthread_mutex_lock(ctypes.byref(mutex))
+    libc.pthread_mutex_unlock(ctypes.byref(mutex))
     time.sleep(0.005)
 
 
