@@ -11,8 +11,8 @@ with groups 0x551, as libwebsockets makes one. To play with it:
 
 With --busy it has what a trace is for: config-reload leaks one in seven of the files that it opens (and lets them go
 before the limit is near), worker-1 and worker-2 wait for a lock that worker-0 holds too long, journal waits for the
-disk (where the temporary directory is on one), client asks the web server and is refused by a port where nobody listens. All take a few percent of
-a CPU.
+disk (where the temporary directory is on one), client asks the web server, and is refused by a port where nobody
+listens. Together they take a few percent of a CPU.
 
 A port that is taken is replaced by a free one. Nothing leaves the machine.
 """

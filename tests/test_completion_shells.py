@@ -61,7 +61,7 @@ def test_shell_completes_commands_options_and_processes(shell: str, window: Term
         window.type(typed)
         window.press("Tab")
         window.wait_for(f"{completed} ".rstrip())
-        window.press("C-c")
+        window.press("C-u")  # a signal would take what is typed next with it
 
 
 def find_manual(bin_directory: Path) -> Path:
@@ -81,7 +81,16 @@ def test_man_finds_the_manual_of_an_installed_wheel(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("threadinfo-*.whl")
     place = tmp_path / "venv"
     subprocess.run([sys.executable, "-m", "venv", place], check=True)
-    install: list[str | Path] = [place / "bin" / "python", "-m", "pip", *quiet, "install", "--no-deps", "--no-index", wheel]
+    install: list[str | Path] = [
+        place / "bin" / "python",
+        "-m",
+        "pip",
+        *quiet,
+        "install",
+        "--no-deps",
+        "--no-index",
+        wheel,
+    ]
     subprocess.run(install, check=True, capture_output=True)
     found = find_manual(place / "bin")
     assert found == place / "share" / "man" / "man1" / "threadinfo.1"
