@@ -11,8 +11,8 @@ with groups 0x551, as libwebsockets makes one. To play with it:
 
 With --busy it has what a trace is for: config-reload leaks one in seven of the files that it opens (and lets them go
 before the limit is near), worker-1 and worker-2 wait for a lock that worker-0 holds too long, journal waits for the
-disk, client asks the web server and is refused by a port where nobody listens. Together they take a few percent of a
-CPU.
+disk (where the temporary directory is on one), client asks the web server, and is refused by a port where nobody
+listens. Together they take a few percent of a CPU.
 
 A port that is taken is replaced by a free one. Nothing leaves the machine.
 """
@@ -42,12 +42,6 @@ CLOCK_MONOTONIC = 1
 FUTEX = {"202", "98"}  # the system call's number on x86-64 and aarch64: how a thread waits for Python's own lock
 
 libc = ctypes.CDLL(None, use_errno=True)
-
-
-class Mutex(ctypes.Structure):
-    """pthread_mutex_t, which begins as zeroes; Python's own locks are semaphores."""
-
-    _fields_ = (("words", ctypes.c_long * 8),)
 
 
 def set_name(name: str) -> None:
@@ -151,18 +145,24 @@ def leak_one_in_seven(leaked: list[int], count: list[int]) -> None:
     time.sleep(0.02)
 
 
+class Mutex(ctypes.Structure):
+    """pthread_mutex_t, which begins as zeroes; Python's own locks are semaphores."""
+
+    _fields_ = (("words", ctypes.c_long * 8),)
+
+
 def hold(mutex: Mutex) -> None:
     """Does slowly, with the lock held, what others wait for."""
-    libc.pthread_mutex_lock(mutex)
+    libc.pthread_mutex_lock(ctypes.byref(mutex))
     time.sleep(0.03)
-    libc.pthread_mutex_unlock(mutex)
+    libc.pthread_mutex_unlock(ctypes.byref(mutex))
     time.sleep(0.01)
 
 
 def need(mutex: Mutex) -> None:
     """Needs the lock for a moment."""
-    libc.pthread_mutex_lock(mutex)
-    libc.pthread_mutex_unlock(mutex)
+    libc.pthread_mutex_lock(ctypes.byref(mutex))
+    libc.pthread_mutex_unlock(ctypes.byref(mutex))
     time.sleep(0.005)
 
 
@@ -181,7 +181,7 @@ def ask(web: tuple[str, int], nobody: tuple[str, int]) -> None:
         connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
         connection.recv(65536)
     time.sleep(0.25)
-    with contextlib.suppress(ConnectionRefusedError), socket.create_connection(nobody, timeout=1):
+    with contextlib.suppress(ConnectionRefusedError), socket.create_connection(nobody):  # blocking: refused at once
         pass
     time.sleep(0.25)
 

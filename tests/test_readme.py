@@ -70,7 +70,13 @@ def run(command: str, place: Path) -> tuple[int, str, str]:
     out, err = place / "out", place / "err"
     with out.open("w") as output, err.open("w") as errors:
         process = subprocess.Popen(
-            command, shell=True, stdout=output, stderr=errors, cwd=place, env=environment, start_new_session=True
+            f"exec {command}",
+            shell=True,
+            stdout=output,
+            stderr=errors,
+            cwd=place,
+            env=environment,
+            start_new_session=True,
         )
         events = place / "events.json" if "events.json" in command else out
         deadline = time.monotonic() + 120
@@ -115,7 +121,6 @@ def test_demonstration_has_something_to_tell(demo: subprocess.Popen[str], place:
     found = output.split("=== Where the Time Went")[0]
     assert re.search(r"/etc/passwd, opened\s+by\s+thread\s+config-reload", found)
     assert re.search(r"held by worker-0 \d+", output)
-    assert re.search(r"journal .*fsync", output)
 
 
 def test_examples_are_found() -> None:
@@ -124,9 +129,8 @@ def test_examples_are_found() -> None:
     assert SHOWN[0] == "threadinfo hydrogen-demo"
 
 
-def test_demo_stays_up_and_ends_with_its_terminal(start: Start) -> None:
+def test_demo_stays_up_until_it_is_told_to_end(start: Start) -> None:
     process = start(*OWN_NETWORK, sys.executable, ROOT / "demo" / "hydrogen_demo.py", "--busy")
     assert process.poll() is None
-    assert process.stdin is not None
-    process.stdin.close()
+    process.terminate()
     assert process.wait(10) == 0
