@@ -34,6 +34,7 @@ from tests.reports import (
 from threadinfo.findings import find, with_findings
 from threadinfo.merge import merge_waits
 from threadinfo.model import (
+    DelayedBy,
     DescriptorEvent,
     EndedThread,
     Failure,
@@ -292,6 +293,25 @@ def test_finding_tells_of_the_worst_and_counts_the_others() -> None:
     assert found.tids == (4, 3, 2, 1)
     assert found.words == "Thread t4 4 waited 4 s for a CPU and ran 0 ns; 3 other threads waited longer than they ran"
     assert "hog 9 held the CPU for 100 % of the wait" in found.advice
+
+
+@pytest.mark.parametrize(("held_ns", "is_told"), [(25, True), (24, False), (3, False)])
+def test_nobody_is_to_be_reniced_who_held_little_of_the_wait(held_ns: int, is_told: bool) -> None:
+    holders = (DelayedBy(9, 9, "python3", held_ns, "python3 /srv/hog.py"),)
+    waiting = scheduling(0, 5 * SECOND_NS, delayed_by=holders, delayed_by_unknown_ns=100 - held_ns)
+    (found,) = find(process(threads=(thread(7, scheduling=waiting),), trace=trace()))
+    assert f"python3 9 (python3 /srv/hog.py) held the CPU for {held_ns} % of the wait" in found.advice
+    assert ("renice" in found.advice) is is_told
+    assert (f"for {100 - held_ns} % nobody is known" in found.advice) is not is_told
+
+
+def test_a_full_backlog_that_epoll_watches_names_it() -> None:
+    loop = msgspec.structs.replace(descriptor(5), details={"watched": [{"fd": 3, "events": "EPOLLIN"}]})
+    full = msgspec.structs.replace(listener(3, 2, 2), served_by=())
+    (found,) = find(process(descriptors=(full, loop)))
+    assert found.advice.startswith("An event loop watches it by epoll, FD 5: ")
+    (alone,) = find(process(descriptors=(full,)))
+    assert alone.advice.startswith("Nobody waited for it when /proc was read")
 
 
 def test_leak_has_its_call_site_the_time_to_the_limit_and_the_confidence() -> None:

@@ -15,6 +15,7 @@ import msgspec
 
 from threadinfo.containment import contained
 from threadinfo.model import (
+    Descriptor,
     DescriptorTrace,
     Finding,
     Gap,
@@ -32,6 +33,9 @@ _WAITING_PERCENT = 50.0  # of the time in which a thread could run
 _WAITING_SHARE_PERCENT = 5.0  # of the trace: less does not matter to anybody
 _WAITING_LEAST_NS = 10_000_000
 _WAITING_HIGH_PERCENT = 20.0  # of the trace
+_HOLDER_PERCENT = 25.0  # of a wait: who held the CPU for less is not its cause
+_LOOK_AT_CPUS = "Look whether the CPUs are busy with others or limited: cpu.max of its control group, taskset -p, top."
+_WAITING_HIGH_NS = 100_000_000
 _P99_NS = 10_000_000  # a few turns of other threads: nothing that a CPU with time to spare would make
 _P99_LEAST_COUNT = 100  # below that the 99th percentile is the maximum
 _DESCRIPTORS_PERCENT = 80.0
@@ -128,7 +132,7 @@ def _waits_for_cpu(process: ProcessReport) -> Iterator[Finding]:
     share = _percent(worst.run_queue_ns, duration)
     yield Finding(
         kind="thread_waits_for_cpu",
-        severity="high" if share >= _WAITING_HIGH_PERCENT else "medium",
+        severity="high" if share >= _WAITING_HIGH_PERCENT and worst.run_queue_ns >= _WAITING_HIGH_NS else "medium",
         words=f"Thread {name} {tid} waited {_time(worst.run_queue_ns)} for a CPU and ran {_time(worst.on_cpu_ns)}"
         + _others(len(waiting) - 1, "thread waited longer than it", "threads waited longer than they", "ran"),
         value=_percent(worst.run_queue_ns, worst.run_queue_ns + worst.on_cpu_ns),
@@ -144,11 +148,18 @@ def _waits_for_cpu(process: ProcessReport) -> Iterator[Finding]:
 def _blame(pid: int, scheduling: Scheduling) -> str:
     """What to do about a wait, by who held the CPU meanwhile."""
     if not scheduling.delayed_by:
-        return "Look whether the CPUs are busy with others or limited: cpu.max of its control group, taskset -p, top."
+        return _LOOK_AT_CPUS
     first = scheduling.delayed_by[0]
     known = sum(holder.time_ns for holder in scheduling.delayed_by)
     total = known + scheduling.delayed_by_unknown_ns
-    who = f"{first.name} {first.tid} held the CPU for {_percent(first.time_ns, total):.0f} % of the wait"
+    share = _percent(first.time_ns, total)
+    number = "" if first.tid is None else f" {first.tid}"
+    about = f" ({first.command})" if first.command else ""
+    who = f"{first.name}{number}{about} held the CPU for {share:.0f} % of the wait"
+    if share < _HOLDER_PERCENT:  # without that one it would have waited nearly as long
+        unknown = _percent(scheduling.delayed_by_unknown_ns, total)
+        nobody = f", for {unknown:.0f} % nobody is known" if unknown >= 1 else ""
+        return f"{who}, and nobody for longer{nobody}: the CPUs are busy with many. " + _LOOK_AT_CPUS
     if first.pid == pid:
         return f"{who}, a thread of the same process: give it less to do at once, or the process more CPUs."
     return f"{who}: give that one a lower priority (renice), or keep the two on different CPUs (taskset)."
@@ -386,6 +397,8 @@ def _full_backlog(process: ProcessReport) -> Iterator[Finding]:
     full.sort(key=lambda one: -one[0])
     share, worst, waiting, limit = full[0]
     served = worst.served_by[0] if worst.served_by else None
+    loop = next((one.fd for one in process.descriptors or () if worst.fd in _watched_fds(one)), None)
+    larger = "or give listen() a larger backlog (and net.core.somaxconn)."
     yield Finding(
         kind="listener_backlog_full",
         severity="high",
@@ -395,13 +408,19 @@ def _full_backlog(process: ProcessReport) -> Iterator[Finding]:
         threshold=_BACKLOG_PERCENT,
         unit="percent",
         rule="as many connections wait as listen() allowed, or more: further ones are dropped or refused",
-        advice=f"See why {served.thread_name} {served.tid}, which serves it, accepts so slowly, or give listen() a "
-        "larger backlog (and net.core.somaxconn)."
+        advice=f"See why {served.thread_name} {served.tid}, which serves it, accepts so slowly, {larger}"
         if served
-        else "No thread was seen waiting in accept: find the one that should, or give listen() a larger backlog (and "
-        "net.core.somaxconn).",
+        else f"An event loop watches it by epoll, FD {loop}: see what keeps the thread that runs it, {larger}"
+        if loop is not None
+        else f"Nobody waited for it when /proc was read: find the thread that should accept, {larger}",
         fds=tuple(one[1].fd for one in full),
     )
+
+
+def _watched_fds(descriptor: Descriptor) -> set[object]:
+    """What an epoll instance watches."""
+    watched = descriptor.details.get("watched")
+    return {one.get("fd") for one in watched if isinstance(one, dict)} if isinstance(watched, list) else set()
 
 
 def _waiting(process: ProcessReport) -> list[tuple[int, str, Scheduling, tuple[Wait, ...]]]:

@@ -89,6 +89,8 @@ class DelayedBy(msgspec.Struct, frozen=True):
     """None for threads of this name that ended, together: there were too many to tell of each."""
     name: str
     time_ns: int
+    command: str | None = None
+    """The command line of another process, where it is known."""
 
 
 class Scheduling(msgspec.Struct, frozen=True, kw_only=True):

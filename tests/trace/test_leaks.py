@@ -60,6 +60,12 @@ def test_growth_that_begins_late_is_judged_from_its_beginning() -> None:
     assert growth.per_second == pytest.approx(8, rel=0.05)
 
 
+def test_a_pool_that_has_just_begun_is_no_leak() -> None:
+    moments = list(range(0, 40 * SECOND, INTERVAL))
+    counts = [max(0, (moment - 35 * SECOND) * 8 // SECOND) for moment in moments]
+    assert judge_growth(moments, counts, 35 * SECOND) is None
+
+
 @given(st.lists(st.integers(0, 1000), max_size=80), st.integers(0, 20))
 def test_any_curve_is_judged_without_error(counts: Sequence[int], first: int) -> None:
     growth = judge_growth([(index + 1) * INTERVAL for index in range(len(counts))], counts, first * INTERVAL + 1)

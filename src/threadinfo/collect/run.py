@@ -18,6 +18,7 @@ from threadinfo.collect.traced import (
     merge_trace,
     seen_before_end,
     trace_options,
+    with_commands,
 )
 from threadinfo.collect.watcher import Watcher, arguments_address
 from threadinfo.model import ProcessReport, Report
@@ -61,7 +62,7 @@ def collect_run(
         result = trace_processes(reader, math.inf, trace_options(only, options, with_children=with_children), hooks)
         status = command.wait()
     asked = [_merge_last(watcher, result, only, command.arguments)]
-    return _report(asked, family, result, only), status
+    return _report(root, asked, family, result, only), status
 
 
 def collect_awaited(
@@ -99,16 +100,20 @@ def collect_awaited(
             ),
             Awaited(name, on_waiting, note_come),
         )
-    return _report([_merge_last(watcher, result, only, (name,))], family, result, only)
+    return _report(root, [_merge_last(watcher, result, only, (name,))], family, result, only)
 
 
 def _report(
-    asked: list[ProcessReport], family: FamilyRecord | None, result: TraceResult, only: frozenset[str]
+    root: ProcDirectory,
+    asked: list[ProcessReport],
+    family: FamilyRecord | None,
+    result: TraceResult,
+    only: frozenset[str],
 ) -> Report:
     if family is None:
-        return Report(generated_at=timestamp(), processes=tuple(asked))
+        return Report(generated_at=timestamp(), processes=tuple(with_commands(root, asked)))
     every, summary = family.told(asked, [], result, only)
-    return Report(generated_at=timestamp(), processes=tuple(every), family=summary)
+    return Report(generated_at=timestamp(), processes=tuple(with_commands(root, every)), family=summary)
 
 
 def _merge_last(watcher: Watcher, result: TraceResult, only: frozenset[str], command: tuple[str, ...]) -> ProcessReport:

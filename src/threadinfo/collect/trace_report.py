@@ -9,9 +9,9 @@ import msgspec
 from threadinfo.collect.family import MOST_TOLD, FamilyRecord, busy_ns, descendants
 from threadinfo.collect.process import CollectOptions, collect_process, collect_report, timestamp
 from threadinfo.collect.target_reader import hold_targets
-from threadinfo.collect.traced import merge_trace, trace_options
+from threadinfo.collect.traced import merge_trace, trace_options, with_commands
 from threadinfo.errors import TargetEndedError
-from threadinfo.model import Gap, ProcessReport, Report
+from threadinfo.model import Family, Gap, ProcessReport, Report
 from threadinfo.proc.process import Machine, read_machine
 from threadinfo.proc.reader import ProcDirectory
 from threadinfo.trace.session.session import Hooks, trace_processes
@@ -64,10 +64,12 @@ def collect_traced_report(
             older.append((report, later is not None))
         else:
             reports.append(report)
+    summary: Family | None = None
     if family is None:
-        return Report(generated_at=timestamp(), processes=tuple(sorted(reports, key=lambda report: report.pid)))
-    every, summary = family.told(reports, older, result, only)
-    return Report(generated_at=timestamp(), processes=tuple(every), family=summary)
+        every = sorted(reports, key=lambda report: report.pid)
+    else:
+        every, summary = family.told(reports, older, result, only)
+    return Report(generated_at=timestamp(), processes=tuple(with_commands(root, every)), family=summary)
 
 
 def _collect_again(

@@ -15,7 +15,10 @@ from threadinfo.collect.process import (
 )
 from threadinfo.containment import contained
 from threadinfo.merge import TracedThread, merge_cpu, merge_descriptors, merge_scheduling, merge_waits
-from threadinfo.model import DescriptorEvent, Gap, Origin, ProcessReport, Trace, TraceTable
+from threadinfo.model import DelayedBy, DescriptorEvent, Gap, Origin, ProcessReport, Scheduling, Trace, TraceTable
+from threadinfo.proc.process import read_command_line
+from threadinfo.proc.reader import ProcDirectory, ProcError
+from threadinfo.proc.threads import read_thread_owner
 from threadinfo.socket_story import tell_maker
 from threadinfo.trace.cpu.tracer import CpuActivity
 from threadinfo.trace.descriptors.events import Moments
@@ -30,6 +33,8 @@ from threadinfo.trace.stacks.unwinder import Stack
 MOST_CHILDREN = 1000
 """That are followed at once: each may hold two of our descriptors."""
 _OTHER_FILES = 256  # of ours
+_NAMED_HOLDERS = 3  # of each thread, whose command lines are told
+_COMMAND_CHARACTERS = 80
 
 
 def trace_options(only: frozenset[str], options: CollectOptions, *, with_children: bool) -> TraceOptions:
@@ -192,3 +197,45 @@ def make_origin(
         maker=tell_maker(maker, f"{thread_name or '?'} {known.tid}", after) if maker else None,
         events=events,
     )
+
+
+def with_commands(root: ProcDirectory, reports: Sequence[ProcessReport]) -> list[ProcessReport]:
+    """The reports with the command lines of other processes that held the CPU, as far as those live."""
+    known: dict[int, str | None] = {}
+
+    def command(one: DelayedBy) -> str | None:
+        if one.pid is None or one.tid is None:
+            return None
+        if one.pid not in known:
+            known[one.pid] = _read_command(root, one.pid, one.tid)
+        return known[one.pid]
+
+    def told(own: int, scheduling: Scheduling) -> Scheduling:
+        first = scheduling.delayed_by[:_NAMED_HOLDERS]
+        named = (one if one.pid == own else msgspec.structs.replace(one, command=command(one)) for one in first)
+        return msgspec.structs.replace(scheduling, delayed_by=(*named, *scheduling.delayed_by[_NAMED_HOLDERS:]))
+
+    found = []
+    for report in reports:
+        threads = report.threads
+        if threads is not None:
+            threads = tuple(
+                msgspec.structs.replace(one, scheduling=told(report.pid, one.scheduling)) if one.scheduling else one
+                for one in threads
+            )
+        found.append(msgspec.structs.replace(report, threads=threads))
+    return found
+
+
+def _read_command(root: ProcDirectory, pid: int, tid: int) -> str | None:
+    """None where the process has ended, or its number is another's."""
+    try:
+        owner = read_thread_owner(root, tid)
+        if owner is None or owner[0] != pid:
+            return None
+        with root.directory(str(pid)) as process:
+            line = read_command_line(process)
+    except ProcError:
+        return None
+    first, *arguments = line or ("",)
+    return " ".join([first.rpartition("/")[2], *arguments])[:_COMMAND_CHARACTERS].strip() or None

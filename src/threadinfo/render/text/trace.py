@@ -9,6 +9,7 @@ from threadinfo.model import Confidence, ProcessReport, Scheduling, Trace
 from threadinfo.render.escape import format_text
 from threadinfo.render.text.churn import render_churn
 from threadinfo.render.text.duration import format_duration
+from threadinfo.render.text.family import cut
 from threadinfo.render.text.fold import NOBODY, SHORT, WHOLE, Cuts, left_out, wrap
 from threadinfo.render.text.sites import render_leaks, render_sites
 from threadinfo.render.text.sockets import render_sockets
@@ -16,6 +17,7 @@ from threadinfo.render.text.table import render_table
 
 _NAME_COLUMNS = 15
 _ENDED_NAMES = 5
+_COMMAND_COLUMNS = 48
 _WIDE_NAME_COLUMNS = 24
 _DIFFERENCES = 20
 _ENDED_ROWS = 20
@@ -140,10 +142,14 @@ def _shares(partners: Sequence[tuple[str, int]], total: int, most: int) -> list[
     return words + ([f"{len(partners) - most} others"] if len(partners) > most else [])
 
 
-def _who(name: str, pid: int | None, tid: int | None, own: int) -> str:
+def _who(name: str, pid: int | None, tid: int | None, own: int, command: str | None = None) -> str:
+    """``python3 999 (python3 /srv/hog.py)``, where a command is known that says more than the name."""
     if tid is None:
         return name
-    return f"{name} {tid}" + (f" (process {pid})" if pid not in {None, tid, own} else "")
+    about = f"process {pid}" if pid not in {None, tid, own} else ""
+    if command is not None and command != name:
+        about = f"{about}: {cut(command, _COMMAND_COLUMNS)}" if about else cut(command, _COMMAND_COLUMNS)
+    return f"{name} {tid}" + (f" ({about})" if about else "")
 
 
 def _delays(scheduling: Scheduling, own: int, most: int) -> tuple[int, str]:
@@ -151,7 +157,7 @@ def _delays(scheduling: Scheduling, own: int, most: int) -> tuple[int, str]:
     total = sum(holder.time_ns for holder in scheduling.delayed_by) + scheduling.delayed_by_unknown_ns
     if not total or not scheduling.delayed_by:
         return total, ""
-    holders = [(_who(one.name, one.pid, one.tid, own), one.time_ns) for one in scheduling.delayed_by]
+    holders = [(_who(one.name, one.pid, one.tid, own, one.command), one.time_ns) for one in scheduling.delayed_by]
     parts = _shares(holders, total, most)
     if scheduling.delayed_by_unknown_ns * 200 > total:
         parts.append(f"{NOBODY} {100 * scheduling.delayed_by_unknown_ns / total:.1f} %")

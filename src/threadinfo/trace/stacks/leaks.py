@@ -18,6 +18,8 @@ _LONGEST_PAUSE = 5.0
 """Times the mean time between two steps: a steady leak pauses so long once in 150 steps, a full pool forever."""
 _LEAST_KEPT = 0.9
 """Of the most that were ever open, that are open at the end: below, it breathes rather than grows."""
+_LEAST_SHARE = 0.2
+"""Of the trace, since the first birth: what has just begun is a pool that fills as well as a leak."""
 _LEAST_STEADINESS = 0.7
 _HIGH_STEADINESS, _HIGH_STEPS, _HIGH_SECONDS = 0.95, 10, 5.0
 _MEDIUM_STEADINESS, _MEDIUM_STEPS = 0.85, 6
@@ -42,6 +44,8 @@ def judge_growth(moments_ns: Sequence[int], counts: Sequence[int], first_ns: int
     end_ns = moments_ns[-1] if moments_ns else first_ns
     survivors = counts[-1] if counts else 0
     if survivors < _FEWEST_SURVIVORS or end_ns <= first_ns:
+        return None
+    if end_ns - first_ns < _LEAST_SHARE * (end_ns - moments_ns[0]):
         return None
     # From just before the first birth: what comes before it is no part of the growth.
     times = np.array([first_ns, *(moment for moment in moments_ns if moment > first_ns)], float) / 1e9

@@ -388,9 +388,8 @@ class Unwinder:
                 raise _StoppedError(f"the unwinder answered nonsense ({type(problem).__name__})") from None
 
     def _tell_space(self, child: _Child, batch: _Batch) -> int:
-        """The child's number for this process's modules: what it has read of them stays read."""
-        modules = batch.layout.modules[:_MAX_MODULES]
-        key = (batch.pid, modules)
+        """The child's number for these modules: what it has read of them stays read, for the forks of a process too."""
+        key = modules = batch.layout.modules[:_MAX_MODULES]
         if key in child.spaces:
             child.spaces.move_to_end(key)
             return child.spaces[key]
