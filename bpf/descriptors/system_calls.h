@@ -553,19 +553,16 @@ int on_signal_deliver(struct bpf_raw_tracepoint_args *ctx) {
     return 0;
 }
 
-/* Numbers from `next` to `last` are closed, half a page at a time: by close_range, or by exec, of which the kernel tells.
- * What close_number does is said again here in the shortest way, because the verifier follows each number on its own, and
- * gives up after 8192 jumps in a row. */
-#define SWEPT (PAGE_NUMBERS / 2)
+/* Numbers from `next` to `last` are closed, a page at a time: by close_range, or by exec, of which the kernel tells. What
+ * close_number does is said again here in the shortest way, because the verifier follows each of the 256 on its own. */
 int sweep(struct bpf_raw_tracepoint_args *ctx) {
     struct work *w = get_work();
-    u64 open[PAGE_NUMBERS / 64], was_open_before[SWEPT / 64], open_now[SWEPT / 64], before, closed_count = 0;
-    u32 page, slot, *known, most, first;
+    u64 open[PAGE_NUMBERS / 64], before, closed_count = 0;
+    u32 page, slot, *known, most;
     struct actor *a;
     struct event *e;
     struct totals *t;
     struct page *p;
-    bool is_second;
     u64 key;
 
     if (!w)
@@ -577,69 +574,62 @@ int sweep(struct bpf_raw_tracepoint_args *ctx) {
         w->last = most - 1;
     if (!most || w->next > w->last)
         return 0;
-    first = w->next / SWEPT * SWEPT;
-    page = first / PAGE_NUMBERS;
-    is_second = first / SWEPT & 1;
+    page = w->next / PAGE_NUMBERS;
     key = (u64)a->table << 32 | page;
     known = pages.lookup(&key);
     slot = page ? known ? *known : NO_SLOT : a->table;
     p = page_slots.lookup(&slot);
     t = find_totals(a->process);
-    if (!p || !t) {
-        first = page * PAGE_NUMBERS + SWEPT; /* the other half as well */
+    if (!p || !t)
         goto next;
-    }
     read_open(a->files, page, open);
-    for (u32 i = 0; i < SWEPT / 64; i++) {
-        open_now[i] = is_second ? open[SWEPT / 64 + i] : open[i];
-        was_open_before[i] = is_second ? p->was_open[SWEPT / 64 + i] : p->was_open[i];
-    }
-    for (u32 i = 0; i < SWEPT; i++) {
-        u32 fd = first + i, place = fd & (PAGE_NUMBERS - 1), index = slot * PAGE_NUMBERS + place;
+    for (u32 i = 0; i < PAGE_NUMBERS; i++) {
+        u32 index = slot * PAGE_NUMBERS + i, fd = page * PAGE_NUMBERS + i;
         struct number *n = numbers.lookup(&index);
-        bool is_used, was_open, pays;
+        bool is_used, was_open;
 
         if (!n || fd < w->next || fd > w->last)
             continue;
-        is_used = open_now[i / 64] >> (i & 63) & 1;
-        was_open = n->life & LIFE_IS_KNOWN ? n->life & LIFE_IS_OPEN : was_open_before[i / 64] >> (i & 63) & 1;
+        is_used = open[i / 64 & 3] >> (i & 63) & 1;
+        was_open = n->life & LIFE_IS_KNOWN ? n->life & LIFE_IS_OPEN : p->was_open[i / 64 & 3] >> (i & 63) & 1;
         if (!is_used && was_open && kernel_file(a->files, fd)) /* since they were read */
             is_used = true;
         if (is_used && w->is_exec)
             continue;
-        before = 0;
-        pays = n->owed > 0 && (is_used || !was_open) && !w->is_exec; /* for what it was before it was opened again */
-        if (!pays) {
-            if (!was_open)
-                continue;
-            /* in use again by a call that has not returned; or it was free, and is what was opened meanwhile */
-            if (is_used && n->life & LIFE_IS_KNOWN && n->file == mark_of_file(kernel_file(a->files, fd)))
-                continue;
-            before = __sync_lock_test_and_set(&n->life, LIFE_IS_KNOWN);
-            /* it was opened again just now: that life goes back, and this pays */
-            pays = n->owed > 0 && is_used &&
-                   __sync_val_compare_and_swap(&n->life, LIFE_IS_KNOWN, before) == LIFE_IS_KNOWN;
-        }
-        if (pays) {
+        if (n->owed > 0 && (is_used || !was_open) && !w->is_exec) { /* what it was before it was opened again */
+        pays:
             __sync_fetch_and_add(&n->owed, -1);
+            closed_count++;
             e->lifetime_ns = 0;
+            e->fd = fd;
             e->ended_type = 0;
             e->flags = LATE;
-        } else {
-            n->moved_ns = a->now;
-            e->lifetime_ns = end_life(a, before, t);
-            e->ended_type = before ? n->type : p->types[place];
-            e->flags = CLOSED;
-            change_open_count(a, -1);
+            if (is_wanted(e, a->call))
+                emit(e);
+            continue;
         }
+        if (!was_open)
+            continue;
+        /* in use again by a call that has not returned; or it was free, and is what was opened meanwhile */
+        if (is_used && n->life & LIFE_IS_KNOWN && n->file == mark_of_file(kernel_file(a->files, fd)))
+            continue;
+        before = __sync_lock_test_and_set(&n->life, LIFE_IS_KNOWN);
+        if (n->owed > 0 && is_used) /* it was opened again just now: that life goes back, and this pays */
+            if (__sync_val_compare_and_swap(&n->life, LIFE_IS_KNOWN, before) == LIFE_IS_KNOWN)
+                goto pays;
+        n->moved_ns = a->now;
         closed_count++;
+        e->lifetime_ns = end_life(a, before, t);
         e->fd = fd;
+        e->ended_type = before ? n->type : p->types[i];
+        e->flags = CLOSED;
         if (is_wanted(e, a->call))
             emit(e);
+        change_open_count(a, -1);
     }
     count_closes(a, t, closed_count);
 next:
-    w->next = first + SWEPT;
+    w->next = (page + 1) * PAGE_NUMBERS;
     parts.call(ctx, PART_SWEEP);
     COUNT(unread); /* more pages than calls of this kind may follow each other */
     return 0;

@@ -80,7 +80,7 @@ UNTYPED_PARTS = ("sweep", "", "", "apply_untyped", "copy")
 
 BUFFER_BYTES = {"small": 1 << 25, "medium": 1 << 25, "large": 1 << 22, "huge": 1 << 22}
 """Of a live stream: a quarter of a second of a million opens and closes a second."""
-WORDS_BUFFER_BYTES = {"small": 1 << 20, "medium": 1 << 21, "large": 1 << 19, "huge": 1 << 20}
+WORDS_BUFFER_BYTES = {"small": 1 << 22, "medium": 1 << 22, "large": 1 << 20, "huge": 1 << 21}
 """Where only words travel."""
 
 _HOLD_BACK_NS = 5_000_000

@@ -19,7 +19,7 @@ _HEAD = 3
 _CODE_BITS, _PAGE_SHIFT = 1 << 16, 12
 _STACK_BYTES = {"long": 8192, "short": 1024}
 
-STACK_BUFFER_BYTES = {"long": 1 << 23, "short": 1 << 21}
+STACK_BUFFER_BYTES = {"long": 1 << 24, "short": 1 << 22}
 """2,000 stacks that are new, and 3,400 more that come before those are learnt."""
 
 
