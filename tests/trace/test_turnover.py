@@ -33,7 +33,7 @@ def test_threads_that_ended_are_counted_and_those_that_live_are_there(tmp_path: 
     assert COUNT - without_room <= told <= COUNT
     assert {one["name"] for one in folded} <= {"brief", "thread_churn"}  # some end before they have their name
     assert all(one["voluntary_switch_count"] >= one["count"] for one in folded)
-    first = report["threads"][0]
+    first = next(thread for thread in report["threads"] if thread["tid"] == report["pid"])  # numbers may wrap
     whole = first["scheduling"]["on_cpu_ns"] + first["scheduling"]["run_queue_ns"] + first["scheduling"]["blocked_ns"]
     assert whole == pytest.approx(report["trace"]["duration_ns"], rel=0.01)
     woken = {waker["name"]: waker for waker in first["scheduling"]["woken_by"]}
