@@ -23,6 +23,8 @@
 #define WALK 8         /* slices looked back at for one wait */
 #define CHILDREN 4096 /* that are made between two looks of user space */
 #define INTERRUPT 0xffffffff /* as a waker: no thread, but a timer or a device */
+#define BY_NETWORK 0x40000000 /* added to a waker: the receiving side of the network, which ran in that thread's send */
+#define NET_RX 3 /* include/linux/interrupt.h, NET_RX_SOFTIRQ */
 
 #define STATE_DEAD 0x80          /* include/linux/sched.h, TASK_DEAD */
 #define STATE_UNINTERRUPTIBLE 2  /* TASK_UNINTERRUPTIBLE */
@@ -145,6 +147,8 @@ struct cpu {
     u64 current_task; /* its task_struct, since exec can change its number; 0: no switch was seen yet */
     u32 current_tid;
     u32 interrupt_depth;
+    u32 raised_by; /* who had the network receive, outside of an interrupt: it sent something over loopback */
+    u32 sender;    /* the same, while what it sent is received */
     u64 head;
     struct slice slices[SLICES];
 };
@@ -524,9 +528,11 @@ int on_sched_waking(struct bpf_raw_tracepoint_args *ctx) {
     if (t->state != SLEEPING && t->state != UNINTERRUPTIBLE && t->state != UNKNOWN)
         return 0; /* it has not gone to sleep yet, or was woken already */
     c = cpus.lookup(&cpu);
-    if (!waker || (c && c->interrupt_depth))
-        waker = INTERRUPT;
     t->waker = waker; /* it is counted when the wait ends, a moment later */
+    if (c && c->interrupt_depth && waker && c->sender == waker)
+        t->waker = waker | BY_NETWORK;
+    else if (!waker || (c && c->interrupt_depth))
+        t->waker = waker = INTERRUPT;
     if (waker != INTERRUPT && waker != t->named_waker) {
         t->named_waker = waker;
         if (!names.lookup(&waker)) {
@@ -677,8 +683,35 @@ static __always_inline int change_depth(int change) {
     }
 
 ON_INTERRUPT(irq_handler)
-ON_INTERRUPT(softirq)
 ON_INTERRUPT(hrtimer_expire)
 ON_INTERRUPT(irq_work)
 ON_INTERRUPT(call_function)
 ON_INTERRUPT(reschedule)
+
+/* What a thread sends over loopback is received before its call returns, in its own context: it raises NET_RX where no
+ * interrupt is being served, as what is received may do again. */
+int on_softirq_raise(struct bpf_raw_tracepoint_args *ctx) {
+    u32 cpu = bpf_get_smp_processor_id(), tid = bpf_get_current_pid_tgid();
+    struct cpu *c = ctx->args[0] == NET_RX ? cpus.lookup(&cpu) : NULL;
+
+    if (c)
+        c->raised_by = !c->interrupt_depth || c->sender == tid ? tid : 0;
+    return 0;
+}
+
+static __always_inline int change_softirq(struct bpf_raw_tracepoint_args *ctx, int change) {
+    u32 cpu = bpf_get_smp_processor_id(), tid = bpf_get_current_pid_tgid();
+    struct cpu *c = ctx->args[0] == NET_RX ? cpus.lookup(&cpu) : NULL;
+
+    if (c)
+        c->sender = change > 0 && c->raised_by == tid ? tid : 0;
+    return change_depth(change);
+}
+
+int on_softirq_entry(struct bpf_raw_tracepoint_args *ctx) {
+    return change_softirq(ctx, 1);
+}
+
+int on_softirq_exit(struct bpf_raw_tracepoint_args *ctx) {
+    return change_softirq(ctx, -1);
+}

@@ -75,7 +75,7 @@ class WokenBy(msgspec.Struct, frozen=True):
     tid: int | None
     """None for an interrupt, and for threads of this name that ended, together."""
     name: str
-    """"interrupt" where a timer or a device did."""
+    """"interrupt" where a timer or a device did; "the network, by NAME" where what NAME sent over loopback did."""
     count: int
     time_ns: int = 0
     """How long the thread had been blocked when it was woken, together."""

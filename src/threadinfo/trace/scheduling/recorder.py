@@ -42,7 +42,9 @@ from threadinfo.trace.scheduling.kernel_accounts import (
 )
 from threadinfo.trace.scheduling.turnover import EndedSum, Gone, Pairs, Totals, add_total, is_alive, oldest_first
 from threadinfo.trace.scheduling.waits import (
+    BY_NETWORK,
     INTERRUPT,
+    NETWORK,
     OF_THREAD,
     WAITS_A_SLOT,
     Blocked,
@@ -236,6 +238,8 @@ def kernel_facts() -> tuple[dict[str, int | str], list[tuple[str, str]], bool]:
             if None not in {types.argument_count(f"{name}_entry"), types.argument_count(f"{name}_exit")}:
                 attach += [(f"{name}_{end}", f"on_{name}_{end}") for end in ("entry", "exit")]
         delays_dequeue = types.offset("task_struct", "se", "sched_delayed") is not None
+        if types.argument_count("softirq_raise") is not None:
+            attach.append(("softirq_raise", "on_softirq_raise"))
     return defines, attach, delays_dequeue
 
 
@@ -468,11 +472,13 @@ class SchedulingRecorder:
 
         def gone(tid: int) -> Gone | None:
             """What is told of a thread that has ended."""
-            if tid == INTERRUPT or self._slot_of[tid] or is_alive(tid):
+            own = tid & ~BY_NETWORK
+            if tid == INTERRUPT or self._slot_of[own] or is_alive(own):
                 return None
-            if tid not in taken:
-                taken[tid] = Gone(*names.get(tid, _NOBODY))
-            return taken[tid]
+            if own not in taken:
+                taken[own] = Gone(*names.get(own, _NOBODY))
+            known = taken[own]
+            return Gone(known.pid, f"{NETWORK}{known.name}") if known and tid & BY_NETWORK else known
 
         self._woken.empty({slot | OF_THREAD for slot in slots} | places, gone)
         self._delayed.empty(set(slots), gone)
@@ -633,7 +639,7 @@ class SchedulingRecorder:
             found |= {thread.waking.waker, thread.last_holder}
         if self._waits is not None:
             found |= self._waits.others()
-        return {int(tid) for tid in found if tid not in {0, INTERRUPT}}
+        return {int(tid) & ~BY_NETWORK for tid in found if tid not in {0, INTERRUPT}}
 
     def _names(self) -> bpf.Map[ctypes.c_uint32, _Name]:
         return self._programs.map("names", ctypes.c_uint32, _Name)

@@ -391,6 +391,8 @@ def _tell(
 
 
 INTERRUPT = 0xFFFFFFFF
+BY_NETWORK = 1 << 30
+"""Added to a waker's id: what it sent over loopback was received in its context."""
 """As a waker: no thread, but a timer or a device."""
 
 
@@ -405,12 +407,16 @@ def tell_wakers(woken: Mapping[Other, Total], name: Name) -> tuple[WokenBy, ...]
     return tuple(found)
 
 
+NETWORK = "the network, by "
+
+
 def whose(other: Other, name: Name) -> tuple[int | None, int | None, str]:
     """(PID, thread id, name); of threads that are gone no id."""
     if isinstance(other, Gone):
         return other.pid, None, other.name
-    pid, own = name(other)
-    return pid, other, own
+    tid = other & ~BY_NETWORK
+    pid, own = name(tid)
+    return pid, tid, f"{NETWORK}{own}" if other & BY_NETWORK else own
 
 
 Cause = Literal["syscall", "page_fault", "exit", "stopped", "other"]
