@@ -27,10 +27,15 @@ demo: ## A demonstration server that stays up until Ctrl-C, with something to tr
 	@scripts/demo stay
 
 .PHONY: test
-test: ## Lint, types, all tests with coverage
+test: ## Lint, types, all tests
 	@scripts/setup test
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/mypy
+	$(VENV)/bin/pytest
+
+.PHONY: coverage
+coverage: ## The tests, with which lines they ran; half as long again
+	@scripts/setup test
 	$(VENV)/bin/pytest --cov --cov-report=term:skip-covered
 
 .PHONY: pythons
