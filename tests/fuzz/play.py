@@ -162,13 +162,15 @@ def play(mode: Mode, sequences: Several[Sequence], program: Path) -> Played:
 def _play_attached(mode: Mode, sequences: Several[Sequence], program: Path) -> Played:
     programs = [_Program(program, sequence.script()) for sequence in sequences]
     try:
-        targets = []
+        named, targets = [], []
         for one, sequence in zip(programs, sequences, strict=True):
             one.start()
             root, *children = (int(word) for word in one.read_line().split()[1:])
             chosen = {"root": [root], "first": children[:1] or [root], "both": [root, *children[:1]]}
-            targets.append(chosen[sequence.targets])
-        pids = [str(pid) for group in targets for pid in group]
+            named.append(chosen[sequence.targets])
+            with_descendants = mode.follow and root in named[-1]  # those that live already are followed as well
+            targets.append([root, *children] if with_descendants else named[-1])
+        pids = [str(pid) for group in named for pid in group]
         options = ["trace", *pids] if mode.is_stream else [*pids, "--trace", "600"]
         with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
             tool = _start_tool([*options, *_ONLY, *(["--follow"] if mode.follow else [])], output, errors)
