@@ -212,7 +212,9 @@ def wait_for_the_end(seconds: float | None) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
     poll = select.poll()
     poll.register(0, 0)  # a hang-up alone: /dev/null and a terminal do not wake us, and nothing is read
-    poll.poll(None if seconds is None else seconds * 1000)
+    end = time.monotonic() + (seconds if seconds is not None else float("inf"))
+    while (left := end - time.monotonic()) > 0 and not poll.poll(1000 * min(left, 1)):
+        pass  # a signal that comes a moment before poll(2) does not end that; its handler runs a second later
 
 
 def main() -> None:
