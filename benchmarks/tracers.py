@@ -16,6 +16,7 @@ TURNS = int(os.environ.get("TURNS", "3"))
 """How often everything is measured."""
 _IN_A_NAMESPACE = "THREADINFO_BENCHMARK_HAS_TRACEFS"
 _ATTACH_SECONDS = 60
+_STEADY_SECONDS = 2.0  # a tracer attaches its programs one by one
 _PROGRAM_ID = re.compile(r"^prog_id:", re.MULTILINE)
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a background job: tracers are ended with it
@@ -44,13 +45,15 @@ def under(command: Sequence[str], run: Callable[[], float], output: int = subpro
             raise PeerError(str(problem.strerror)) from None
         try:
             deadline = time.monotonic() + _ATTACH_SECONDS
-            while not (_holds_programs(tracer.pid) and _is_waiting(tracer.pid)):
+            count, since = 0, time.monotonic()
+            while not (count and time.monotonic() > since + _STEADY_SECONDS and _is_waiting(tracer.pid)):
+                if (now := _count_programs(tracer.pid)) != count:
+                    count, since = now, time.monotonic()
                 if tracer.poll() is not None:
                     raise PeerError(f"it ended with status {tracer.returncode}: {last_line(errors.fileno())}")
                 if time.monotonic() > deadline:
                     raise PeerError(f"it did not attach within {_ATTACH_SECONDS} s: {last_line(errors.fileno())}")
                 time.sleep(0.05)
-            time.sleep(0.5)  # a tracer attaches its programs one by one
             result = run()
             tracer.send_signal(signal.SIGINT)
             tracer.wait()
@@ -67,12 +70,12 @@ def last_line(fd: int) -> str:
     return lines[-1].strip() if lines else "it says nothing"
 
 
-def _holds_programs(pid: int) -> bool:
-    """Whether a process holds BPF programs: others', of another tracer beside it, do not count."""
+def _count_programs(pid: int) -> int:
+    """How many BPF programs a process holds: others', of another tracer beside it, do not count."""
     try:
-        return any(_PROGRAM_ID.search(file.read_text()) for file in Path(f"/proc/{pid}/fdinfo").iterdir())
+        return sum(bool(_PROGRAM_ID.search(file.read_text())) for file in Path(f"/proc/{pid}/fdinfo").iterdir())
     except OSError:  # it ended, or closed one
-        return False
+        return 0
 
 
 def _is_waiting(pid: int) -> bool:
