@@ -500,10 +500,11 @@ def _contended_lock(process: ProcessReport) -> Iterator[Finding]:
         number = "" if holder.tid is None else f" {holder.tid}"
         who = f"; {holder.name}{number} had it for {_percent(holder.time_ns, worst.wait_ns):.0f} % of that"
     others = len(worst.waiters) - 1
+    and_others = f" and {others} other{'s' * (others > 1)}" if others else ""
     yield Finding(
         kind="contended_lock",
         severity="high" if worst.percent >= _LOCK_HIGH_PERCENT else "medium",
-        words=f"Thread {first.name} {first.tid}{f' and {others} others' if others else ''} waited "
+        words=f"Thread {first.name} {first.tid}{and_others} waited "
         f"{_time(worst.wait_ns)} for the lock at {worst.address:#x}, {worst.count} times{who}"
         + _others(len(locks) - 1, "lock is", "locks are", "contended too"),
         value=round(worst.percent, 2),

@@ -17,7 +17,7 @@ import jsonschema
 import pytest
 
 from tests.conftest import ROOT, WORKLOADS, Run
-from tests.trace.test_descriptors import Traced, trace
+from tests.trace.test_descriptors import Traced, build, trace
 from tests.trace.test_run import TOOL, run
 
 pytestmark = pytest.mark.usefixtures("bpf")
@@ -221,3 +221,15 @@ def test_without_a_trace_it_is_wrong_usage(threadinfo: Run) -> None:
     result = threadinfo(os.getpid(), "--follow")
     assert (result.returncode, result.stdout) == (2, "")
     assert "--trace" in result.stderr
+
+
+def test_what_was_left_open_stays_told_when_a_child_that_shared_it_is_forgotten(tmp_path: Path) -> None:
+    """An ended child is given up while the trace goes on; the table that it shared is its parent's."""
+    program = build("sharer_first", tmp_path)
+    output = tmp_path / "report.json"
+    run("--follow", "--only", "descriptors", "--format", "json", "-o", output, "--", program)
+    (parent,) = [one for one in by_pid(output.read_text()).values() if one["parent_pid"] is None]
+    churn = parent["trace"]["descriptors"]
+    assert opened(parent) == {"/dev/null": KEPT}
+    assert churn["still_open_count"] == 0
+    assert churn["lifetime_ns"]["count"] == churn["opened_count"]

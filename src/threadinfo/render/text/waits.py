@@ -8,7 +8,7 @@ from typing import NamedTuple
 from threadinfo.model import Lock, LockHolder, LockUse, ProcessReport, Scheduling, Trace, Wait, WokenBy
 from threadinfo.render.escape import format_text
 from threadinfo.render.text.duration import format_duration
-from threadinfo.render.text.fold import SHORT, WHOLE, left_out
+from threadinfo.render.text.fold import SHORT, WHOLE, left_out, wrap
 
 _NAME_COLUMNS = 15
 _LEAST_PERCENT = 0.5  # in a line; -v has all
@@ -85,7 +85,7 @@ def _short(rows: list[_Row], width: int) -> list[str]:
             calls[call] = calls.get(call, 0) + 1
         ranked = sorted(calls.items(), key=lambda item: (-item[1], item[0]))
         words = ", ".join(f"{count} in {call}" for call, count in ranked[:_LISTED])
-        lines.append(f"{len(idle)} {'other ' * bool(busy)}threads only waited for work: {words}")
+        lines += wrap(f"{len(idle)} {'other ' * bool(busy)}threads only waited for work: {words}", "", "  ", width)
     return lines
 
 

@@ -510,8 +510,11 @@ class KernelLedger:
         np.frombuffer(self._free[what], "<u4", THREADS, _FREE.itemsize)[places] = slots
         head["given"] += len(slots)
 
-    def release(self, pids: Iterable[int]) -> None:
-        """Forgets processes that have ended: their slots are given out again. One whose table others use is kept."""
+    def release(self, pids: Iterable[int]) -> set[int]:
+        """Forgets processes that have ended, and gives the tables that were theirs: all of that is given out again.
+
+        One whose table others use is kept, and so is a table that it shared with its owner.
+        """
         self.fold_threads()
         slots = self.process_slots()
         is_used = (self._tables["ended_ns"] == 0) & (self._tables["files"] > 0)
@@ -523,7 +526,7 @@ class KernelLedger:
             if slot not in in_use and int(self._processes[slot]["state"]) == _HAS_ENDED
         ]
         if not released:
-            return
+            return set()
         mine = np.array([slot for _, slot in released])
         used = min(int(self.control["next_page"][0]), self.sizes.pages)
         tables = np.flatnonzero(np.isin(self._tables["process"], mine) & (self._tables["ended_ns"] > 0))
@@ -561,6 +564,7 @@ class KernelLedger:
         for what, free in (("tables", tables), ("pages", pages), ("failures", failures), ("paths", paths)):
             self._give_back(what, free)
         self._give_back("processes", mine)
+        return set(tables.tolist())
 
     def _forget_paths(self, places: NDArray[np.intp]) -> None:
         if not places.size:

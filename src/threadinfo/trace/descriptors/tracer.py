@@ -472,11 +472,10 @@ class DescriptorTracer(Tracer):
         for pid in pids:
             with contained("descriptors", self.gaps):
                 found[pid] = self.activity(pid)
-        tables = {self.ledger.table_of(slot) for pid in pids if (slot := self.slot(pid)) is not None}
-        self.ledger.release(pids)
+        tables = self.ledger.release(pids)
         for known in (self._left_open, self._remembered):
             for table in tables & known.keys():
-                del known[table or 0]
+                del known[table]
         for pid in pids:
             for of_pid in (self._logs, self._rates, self._children, self._ended_ns, self._checks):
                 of_pid.pop(pid, None)
