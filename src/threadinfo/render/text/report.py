@@ -12,12 +12,8 @@ from threadinfo.containment import contained
 from threadinfo.descriptor_kinds import KINDS, KindName
 from threadinfo.model import Descriptor, Family, Finding, Gap, Memory, ProcessReport, Report, Thread
 from threadinfo.render.escape import Printable, format_text, printable
-from threadinfo.render.text.cpu import render_cpu
 from threadinfo.render.text.details import format_details
-from threadinfo.render.text.family import busy_ns, cut, format_command, render_brief, render_family
 from threadinfo.render.text.fold import SHORT, WHOLE, format_numbers, left_out, wrap
-from threadinfo.render.text.trace import render_after, render_before
-from threadinfo.render.text.waits import render_waits
 
 _NOTE = (
     "Note: In Linux, threads share most memory except for their stacks.",
@@ -47,6 +43,8 @@ def render_text(report: Report, *, verbose: bool = False, width: int = 80) -> Pr
 
 def _render_family(report: Report, family: Family, *, verbose: bool, width: int) -> list[str]:
     """The summary, whom the user asked for, and the busiest of the others; without `verbose` as many as have room."""
+    from threadinfo.render.text.family import busy_ns, render_brief, render_family  # noqa: PLC0415 - of a trace
+
     asked = [one for one in report.processes if one.parent_pid is None]
     others = [one for one in report.processes if one.parent_pid is not None]
     lines = render_family(family, asked, width, verbose=verbose)
@@ -89,10 +87,8 @@ def _render_process(process: ProcessReport, *, verbose: bool, width: int) -> lis
             "what stands out", lambda: _findings(process.findings, is_traced=trace is not None, verbose=verbose)
         )
         if trace is not None:
-            waits = section("where the time went", lambda: render_waits(process, trace, width, verbose=verbose))
-            lines += ["", *waits] if waits else []
-            cpu = section("where CPU time went", lambda: render_cpu(process, trace, width, verbose=verbose))
-            lines += ["", *cpu] if cpu else []
+            from threadinfo.render.text.trace import render_before  # noqa: PLC0415 - a plain report needs none of it
+
             lines += render_before(process, trace, width, section, verbose=verbose)
         lines.append("")
     lines += [f"=== Memory Footprint for {process.name} (PID: {process.pid}) ==="]
@@ -107,6 +103,8 @@ def _render_process(process: ProcessReport, *, verbose: bool, width: int) -> lis
     lines += section("descriptors", lambda: _descriptors(process.descriptors, cuts.equal, verbose=verbose))
     lines += ["", "=== Resource Limits ===", *section("limits", lambda: [_limits(process)]), "", *_NOTE]
     if trace is not None:
+        from threadinfo.render.text.trace import render_after  # noqa: PLC0415
+
         lines += render_after(trace, section, verbose=verbose)
     if gaps:
         lines += ["", "Not in this report:"]
@@ -124,6 +122,8 @@ def _origin(process: ProcessReport) -> str:
 
 def _heading(process: ProcessReport, width: int) -> str:
     """With its command line, where that says more than the name."""
+    from threadinfo.render.text.family import cut, format_command  # noqa: PLC0415 - a bare plain report has none
+
     head, command = f"=== What Stands Out in {process.name} (PID: {process.pid})", format_command(process)
     if command == format_text(process.name):
         return f"{head} ==="

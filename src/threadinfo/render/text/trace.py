@@ -8,12 +8,14 @@ from functools import partial
 from threadinfo.model import Confidence, ProcessReport, Scheduling, Trace
 from threadinfo.render.escape import format_text
 from threadinfo.render.text.churn import render_churn
+from threadinfo.render.text.cpu import render_cpu
 from threadinfo.render.text.duration import format_duration
 from threadinfo.render.text.family import cut
 from threadinfo.render.text.fold import NOBODY, SHORT, WHOLE, Cuts, left_out, wrap
 from threadinfo.render.text.sites import render_leaks, render_sites
 from threadinfo.render.text.sockets import render_sockets
 from threadinfo.render.text.table import render_table
+from threadinfo.render.text.waits import render_waits
 
 _NAME_COLUMNS = 15
 _ENDED_NAMES = 5
@@ -42,7 +44,11 @@ def render_before(
     `verbose`: all of it, with whole stacks.
     """
     churn, cuts = trace.descriptors, WHOLE if verbose else SHORT
-    lines = section("scheduling", lambda: _scheduling(process, trace, width, cuts))
+    waits = section("where the time went", lambda: render_waits(process, trace, width, verbose=verbose))
+    lines = ["", *waits] if waits else []
+    cpu = section("where CPU time went", lambda: render_cpu(process, trace, width, verbose=verbose))
+    lines += ["", *cpu] if cpu else []
+    lines += section("scheduling", lambda: _scheduling(process, trace, width, cuts))
     if churn is not None:
         lines += section("leaks", lambda: render_leaks(churn, cuts))
         lines += section("descriptors", lambda: render_churn(churn, process.descriptors, trace.duration_ns, cuts))
