@@ -334,27 +334,41 @@ static __always_inline void count_failure(struct actor *a, s32 result, bool is_f
 
 #define MIX 0x9e3779b97f4a7c15ULL
 
+/* `left`: how many bytes of the path are left, this word's included. */
+static __always_inline u64 mix_path(u64 hash, u64 word, u32 left) {
+    if (left < 8)
+        word &= (1ULL << left * 8) - 1;
+    hash = (hash ^ word) * MIX;
+    return hash ^ hash >> 29;
+}
+
+#ifdef HAS_ITERATORS
+#define SHORT_PATH_WORDS 8 /* most paths are no longer */
+#else
+#define SHORT_PATH_WORDS (sizeof ((struct scratch *)0)->data / 8)
+#endif
+
 /* Counts an open of the path in the scratch; a path that is new is handed over, once. */
 static __always_inline void count_path(struct actor *a, struct event *e, struct scratch *s) {
     struct totals *t = find_totals(a->process);
-    u32 zero = 0, slot, *known, length = e->length;
+    u32 zero = 0, i, slot, *known, length = e->length;
     struct control *c = get_control();
     u64 hash, *count;
 
     if (!t || !c || !length || e->flags & UNREADABLE)
         return;
     hash = (c->seed ^ a->process) * MIX;
-    for (u32 i = 0; i < sizeof s->data / 8; i++) {
-        u64 word = s->data[i];
-        u32 left = length - i * 8;
-
-        if (left < 8)
-            word &= (1ULL << left * 8) - 1;
-        hash = (hash ^ word) * MIX;
-        hash ^= hash >> 29;
-        if (left <= 8)
+    for (i = 0; i < SHORT_PATH_WORDS; i++) {
+        hash = mix_path(hash, s->data[i], length - i * 8);
+        if (length - i * 8 <= 8)
             break;
     }
+    if (length > SHORT_PATH_WORDS * 8)
+        EACH (i, SHORT_PATH_WORDS, sizeof s->data / 8) {
+            hash = mix_path(hash, s->data[i], length - i * 8);
+            if (length - i * 8 <= 8)
+                break;
+        }
     hash ^= length;
     known = path_slots.lookup(&hash);
     if (!known) {

@@ -194,9 +194,9 @@ static __always_inline void end_leader(u32 process) {
 
 /* How many of the tasks that ended before still have the table: they are on their way to giving it up. */
 static __always_inline u32 count_leaving(struct table *t, u64 files) {
-    u32 count = 0;
+    u32 count = 0, i;
 
-    for (u32 i = 0; i < MOST_LEAVING; i++) {
+    EACH (i, 0, MOST_LEAVING) {
         void *task = (void *)t->leaving[i];
 
         /* of one that is freed the memory may be anything, and another's that ends as well is one of these again */
@@ -209,11 +209,11 @@ static __always_inline u32 count_leaving(struct table *t, u64 files) {
 /* Whether a table is used by tasks alone that are ending, with this one. Each gives it up some time after this tracepoint:
  * of two that end together neither is the last by the kernel's count. */
 static __always_inline bool is_given_up(struct table *t, u64 task, u64 files) {
-    u32 users = read_u32((void *)files, FILES_COUNT), again;
+    u32 users = read_u32((void *)files, FILES_COUNT), again, i;
     bool is_noted = false;
     u64 place;
 
-    for (u32 i = 0; i < MOST_LEAVING; i++)
+    EACH (i, 0, MOST_LEAVING)
         is_noted |= t->leaving[i] == task;
     if (!is_noted) {
         place = __sync_fetch_and_add(&t->next_leaving, 1);

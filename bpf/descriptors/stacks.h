@@ -120,14 +120,14 @@ static __always_inline bool is_code(struct code_filter *filter, u64 address) {
 
 /* The words at the top of the stack that point into code, hashed; 0 where they are not to be had. */
 static __always_inline u64 hash_top(u64 ip, u64 sp) {
-    u32 zero = 0;
+    u32 zero = 0, i;
     struct stack_top *top = stack_tops.lookup(&zero);
     struct code_filter *filter = code_filter.lookup(&zero);
     u64 hash = 1;
 
     if (!top || !filter || !is_code(filter, ip) || read_user_bytes(top->words, sizeof top->words, (void *)sp))
         return 0;
-    for (u32 i = 0; i < COPIED_STACK_SHORT / 8; i++) {
+    EACH (i, 0, COPIED_STACK_SHORT / 8) {
         u64 word = top->words[i];
 
         if (!is_code(filter, word))
@@ -189,7 +189,7 @@ static __always_inline u32 walk_again(struct walk *w, u64 ip, u64 sp, u64 progra
 /* The stack id of the way that led to this call; the stack is copied where it is new. The way of a whole stack goes down
  * to the thread's start. */
 static __always_inline u32 stack_of_call(void *registers, u64 ip, u64 sp, u32 exec_id, bool is_whole) {
-    u32 one = 1, id, *known;
+    u32 one = 1, i, id, *known;
     /* Another process, or one that has called exec, has other frames. Mirrored by trace/stacks/records.py. */
     u64 program = ((bpf_get_current_pid_tgid() >> 32) << 32 | exec_id) * MIX;
     u64 way = program ^ is_whole, at = sp, pc = ip, key, top;
@@ -203,7 +203,7 @@ static __always_inline u32 stack_of_call(void *registers, u64 ip, u64 sp, u32 ex
             return id;
         walk->id = walk->frame_count = walk->word_count = 0;
     }
-    for (int i = 0; i < MOST_FRAMES_WHOLE; i++) {
+    EACH (i, 0, MOST_FRAMES_WHOLE) {
         way = (way ^ pc) * MIX;
         way ^= way >> 32;
         key = pc ^ program;

@@ -344,7 +344,7 @@ static __always_inline bool begin_copy(struct work *w, u32 table) {
 /* What the numbers of a table are, for one that began as its copy: a page at a time. */
 int copy(struct bpf_raw_tracepoint_args *ctx) {
     struct work *w = get_work();
-    u32 from, to, *known;
+    u32 i, from, to, *known;
     u64 key;
     struct page *before, *page;
 
@@ -352,7 +352,9 @@ int copy(struct bpf_raw_tracepoint_args *ctx) {
         return 0;
     from = w->from;
     to = w->to;
-    for (u32 i = 0; i < EAGER_PAGES && w->page; i++) { /* the next that both have */
+    EACH (i, 0, EAGER_PAGES) { /* the next that both have */
+        if (!w->page)
+            break;
         key = (u64)w->from << 32 | w->page;
         known = pages.lookup(&key);
         from = known ? *known : NO_SLOT;
@@ -366,7 +368,7 @@ int copy(struct bpf_raw_tracepoint_args *ctx) {
     before = page_slots.lookup(&from);
     page = page_slots.lookup(&to);
     if (before && page && w->page < EAGER_PAGES) {
-        for (u32 i = 0; i < PAGE_NUMBERS; i++) {
+        EACH (i, 0, PAGE_NUMBERS) {
             u32 index = from * PAGE_NUMBERS + i;
             struct number *n = numbers.lookup(&index);
 
@@ -484,6 +486,7 @@ static __always_inline int apply_work(struct bpf_raw_tracepoint_args *ctx, bool 
         file = file_of_new(a, w->fd, is_typed);
         if (!w->type)
             w->type = type_of_inode(file);
+        asm volatile("" ::: "memory"); /* the verifier knows less of what is in memory: it would follow each type */
         open_number(a, e, w->fd, w->effect == EFFECT_OPEN_ONTO, w->type, file);
         if (w->type == TYPE_SOCKET) {
             e->inode = inode_of(a->files, w->fd);
@@ -558,7 +561,7 @@ int on_signal_deliver(struct bpf_raw_tracepoint_args *ctx) {
 int sweep(struct bpf_raw_tracepoint_args *ctx) {
     struct work *w = get_work();
     u64 open[PAGE_NUMBERS / 64], before, closed_count = 0;
-    u32 page, slot, *known, most;
+    u32 i, page, slot, *known, most;
     struct actor *a;
     struct event *e;
     struct totals *t;
@@ -583,7 +586,7 @@ int sweep(struct bpf_raw_tracepoint_args *ctx) {
     if (!p || !t)
         goto next;
     read_open(a->files, page, open);
-    for (u32 i = 0; i < PAGE_NUMBERS; i++) {
+    EACH (i, 0, PAGE_NUMBERS) {
         u32 index = slot * PAGE_NUMBERS + i, fd = page * PAGE_NUMBERS + i;
         struct number *n = numbers.lookup(&index);
         bool is_used, was_open;
@@ -655,7 +658,7 @@ BPF_PERCPU_ARRAY(received_numbers, struct received, 1);
 int receive(struct bpf_raw_tracepoint_args *ctx) {
     struct work *w = get_work();
     struct scratch *s = get_scratch();
-    u32 zero = 0, *words, at, begin, number_count, kind, mark;
+    u32 zero = 0, i, *words, at, begin, number_count, kind, mark;
     struct received *list = received_numbers.lookup(&zero);
     u64 control_data[2] = {}, length;
 
@@ -697,7 +700,7 @@ int receive(struct bpf_raw_tracepoint_args *ctx) {
         goto next;
     mark = kind == SCM_PIDFD ? IS_PIDFD : 0;
     number_count = (length - 16) / 4;
-    for (u32 i = 0; i < MOST_RECEIVED; i++) {
+    EACH (i, 0, MOST_RECEIVED) {
         u32 place = list->count, from = begin + i;
 
         if (i >= number_count)
@@ -722,13 +725,13 @@ open:
 
 /* A few of the numbers at a time: what one takes, the verifier follows for each. */
 int open_received(struct bpf_raw_tracepoint_args *ctx) {
-    u32 zero = 0;
+    u32 zero = 0, i;
     struct received *list = received_numbers.lookup(&zero);
     struct work *w = get_work();
 
     if (!list || !w)
         return 0;
-    for (int i = 0; i < OPENED_AT_ONCE; i++) {
+    for (i = 0; i < OPENED_AT_ONCE; i++) {
         u32 number, done;
         void *file;
         u8 type;
@@ -739,7 +742,7 @@ int open_received(struct bpf_raw_tracepoint_args *ctx) {
         asm volatile("" : "+r"(done));
         number = list->numbers[done & (MOST_RECEIVED - 1)];
         file = kernel_file(w->actor.files, number & ~IS_PIDFD);
-        type = number & IS_PIDFD ? TYPE_PIDFD : type_of_inode(file);
+        type = forget(number & IS_PIDFD ? TYPE_PIDFD : type_of_inode(file));
         w->event.flags = 0;
         w->event.lifetime_ns = 0;
         open_number(&w->actor, &w->event, number & ~IS_PIDFD, false, type, file);

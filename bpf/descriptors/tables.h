@@ -180,6 +180,7 @@ static __always_inline u32 add_page(u32 table, u32 page) {
 /* What is open now is what the table begins with. */
 static __always_inline void fill_table(struct table *t, u32 slot, u64 files) {
     struct page *first = page_slots.lookup(&slot);
+    u32 page;
 
     t->is_lazy = read_u32((void *)read_u64((void *)files, FILES_FDT), TABLE_MAX_FDS) > EAGER_PAGES * PAGE_NUMBERS;
     if (!first)
@@ -189,7 +190,7 @@ static __always_inline void fill_table(struct table *t, u32 slot, u64 files) {
     read_open(files, 0, first->was_open);
     t->open_count = count_bits(first->was_open[0]) + count_bits(first->was_open[1]) + count_bits(first->was_open[2]) +
                     count_bits(first->was_open[3]);
-    for (u32 page = 1; page < EAGER_PAGES; page++) {
+    EACH (page, 1, EAGER_PAGES) {
         u64 open[PAGE_NUMBERS / 64];
         struct page *p;
         u32 at;

@@ -34,6 +34,31 @@ static __always_inline u32 read_u32(void *base, u32 offset) {
 static void *(*get_typed_task)(void) = (void *)158; /* BPF_FUNC_get_current_task_btf */
 #endif
 
+#ifdef HAS_ITERATORS
+/* A loop whose body the verifier follows once, and not once a turn: the kernel's own iterators (Linux 6.4). Numbers stand
+ * for those functions, until the program is loaded (trace/kernel/compiler.py, KERNEL_FUNCTION; trace/kernel/iterators.py). */
+struct iterator {
+    u64 opaque;
+};
+static int (*begin_iterator)(struct iterator *it, int first, int end) = (void *)0x7ff00000;
+static int *(*next_of_iterator)(struct iterator *it) = (void *)0x7ff00001;
+static void (*destroy_iterator)(struct iterator *it) = (void *)0x7ff00002;
+
+static __always_inline void end_iterator(struct iterator *it) {
+    destroy_iterator(it);
+}
+/* `i` from `first` to `end` - 1; both are constants. A turn costs a call: for what is rare. */
+#define EACH(i, first, end)                                                                                            \
+    for (struct iterator it_ __attribute__((cleanup(end_iterator))),                                                   \
+         *unused_ __attribute__((unused)) = (begin_iterator(&it_, first, end), NULL);                                  \
+         ({                                                                                                            \
+             int *next_ = next_of_iterator(&it_);                                                                      \
+             next_ && ((i) = *next_, (i) < (end));                                                                     \
+         });)
+#else
+#define EACH(i, first, end) for ((i) = (first); (i) < (end); (i)++)
+#endif
+
 static __always_inline u32 count_bits(u64 word) {
     word -= word >> 1 & 0x5555555555555555ULL;
     word = (word & 0x3333333333333333ULL) + (word >> 2 & 0x3333333333333333ULL);

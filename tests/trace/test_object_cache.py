@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import logging
 import os
 from collections.abc import Callable
@@ -81,8 +80,7 @@ def test_the_second_time_nothing_is_compiled_and_the_programs_are_equal(load: Ca
 
 def sealed(compiled: CompiledObject) -> bytes:
     """An entry with a right checksum."""
-    payload = msgspec.msgpack.encode(compiled)
-    return object_cache._MAGIC + hashlib.sha256(payload).digest() + payload
+    return object_cache.sealed(msgspec.msgpack.encode(compiled))
 
 
 def flip(content: bytes, at: int) -> bytes:
@@ -93,7 +91,7 @@ def flip(content: bytes, at: int) -> bytes:
 
 def forged(change: Callable[[CompiledObject], CompiledObject]) -> Callable[[bytes], bytes]:
     """A change that keeps the checksum right: as if a bug of ours had written it."""
-    return lambda content: sealed(change(object_cache._decode(content)))
+    return lambda content: sealed(change(object_cache._decode_object(object_cache._unsealed(content))))
 
 
 def with_code(compiled: CompiledObject, code: bytes) -> CompiledObject:

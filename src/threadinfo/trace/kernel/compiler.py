@@ -39,6 +39,10 @@ _DISTRIBUTION = (
     "/usr/lib64/python3*/site-packages",
 )
 _LOAD_WIDE, _MAP_BY_DESCRIPTOR = 0x18, 1  # an instruction of two words that loads 64 bits; its source register
+_CALL, _KERNEL_FUNCTION_CALL = 0x85, 2 << 4  # and its source register where it is no helper that is called
+KERNEL_FUNCTION = 0x7FF00000
+"""And the place of one of the kernel's own functions in what the loader is given: its number in our source."""
+_MOST_FUNCTIONS = 16
 
 _MARK = b"\0threadinfo: the answer\0"
 
@@ -61,6 +65,8 @@ class CompiledProgram(msgspec.Struct, frozen=True):
     instructions: bytes
     maps: tuple[tuple[int, int], ...]
     """(index of the instruction, index of the map) each."""
+    functions: tuple[tuple[int, int], ...] = ()
+    """(index of the instruction, which of the kernel's functions it calls) each; the loader knows their numbers."""
 
 
 class CompiledObject(msgspec.Struct, frozen=True):
@@ -240,8 +246,8 @@ def _definition(name: str, descriptor: int) -> MapDefinition:
 
 
 def _program(name: str, code: bytes, by_descriptor: dict[int, int]) -> CompiledProgram:
-    """A program whose maps are named instead of numbered (bpf(2), BPF_PSEUDO_MAP_FD)."""
-    instructions, maps = bytearray(code), []
+    """A program whose maps are named instead of numbered (bpf(2), BPF_PSEUDO_MAP_FD), and the kernel's functions."""
+    instructions, maps, functions = bytearray(code), [], []
     index = 0
     while index * bpf.INSTRUCTION_BYTES < len(instructions):
         operation, registers, _, value = struct.unpack_from("=BBhi", instructions, index * bpf.INSTRUCTION_BYTES)
@@ -250,5 +256,8 @@ def _program(name: str, code: bytes, by_descriptor: dict[int, int]) -> CompiledP
                 maps.append((index, by_descriptor[value]))
                 struct.pack_into("=i", instructions, index * bpf.INSTRUCTION_BYTES + 4, 0)
             index += 1
+        elif operation == _CALL and 0 <= value - KERNEL_FUNCTION < _MOST_FUNCTIONS:
+            functions.append((index, value - KERNEL_FUNCTION))
+            struct.pack_into("=BBhi", instructions, index * bpf.INSTRUCTION_BYTES, _CALL, _KERNEL_FUNCTION_CALL, 0, 0)
         index += 1
-    return CompiledProgram(name, bytes(instructions), tuple(maps))
+    return CompiledProgram(name, bytes(instructions), tuple(maps), tuple(functions))

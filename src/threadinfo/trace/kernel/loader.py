@@ -64,14 +64,17 @@ class Programs:
         attach: Sequence[tuple[str, str]],
         parts: Sequence[str] = (),
         typed: TypedTracepoint | None = None,
+        functions: Sequence[int] = (),
     ) -> None:
         """`attach`: (raw tracepoint, function) each. `parts`: functions that others go on in, in the order of that map.
 
-        Raises NotAvailableError, with nothing left attached.
+        `functions`: BTF ids of functions of the kernel's that are called (compiler.py, KERNEL_FUNCTION). Raises
+        NotAvailableError, with nothing left attached.
         """
         self._maps: dict[str, tuple[int, int]] = {}
         self._programs: dict[tuple[str, bool], int] = {}
         self._links: list[int] = []
+        self._functions = functions
         headers = bpf_directory()
         text = read_source(headers / source)
         flags = [f"-D{name}={value}" for name, value in sorted(defines.items())]
@@ -162,6 +165,10 @@ class Programs:
             name = self._compiled.maps[number].name
             descriptor = self.descriptor(_TYPED_PARTS if typed is not None and name == _PARTS else name)
             struct.pack_into("=i", instructions, at * bpf.INSTRUCTION_BYTES + 4, descriptor)
+        for at, number in program.functions:
+            if not 0 <= number < len(self._functions):
+                raise LookupError(f"it calls function {number} of the kernel, which was not looked for")
+            struct.pack_into("=i", instructions, at * bpf.INSTRUCTION_BYTES + 4, self._functions[number])
         try:
             type_id = typed.type_id if typed else 0
             loaded = bpf.load_program(bytes(instructions), function, type_id, for_clock=for_clock)

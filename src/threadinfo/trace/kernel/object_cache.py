@@ -12,8 +12,9 @@ import logging
 import os
 import platform
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -29,6 +30,7 @@ _MOST_ENTRIES = 64
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 _LIBBCC = ("/usr/lib", "*/libbcc.so.0")
 
+_Entry = TypeVar("_Entry")
 _log = logging.getLogger(__name__)
 
 
@@ -64,7 +66,17 @@ def _identity(path: Path) -> bytes:
 
 
 def read(key: str) -> CompiledObject | None:
-    """An entry; None where there is none that can be trusted."""
+    """What was compiled; None where there is none that can be trusted."""
+    return read_entry(key, _decode_object)
+
+
+def write(key: str, compiled: CompiledObject) -> None:
+    """Keeps what was compiled, where that can be done safely."""
+    write_entry(key, msgspec.msgpack.encode(compiled))
+
+
+def read_entry(key: str, decode: Callable[[bytes], _Entry]) -> _Entry | None:
+    """An entry; None where there is none that can be trusted, or `decode` raises ValueError or MsgspecError."""
     place = directory() / key
     try:
         _check_directory(place.parent)
@@ -78,17 +90,16 @@ def read(key: str) -> CompiledObject | None:
         _log.info("what was compiled before is not used: %s", problem)
         return None
     try:
-        return _decode(content)
+        return decode(_unsealed(content))
     except (ValueError, msgspec.MsgspecError) as problem:
         _log.info("what was compiled before is not used: %s: %s", place, problem)
         return None
 
 
-def write(key: str, compiled: CompiledObject) -> None:
+def write_entry(key: str, payload: bytes) -> None:
     """Keeps an entry, where that can be done safely."""
     if os.geteuid() != 0:
         return
-    payload = msgspec.msgpack.encode(compiled)
     place = directory() / key
     temporary = place.with_suffix(f".{os.getpid()}")
     try:
@@ -98,7 +109,7 @@ def write(key: str, compiled: CompiledObject) -> None:
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
             with open(os.open(temporary, flags, 0o644), "wb") as file:
-                file.write(_MAGIC + hashlib.sha256(payload).digest() + payload)
+                file.write(sealed(payload))
             os.rename(temporary, place)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -139,8 +150,13 @@ def _check(status: os.stat_result, name: str, *, is_file: bool) -> None:
         raise ValueError(f"others than root can write to {name}")
 
 
-def _decode(content: bytes) -> CompiledObject:
-    """Raises ValueError or MsgspecError for what is no whole entry."""
+def sealed(payload: bytes) -> bytes:
+    """An entry as it is in its file."""
+    return _MAGIC + hashlib.sha256(payload).digest() + payload
+
+
+def _unsealed(content: bytes) -> bytes:
+    """Raises ValueError for what is no whole entry."""
     if not content.startswith(_MAGIC):
         raise ValueError("it is no entry")
     if len(content) > _MOST_BYTES:
@@ -148,9 +164,16 @@ def _decode(content: bytes) -> CompiledObject:
     digest, payload = content[len(_MAGIC) :][:_DIGEST_BYTES], content[len(_MAGIC) + _DIGEST_BYTES :]
     if hashlib.sha256(payload).digest() != digest:
         raise ValueError("its checksum is wrong")
+    return payload
+
+
+def _decode_object(payload: bytes) -> CompiledObject:
+    """Raises ValueError or MsgspecError for what is no object of ours."""
     compiled = msgspec.msgpack.decode(payload, type=CompiledObject)
     for program in compiled.programs:
         count = len(program.instructions) // bpf.INSTRUCTION_BYTES
         if any(not (0 <= at < count and 0 <= number < len(compiled.maps)) for at, number in program.maps):
             raise ValueError(f"{program.name} names what is not there")
+        if any(not (0 <= at < count) for at, _ in program.functions):
+            raise ValueError(f"{program.name} calls from where nothing is")
     return compiled
