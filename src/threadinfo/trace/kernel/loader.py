@@ -233,10 +233,14 @@ class Programs:
         """A map that is a queue (BPF_QUEUE)."""
         return bpf.Queue(self.descriptor(name), value)
 
-    def memory(self, name: str, element_bytes: int, count: int) -> mmap.mmap:
-        """A mappable array as memory: `count` elements of `element_bytes`, which must be a multiple of 8."""
+    def memory(self, name: str, element_bytes: int, count: int, *, first: int = 0) -> mmap.mmap:
+        """A mappable array as memory: `count` elements of `element_bytes`, which must be a multiple of 8.
+
+        `first`: at which byte it begins, a multiple of the size of a page.
+        """
         size = -(-element_bytes * count // mmap.PAGESIZE) * mmap.PAGESIZE
-        return mmap.mmap(self.descriptor(name), size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        access = mmap.PROT_READ | mmap.PROT_WRITE
+        return mmap.mmap(self.descriptor(name), size, mmap.MAP_SHARED, access, offset=first)
 
     def statistics(self) -> ProgramStatistics:
         """The sums over all programs."""
