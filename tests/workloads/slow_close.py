@@ -1,4 +1,4 @@
-"""slow_close.py: sockets whose close takes its time (SO_LINGER), and another thread that is given their numbers meanwhile.
+"""slow_close.py: sockets whose close takes its time (SO_LINGER); another thread is given their numbers meanwhile.
 
 Says "ready", goes on after a line, says how many sockets it made and how many numbers are files now, and waits for the
 end of its standard input.
