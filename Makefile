@@ -9,7 +9,7 @@ OTHER_TESTS := tests --ignore=tests/render/test_html_browser.py --ignore=tests/t
 VENV ?= .venv
 export VENV
 SECONDS := 600
-BENCHMARKS := plain_report.py scheduling.py descriptors.py call_sites.py live_view.py
+BENCHMARKS := plain_report.py footprint.py scheduling.py descriptors.py call_sites.py live_view.py
 .DEFAULT_GOAL := help
 
 .PHONY: help
