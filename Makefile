@@ -11,7 +11,7 @@ export VENV
 SECONDS := 600
 # Most tests wait: for a trace, a terminal, a browser. Those of a file share what they trace.
 IN_PARALLEL := --numprocesses=3 --dist=loadfile
-BENCHMARKS := plain_report.py scheduling.py descriptors.py call_sites.py live_view.py
+BENCHMARKS := plain_report.py footprint.py scheduling.py descriptors.py call_sites.py live_view.py
 .DEFAULT_GOAL := help
 
 .PHONY: help
