@@ -86,7 +86,8 @@ def failures(trace_of_descriptors: dict[str, Any]) -> dict[str, int]:
 
 OLDER_KERNEL = """
 from threadinfo.trace.descriptors import recorder
-recorder.find_iterators = lambda: ()
+from threadinfo.trace.kernel.functions import KernelFunctions
+recorder.find_functions = KernelFunctions
 if %s:
     recorder.typed_sys_exit = lambda: None
 from threadinfo.__main__ import main
@@ -98,7 +99,7 @@ main()
     "tool",
     [
         pytest.param(TOOL, id="as this kernel can"),
-        pytest.param(("-c", OLDER_KERNEL % "False"), id="without iterators"),
+        pytest.param(("-c", OLDER_KERNEL % "False"), id="without functions of the kernel"),
         pytest.param(("-c", OLDER_KERNEL % "True"), id="without types too"),
     ],
 )

@@ -68,7 +68,7 @@ class Programs:
     ) -> None:
         """`attach`: (raw tracepoint, function) each. `parts`: functions that others go on in, in the order of that map.
 
-        `functions`: BTF ids of functions of the kernel's that are called (compiler.py, KERNEL_FUNCTION). Raises
+        `functions`: BTF ids of functions of the kernel's that are called (functions.py). Raises
         NotAvailableError, with nothing left attached.
         """
         self._maps: dict[str, tuple[int, int]] = {}
