@@ -68,6 +68,17 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> Callab
     return load_once
 
 
+def test_entries_that_were_not_used_for_longest_are_forgotten(cache: Path) -> None:
+    kept = object_cache._MOST_ENTRIES
+    for number in range(kept):
+        object_cache.write_entry(f"entry-{number}", b"")
+        os.utime(cache / f"entry-{number}", (number, number))
+    assert object_cache.read_entry("entry-0", bytes) == b""
+    object_cache.write_entry("another", b"")
+    names = {entry.name for entry in cache.iterdir()}
+    assert names == {"another", "entry-0", *(f"entry-{number}" for number in range(2, kept))}
+
+
 def test_the_second_time_nothing_is_compiled_and_the_programs_are_equal(load: Callable[[], bool], cache: Path) -> None:
     assert load()
     (entry,) = cache.iterdir()

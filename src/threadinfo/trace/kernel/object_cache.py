@@ -84,6 +84,8 @@ def read_entry(key: str, decode: Callable[[bytes], _Entry]) -> _Entry | None:
         with open(descriptor, "rb") as file:
             _check(os.fstat(descriptor), str(place), is_file=True)
             content = file.read(_MOST_BYTES + 1)
+            with contextlib.suppress(OSError):  # a file system that is read-only
+                os.utime(file.fileno())  # what is used is not forgotten
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as problem:
@@ -127,7 +129,7 @@ def remove(key: str) -> None:
 
 
 def _forget_oldest(place: Path) -> None:
-    """Keeps the newest: sources, kernels and compilers change, and every change makes a new name."""
+    """Keeps those used last: sources, kernels and compilers change, and every change makes a new name."""
     entries = sorted(os.scandir(place), key=lambda entry: entry.stat(follow_symlinks=False).st_mtime_ns)
     for entry in entries[:-_MOST_ENTRIES]:
         os.unlink(entry.path)
