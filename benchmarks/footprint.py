@@ -30,8 +30,8 @@ from tracers import TURNS, PeerError, last_line, mount_tracefs
 
 _STEADY_SECONDS, _LONGEST_SECONDS, _LOOK_SECONDS = 1.0, 60.0, 0.002
 _BUSY_SECONDS = 0.2  # of CPU in the steady second: it compiles
-_PROGRAM, _LINK, _MAP_BYTES = (
-    re.compile(rf"^{name}:\s*(\d+)", re.MULTILINE) for name in ("prog_id", "link_id", "memlock")
+_PROGRAM, _LINK, _MAP, _MAP_BYTES = (
+    re.compile(rf"^{name}:\s*(\d+)", re.MULTILINE) for name in ("prog_id", "link_id", "map_id", "memlock")
 )
 _BPF = {"x86_64": 321}.get(platform.machine(), 280)
 _NEXT_PROGRAM, _NEXT_LINK = 11, 31  # BPF_PROG_GET_NEXT_ID, BPF_LINK_GET_NEXT_ID
@@ -122,7 +122,11 @@ def measure(command: Sequence[str], environment: Mapping[str, str]) -> Footprint
             programs, links = (
                 {int(found[1]) for text in texts if (found := pattern.search(text))} for pattern in (_PROGRAM, _LINK)
             )
-            maps = sum(int(found[1]) for text in texts if "map_id:" in text and (found := _MAP_BYTES.search(text)))
+            maps = {  # one may be held more than once
+                found[1]: int(size[1])
+                for text in texts
+                if (found := _MAP.search(text)) and (size := _MAP_BYTES.search(text))
+            }
             resident, children = resident_kb(tool.pid), sum(map(resident_kb, children_of(tool.pid)))
             asked = time.monotonic()
             tool.send_signal(signal.SIGINT)
@@ -132,7 +136,9 @@ def measure(command: Sequence[str], environment: Mapping[str, str]) -> Footprint
                 time.sleep(_LOOK_SECONDS)
             gone = time.monotonic()
             tool.wait(_LONGEST_SECONDS)
-            return Footprint(since - started, resident, children, maps // 1024, gone - asked, time.monotonic() - asked)
+            return Footprint(
+                since - started, resident, children, sum(maps.values()) // 1024, gone - asked, time.monotonic() - asked
+            )
         finally:
             tool.kill()
             tool.wait()

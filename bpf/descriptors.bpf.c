@@ -62,6 +62,7 @@ struct control {
     u64 next_stack;
     u64 next_failure;
     u64 next_path;
+    u64 thread_changes; /* of what threads use, or who is one: what is remembered from before is not believed */
 };
 #define RECORDS_NONE 0
 #define RECORDS_OF_SOCKETS 1
@@ -139,7 +140,7 @@ static __always_inline void begin_event(struct event *e, struct actor *a, u16 ca
     e->process = a->process;
     e->table = a->table;
     e->tid = a->tid;
-    e->tgid = bpf_get_current_pid_tgid() >> 32;
+    e->tgid = a->tgid;
     e->call = call;
     e->result = result;
     e->fd = -1;

@@ -108,7 +108,7 @@ def test_option_that_is_called_otherwise_here(arguments: str, words: str, thread
     assert result.stderr.endswith(f"{words}\n") or words in result.stderr.splitlines()[-1]
 
 
-@pytest.mark.parametrize("option", ["--only sockets", "--only descriptors,scheduling,sockets,waits", "--follow"])
+@pytest.mark.parametrize("option", ["--only sockets", "--only descriptors,scheduling,waits", "--follow", "--no-stacks"])
 def test_option_of_a_trace_without_one_is_an_error(option: str, threadinfo: Run) -> None:
     result = threadinfo("1", *option.split())
     assert (result.returncode, result.stdout) == (2, "")

@@ -152,11 +152,19 @@ static __always_inline void read_bytes(struct event *e, struct scratch *s, u64 a
     }
 }
 
+/* What comes to lie on the program's own stack costs the kernel less: it checks other places each time. */
+struct short_string {
+    u64 words[8];
+};
+
 /* A string of the process's memory into the scratch; e->length counts its end too. */
 static __always_inline void read_string(struct event *e, struct scratch *s, u64 address) {
-    s64 length = read_user_string(s->data, 64, (void *)address); /* most are short */
+    struct short_string few;
+    s64 length = read_user_string(&few, sizeof few, (void *)address); /* most are short */
 
-    if (length == 64)
+    if (length > 0)
+        *(struct short_string *)s->data = few;
+    if (length == sizeof few)
         length = read_user_string(s->data, sizeof s->data, (void *)address);
     if (length == sizeof s->data) {
         COUNT(unread);

@@ -51,7 +51,7 @@ static __always_inline void end_thread(u32 tid, u32 slot) {
 
     if (done)
         done->has_ended = 1;
-    threads.delete(&tid);
+    forget_thread(tid);
 }
 
 /* A table that begins as a copy of another. */
@@ -91,7 +91,7 @@ int on_sched_process_fork(struct bpf_raw_tracepoint_args *ctx) {
     }
     if (!mark_of(id >> 32) || !find_actor(&a, parent, read_u64(parent, TASK_FILES), id, id >> 32))
         return 0;
-    threads.delete(&child_tid); /* of one that had the number before */
+    forget_thread(child_tid); /* of one that had the number before */
     begin_event(&e, &a, FORK, 0);
     e.fd = child_tid;
     e.fd2 = child_tgid;
@@ -153,6 +153,7 @@ int on_sched_process_exec(struct bpf_raw_tracepoint_args *ctx) {
         end_thread(before, thread->slot);
         as_before.slot = add_thread_slot(tid, as_before.process);
         threads.update(&tid, &as_before);
+        note_thread_change();
     }
     if (!find_actor(&a, task, read_u64(task, TASK_FILES), tid, tgid))
         return 0;

@@ -310,8 +310,10 @@ int on_sys_exit(struct bpf_raw_tracepoint_args *ctx) {
     if (IS_RESTARTED(result)) {
         struct thread *thread = threads.lookup(&tid);
 
-        if (thread)
+        if (thread) {
             thread->restarts = number << 16 | -result;
+            note_thread_change();
+        }
         return 0;
     }
     begin_event(&w->event, &w->actor, number, result);

@@ -70,6 +70,18 @@ def test_each_place_has_the_births_that_it_made(places: Traced) -> None:
     assert (stacks["unattributed_count"], stacks["attributed_count"]) == (0, churn(places)["opened_count"])
 
 
+def test_without_stacks_all_is_counted_and_no_place_is_told(tmp_path: Path) -> None:
+    program = build("call_sites", tmp_path, "-O1", "-pthread", "-static")
+    arguments = ["PID", "--trace", "60", "--only", "descriptors", "--no-stacks", "--format", "json"]
+    traced = trace([str(program)], arguments, output=tmp_path / "report.json")
+    assert churn(traced)["opened_count"] >= sum(PLACES.values())
+    assert churn(traced)["stacks"] is None
+    assert not churn(traced)["by_call_site"]
+    assert traced.report()["trace"]["confidence"]["ledger_matches_proc"] is True
+    assert not any("site" in gap["section"] for gap in traced.report()["gaps"])
+    assert "Call Sites" not in render_text(parse_json(traced.output.encode(), "report"), verbose=True)
+
+
 def test_two_sites_in_one_function_are_two(places: Traced) -> None:
     sites = [site for site in churn(places)["by_call_site"] if functions(site["stack"])[:1] == ("two_in_one",)]
     assert sorted(site["opened_count"] for site in sites) == [101, 103]

@@ -152,11 +152,16 @@ frequency_option = click.option(
     show_default=True,
     help="How often a second each CPU is looked at.",
 )
+stacks_option = click.option(
+    "--no-stacks", is_flag=True, help="Do not find where in the program descriptors are made: costs it less."
+)
 follow_option = click.option("--follow", is_flag=True, help="Trace and report the processes that it makes, too.")
 
 
 def refuse_of_a_trace(context: click.Context) -> None:
     """Raises BadInputError where an option was given that only a trace has, and there is none."""
-    for option in ("only", "follow", "debuginfod"):
+    for option in ("only", "follow", "debuginfod", "no_stacks"):
         if context.get_parameter_source(option) is ParameterSource.COMMANDLINE:
-            raise BadInputError(f"--{option} is of a trace", "add --trace TIME, for example --trace 5s")
+            raise BadInputError(
+                f"--{option.replace('_', '-')} is of a trace", "add --trace TIME, for example --trace 5s"
+            )

@@ -22,6 +22,7 @@ from threadinfo.cli.options import (
     read_port_option,
     read_ports_file,
     refuse_of_a_trace,
+    stacks_option,
 )
 from threadinfo.cli.rendering import open_output, refuse_on_terminal, render
 from threadinfo.cli.say import print_error, say_losses, say_waiting, say_what_is_logged
@@ -61,6 +62,7 @@ from threadinfo.tracers import watched
 @click.option("--only", metavar="WHAT", callback=read_only, help=f"Of a trace: {', '.join(watched())}; default all.")
 @click.option("--wait", is_flag=True, help="As root: wait for TARGET to start; trace it from its first instruction.")
 @frequency_option
+@stacks_option
 @follow_option
 @debuginfod_option
 @click.pass_context
@@ -70,6 +72,7 @@ def report_command(
     trace_seconds: float | None,
     wait: bool,
     frequency: int,
+    no_stacks: bool,
     follow: bool,
     debuginfod: tuple[str, ...],
     only: frozenset[str],
@@ -99,6 +102,7 @@ def report_command(
             may_borrow=borrow and proc_path == "/proc",  # elsewhere the numbers are not those of pidfd_open(2)
             ports=DEFAULT_PORTS | ports_file | ports,
             frequency=frequency,
+            with_stacks=not no_stacks,
             debuginfod=debuginfod,
         )
         if wait:

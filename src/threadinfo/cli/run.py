@@ -16,6 +16,7 @@ from threadinfo.cli.options import (
     frequency_option,
     read_only,
     read_port_option,
+    stacks_option,
 )
 from threadinfo.cli.rendering import open_output, refuse_on_terminal, render
 from threadinfo.cli.say import print_error, say_faults, say_what_is_logged
@@ -40,6 +41,7 @@ _FAILURE_OF_OURS = 125
 @click.option("--no-new-privs", is_flag=True, help="Nothing that it executes may give it more rights (set-user-ID).")
 @click.option("--only", metavar="WHAT", callback=read_only, help=f"{', '.join(watched())}, with commas; default all.")
 @frequency_option
+@stacks_option
 @follow_option
 @debuginfod_option
 @click.option("--format", "output_format", type=click.Choice(REPORT_FORMATS), default="text", show_default=True)
@@ -55,6 +57,7 @@ def run_command(
     no_new_privs: bool,
     only: frozenset[str],
     frequency: int,
+    no_stacks: bool,
     follow: bool,
     debuginfod: tuple[str, ...],
     output_format: str,
@@ -76,6 +79,7 @@ def run_command(
             may_borrow=True,
             ports=roles,
             frequency=frequency,
+            with_stacks=not no_stacks,
             debuginfod=debuginfod,
         )
         from threadinfo.collect.launch import Account  # noqa: PLC0415

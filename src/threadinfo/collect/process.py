@@ -39,6 +39,8 @@ class CollectOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Of a trace: how often a second each CPU is looked at."""
     debuginfod: tuple[str, ...] = ()
     """Of a trace: servers to ask for debug files that this host lacks."""
+    with_stacks: bool = True
+    """Of a trace: find where in the program descriptors are made and sockets used."""
 
 
 def collect_report(root: ProcDirectory, pids: list[int], options: CollectOptions) -> Report:

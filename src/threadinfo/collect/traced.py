@@ -42,6 +42,7 @@ def trace_options(only: frozenset[str], options: CollectOptions, *, with_childre
     return TraceOptions(
         only,
         frequency=options.frequency,
+        with_stacks=options.with_stacks,
         debuginfod=options.debuginfod,
         follow_limit=allow_children() if with_children else 0,
     )

@@ -47,6 +47,7 @@ _CONTROL = np.dtype(
         ("next_stack", "<u8"),
         ("next_failure", "<u8"),
         ("next_path", "<u8"),
+        ("thread_changes", "<u8"),
     ]
 )
 _PROCESS = np.dtype([("state", "<u8"), ("tgid", "<u4"), ("table", "<u4")])
