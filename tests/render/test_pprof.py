@@ -102,7 +102,7 @@ def test_samples_of_the_cpu_are_those_of_the_report() -> None:
     assert samples[0][2] == {"process": "p\\x1b", "pid": 1, "thread": "worker", "tid": 7}
     words = profile.string_table
     assert {words[function.filename] for function in profile.function} == {"", "spin.c"}
-    assert [words[mapping.filename] for mapping in profile.mapping] [1:] == ["server", "libc.so.6"]
+    assert [words[mapping.filename] for mapping in profile.mapping][1:] == ["server", "libc.so.6"]
     assert profile.period == 10 * MILLISECOND
     assert words[profile.default_sample_type] == "cpu"
 

@@ -84,10 +84,10 @@ def failures(trace_of_descriptors: dict[str, Any]) -> dict[str, int]:
     return empty | {f"{one['syscall']} {one['error']}": one["count"] for one in trace_of_descriptors["failures"]}
 
 
-OLDER_KERNEL = """
+OTHER_KERNEL = """
 from threadinfo.trace.descriptors import recorder
 from threadinfo.trace.kernel.functions import KernelFunctions
-recorder.find_functions = KernelFunctions
+recorder.find_functions = lambda: KernelFunctions(*%s)
 if %s:
     recorder.typed_sys_exit = lambda: None
 from threadinfo.__main__ import main
@@ -95,12 +95,16 @@ main()
 """
 
 
+REFUSED = "((1, 1, 1, 1), (('HAS_ITERATORS', 1),))"  # BTF's first type is no function
+
+
 @pytest.mark.parametrize(
     "tool",
     [
         pytest.param(TOOL, id="as this kernel can"),
-        pytest.param(("-c", OLDER_KERNEL % "False"), id="without functions of the kernel"),
-        pytest.param(("-c", OLDER_KERNEL % "True"), id="without types too"),
+        pytest.param(("-c", OTHER_KERNEL % ("()", "False")), id="without functions of the kernel"),
+        pytest.param(("-c", OTHER_KERNEL % ("()", "True")), id="without types too"),
+        pytest.param(("-c", OTHER_KERNEL % (REFUSED, "False")), id="functions that it refuses"),
     ],
 )
 def test_every_birth_and_death_is_counted_in_the_report(

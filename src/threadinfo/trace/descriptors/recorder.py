@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import logging
 import mmap
 import os
 import platform
@@ -23,13 +24,15 @@ from threadinfo.trace.descriptors.type_codes import ANONYMOUS_CODES, ANONYMOUS_N
 from threadinfo.trace.kernel import bpf
 from threadinfo.trace.kernel.btf import KernelTypes
 from threadinfo.trace.kernel.functions import find_functions
-from threadinfo.trace.kernel.loader import Programs, ProgramStatistics, TypedTracepoint
+from threadinfo.trace.kernel.loader import ProgramRefusedError, Programs, ProgramStatistics, TypedTracepoint
 from threadinfo.trace.kernel.machine import cpu_count, pid_limit
 from threadinfo.trace.kernel.ring import Records, RingReader
 from threadinfo.trace.session.awaited import AWAITED_BYTES, AwaitedProcess
 from threadinfo.trace.session.following import FOLLOWING_BYTES, Following
 from threadinfo.trace.session.marks import SHARER, TARGET, ProcessMarks
 from threadinfo.trace.stacks.records import STACK_BUFFER_BYTES, StackReader
+
+_log = logging.getLogger(__name__)
 
 # Mirrors of bpf/descriptors/events.h.
 EVENT = np.dtype(
@@ -260,6 +263,24 @@ def size_defines(sizes: Sizes, buffer_bytes: Mapping[str, int], cpus: int) -> di
     return {**sizes.defines(), **DEFINES, **pages, "CPU_COUNT": cpus, "PID_LIMIT": pid_limit()}
 
 
+def _load(
+    defines: Mapping[str, int | str],
+    attach: Sequence[tuple[str, str]],
+    parts: Sequence[str],
+    typed: TypedTracepoint | None,
+) -> Programs:
+    """With the kernel's own functions, where it lets them be called so; raises NotAvailableError."""
+    functions = find_functions()
+    more = dict(functions.defines)
+    try:
+        return Programs("descriptors.bpf.c", {**defines, **more}, attach, parts, typed, functions.numbers)
+    except ProgramRefusedError as problem:
+        if not more:
+            raise
+        _log.info("loaded without the kernel's own functions: %s", problem)
+    return Programs("descriptors.bpf.c", defines, attach, parts, typed)
+
+
 class DescriptorRecorder:
     """Watches the descriptor tables of some processes. A context manager: it detaches at its end."""
 
@@ -290,9 +311,7 @@ class DescriptorRecorder:
         if typed is not None:
             defines["IS_TYPED"] = 1
         parts = PARTS if typed is None else UNTYPED_PARTS
-        functions = find_functions()
-        defines |= functions.defines
-        self._programs = Programs("descriptors.bpf.c", defines, attach, parts, typed, functions.numbers)
+        self._programs = _load(defines, attach, parts, typed)
         try:
             programs = self._programs
             self.ledger = KernelLedger(programs, sizes)

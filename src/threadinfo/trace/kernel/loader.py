@@ -35,6 +35,10 @@ def bpf_directory() -> Path:
     return installed if installed.is_dir() else package.parent.parent / "bpf"
 
 
+class ProgramRefusedError(NotAvailableError):
+    """The kernel's verifier refuses a program of ours."""
+
+
 class ProgramStatistics(msgspec.Struct, frozen=True):
     """The kernel's own account of our programs, from fdinfo of their descriptors (bpf(2), BPF_ENABLE_STATS)."""
 
@@ -275,10 +279,12 @@ class _RefusedStepError(Exception):
 
 def _explain(problem: BaseException) -> BaseException:
     """With its likely cause, where it is the kernel's."""
+    kind = NotAvailableError
     if isinstance(problem, bpf.RefusedError):
         number = problem.errno
         lines = [line for line in problem.log.splitlines() if line.strip() and not line.startswith("processed ")]
         message = f"the kernel refuses our program: {problem.strerror}{f' ({lines[-1].strip()})' if lines else ''}"
+        kind = ProgramRefusedError
     elif isinstance(problem, _RefusedStepError):
         number, message = problem.number, str(problem)
     else:
@@ -288,4 +294,4 @@ def _explain(problem: BaseException) -> BaseException:
     if number == errno.ENOMEM:
         return NotAvailableError(f"there is no memory for BPF programs and their maps ({message})", more_memory())
     remedy = "threadinfo doctor lists the tracepoints that this kernel lacks" if number == errno.ENOENT else None
-    return NotAvailableError(message, remedy or "threadinfo doctor says what this host allows")
+    return kind(message, remedy or "threadinfo doctor says what this host allows")
