@@ -209,12 +209,18 @@ def _locks(locks: tuple[Lock, ...], width: int, most: int | None) -> list[str]:
     for lock in locks[:most]:
         lines.append(
             f"  {lock.address:#x}: {format_duration(lock.wait_ns)} in {lock.count} {_plural(lock.count, 'wait')} "
-            f"({lock.percent:.1f} % of the trace), longest {format_duration(lock.max_ns)}"
+            f"({_share_of_trace(lock)}), longest {format_duration(lock.max_ns)}"
         )
         lines.append(f"    held by {_shares(lock.held_by, lock.wait_ns) or 'nobody that is known'}"[:width])
         lines.append(f"    waited: {_shares(lock.waiters, lock.wait_ns)}"[:width])
     lines += left_out(len(locks[most:]) if most else 0, "others")
     return lines
+
+
+def _share_of_trace(lock: Lock) -> str:
+    """Of one thread's time; of several it may be more than all of that."""
+    several = f"{len(lock.waiters)} threads together " if len(lock.waiters) > 1 else ""
+    return f"{several}{lock.percent:.1f} % of the trace"
 
 
 def _shares(threads: tuple[LockHolder | LockUse, ...], total_ns: int) -> str:
