@@ -9,7 +9,9 @@ OTHER_TESTS := tests --ignore=tests/render/test_html_browser.py --ignore=tests/t
 VENV ?= .venv
 export VENV
 SECONDS := 600
-BENCHMARKS := plain_report.py scheduling.py descriptors.py call_sites.py live_view.py
+# Most tests wait: for a trace, a terminal, a browser. Those of a file share what they trace.
+IN_PARALLEL := --numprocesses=3 --dist=loadfile
+BENCHMARKS := plain_report.py footprint.py scheduling.py descriptors.py call_sites.py live_view.py
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -31,18 +33,18 @@ test: ## Lint, types, all tests
 	@scripts/setup test
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/mypy
-	$(VENV)/bin/pytest
+	$(VENV)/bin/pytest $(IN_PARALLEL)
 
 .PHONY: coverage
 coverage: ## The tests, with which lines they ran; half as long again
 	@scripts/setup test
-	$(VENV)/bin/pytest --cov --cov-report=term:skip-covered
+	$(VENV)/bin/pytest $(IN_PARALLEL) --cov --cov-report=term:skip-covered
 
 .PHONY: pythons
 pythons: ## The tests again on the oldest and newest other Python that is there
 	@for python in $$(scripts/pythons); do \
 	  echo "=== $$($$python --version)"; \
-	  PYTHON=$$python VENV=.venv-other scripts/setup test && .venv-other/bin/pytest -q $(OTHER_TESTS) || exit; \
+	  PYTHON=$$python VENV=.venv-other scripts/setup test && .venv-other/bin/pytest -q $(IN_PARALLEL) $(OTHER_TESTS) || exit; \
 	done
 
 .PHONY: fuzz

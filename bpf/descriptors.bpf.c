@@ -156,12 +156,16 @@ static __always_inline bool is_under_way(s32 result) {
 static __always_inline bool is_wanted(struct event *e, u32 call) {
     struct control *c = get_control();
     u32 kind = call * 2 + (e->flags & FAILED || (e->flags & ON_SOCKET && e->result < 0 && !is_under_way(e->result)));
+    bool is_out_of_order;
     s64 *left;
 
     if (!c || c->records == RECORDS_NONE)
         return false;
+    /* A close that comes in another order than the kernel did it, and what opened its number: only both together tell
+     * what was closed. */
+    is_out_of_order = e->flags & (OWED | LATE) || !(e->flags & (OPENED | CLOSED | FAILED | CLOSE_ON_EXEC));
     if (c->records == RECORDS_OF_SOCKETS && e->type != TYPE_SOCKET && e->ended_type != TYPE_SOCKET &&
-        !(e->flags & ON_SOCKET))
+        !(e->flags & ON_SOCKET) && !is_out_of_order)
         return false;
     if (c->records_left > 0 && __sync_fetch_and_add(&c->records_left, -1) > 0)
         return true;

@@ -55,6 +55,15 @@ def threadinfo() -> Run:
     return run_threadinfo
 
 
+def let_others_in(directory: Path) -> None:
+    """Makes one of pytest's directories, and those that it lies in, readable for every user."""
+    for place in (directory, *directory.parents):
+        mode = place.stat().st_mode & 0o7777
+        if mode & 0o055 == 0o055:
+            return
+        place.chmod(mode | 0o055)
+
+
 def stop(process: subprocess.Popen[str]) -> None:
     """Stops a process (SIGSTOP), and waits until it is stopped: nothing of it moves any more."""
     process.send_signal(signal.SIGSTOP)

@@ -16,7 +16,7 @@ import jsonschema
 import pytest
 
 from tests import miniature
-from tests.conftest import OWN_NETWORK, ROOT, WORKLOADS, MakeProc, Run, Start, stop
+from tests.conftest import OWN_NETWORK, ROOT, WORKLOADS, MakeProc, Run, Start, let_others_in, stop
 
 MANY = WORKLOADS / "many.py"
 
@@ -289,8 +289,7 @@ def test_process_hidden_by_hidepid_is_not_found(start: Start, threadinfo: Run, t
     process = start(sys.executable, MANY, "hidden", 1, 3)
     root = tmp_path / "proc"
     root.mkdir()
-    for directory in (tmp_path, *list(tmp_path.parents)[:2]):
-        directory.chmod(0o755)
+    let_others_in(tmp_path)
     subprocess.run(["mount", "-t", "proc", "-o", "hidepid=invisible", "proc", root], check=True)
     try:
         assert threadinfo(process.pid, "--proc", root).returncode == 0

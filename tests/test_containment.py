@@ -66,7 +66,6 @@ STAGES = {
     "trace.descriptors.recorder:DescriptorRecorder.__exit__": ("detaching", ()),
     "trace.stacks.unwinder:Unwinder.close": ("detaching", ()),
     "trace.stacks.call_sites:CallSites.waiting_count": ("descriptors", ("Descriptor Churn",)),
-    "trace.stacks.unwinder:Unwinder.unwind": ("call sites", ()),
     "trace.session.session:_measure_programs": ("confidence", ()),
     "collect.traced:merge_scheduling": ("scheduling", ("Scheduling",)),
     "collect.traced:merge_descriptors": ("descriptors", ("Descriptor Churn",)),
@@ -98,6 +97,24 @@ def test_fault_in_a_stage_costs_its_section(start: Start, stage: str) -> None:
     assert line.endswith(f"; {containment.REMEDY}")
     assert f"\n  {section}: a fault of threadinfo itself: {FAULT}" in result.stdout
     assert [heading for heading in SECTIONS if f"=== {heading}" not in result.stdout] == list(missing)
+
+
+@pytest.mark.usefixtures("bpf")
+def test_fault_in_what_two_sections_need_costs_both_named_in_the_order_of_the_tracers(start: Start) -> None:
+    process = start(sys.executable, WORKLOADS / "lively.py", "fragile", 3, 11)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write("spin\n")  # without a sample nothing of the CPU is missing
+    process.stdin.flush()
+    assert process.stdout.readline() == "done\n"
+    result = run_broken("trace.stacks.unwinder:Unwinder.unwind", process.pid, "--trace", "0.5")
+    assert result.returncode == 3, result.stderr
+    (line,) = result.stderr.splitlines()
+    told = line.removeprefix("missing for a fault of threadinfo itself: ").split("; ")
+    assert [one.partition(f", {FAULT} (")[0] for one in told] == ["CPU samples", "call sites", containment.REMEDY]
+    for section in ("CPU samples", "call sites"):
+        assert f"\n  {section}: a fault of threadinfo itself: {FAULT}" in result.stdout
+    assert [heading for heading in SECTIONS if f"=== {heading}" not in result.stdout] == []
 
 
 @pytest.mark.usefixtures("bpf")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import WORKLOADS, Run, Start
+from tests.conftest import WORKLOADS, Run, Start, let_others_in
 from threadinfo.render.escape import format_text
 
 KINDS_FOR_ROOT, KINDS_FOR_ANYONE = 79, 68
@@ -21,8 +21,8 @@ def test_every_descriptor_is_named_for_what_it_is(maker: str, start: Start, thre
     privileged = maker == "root"
     if maker != "owner" and os.geteuid():
         pytest.skip("not root: only the case of an owner without privileges can be had")
-    for directory in (tmp_path, *list(tmp_path.parents)[:2]):
-        directory.chmod(0o777 if directory == tmp_path else 0o755)
+    let_others_in(tmp_path)
+    tmp_path.chmod(0o777)
     launcher = ["-m", "tests.unprivileged"] if maker == "owner" else []
     gives_up = ["nobody"] if maker == "root, owned by another" else []
     process = start(sys.executable, *launcher, WORKLOADS / "every_descriptor.py", tmp_path, *gives_up)

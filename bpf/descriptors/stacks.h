@@ -138,52 +138,67 @@ static __always_inline u64 hash_top(u64 ip, u64 sp) {
     return hash ? hash : 1;
 }
 
-/* A way that was walked to its end, and where in the stack its return addresses lay: the same call from the same place
- * finds them there again, with one read and no look-up a frame. */
-#define WALKS 256
-#define WALK_WORDS 64 /* of the stack */
-struct walk {
+/* Where in the stack the return addresses lay when a way was walked to its end: the same call with the same stack pointer
+ * mostly finds its own there, with one read and no look-up a frame. Which way that is, the addresses at these places tell:
+ * each address says where the next one lies, so that a way whose addresses and places are all as before is the same. */
+#define SHAPES 256
+#define WALK_WORDS 128 /* of the stack */
+struct shape {
     u64 ip;
     u64 sp;
     u64 program;
-    u32 id;
-    u32 frame_count;
-    u32 word_count; /* of the stack, up to the last return address */
-    u32 unused;
-    u32 places[MOST_FRAMES];
-    u64 addresses[MOST_FRAMES];
+    u64 mark; /* of the places, hashed */
+    u32 is_whole;
+    u16 frame_count; /* 0: there is none */
+    u16 word_count;  /* of the stack, up to the last return address */
+    u8 places[MOST_FRAMES_WHOLE];
 };
-BPF_PERCPU_ARRAY(walks, struct walk, WALKS);
+BPF_PERCPU_ARRAY(shapes, struct shape, SHAPES);
 
-static __always_inline struct walk *find_walk(u64 ip, u64 sp, u64 program) {
+/* Ways by their addresses and places. */
+#define WALKED 4096
+struct walked {
+    u64 way;
+    u64 id;
+};
+BPF_PERCPU_ARRAY(walked_ways, struct walked, WALKED);
+
+static __always_inline struct shape *find_shape(u64 ip, u64 sp, u64 program) {
     u32 index = ((ip ^ sp ^ program) * MIX) >> 56;
 
-    return walks.lookup(&index);
+    return shapes.lookup(&index);
 }
 
-/* The stack id of a walk that is the same this time; 0 where it is not. */
-static __always_inline u32 walk_again(struct walk *w, u64 ip, u64 sp, u64 program) {
+static __always_inline struct walked *find_walked(u64 way) {
+    u32 index = way & (WALKED - 1);
+
+    return walked_ways.lookup(&index);
+}
+
+static __always_inline u64 mix_way(u64 way, u64 address) {
+    way = (way ^ address) * MIX;
+    return way ^ way >> 32;
+}
+
+/* The way as it is by the addresses at the places of a shape, with these; 0 where the stack cannot be read. */
+static __always_inline u64 walk_again(struct shape *shape, u64 way, u64 sp) {
     u32 zero = 0;
-    u64 length;
+    u64 length = shape->word_count * 8;
     struct stack_top *top = stack_tops.lookup(&zero);
 
-    if (!top || w->ip != ip || w->sp != sp || w->program != program || !w->id)
-        return 0;
-    length = w->word_count * 8;
     asm volatile("" : "+r"(length)); /* or clang drops the mask, which the verifier needs */
     length &= 2 * WALK_WORDS * 8 - 1;
-    if (length > WALK_WORDS * 8 || read_user_bytes(top->words, length, (void *)sp))
+    if (!top || length > WALK_WORDS * 8 || read_user_bytes(top->words, length, (void *)sp))
         return 0;
-    for (u32 i = 0; i < MOST_FRAMES; i++) {
-        u32 place = w->places[i];
+    for (u32 i = 0; i < MOST_FRAMES_WHOLE; i++) {
+        u32 place = shape->places[i];
 
-        if (i >= w->frame_count)
+        if (i >= shape->frame_count)
             break;
         asm volatile("" : "+r"(place));
-        if (top->words[place & (WALK_WORDS - 1)] != w->addresses[i])
-            return 0;
+        way = mix_way(way, top->words[place & (WALK_WORDS - 1)]);
     }
-    return w->id;
+    return way ^ shape->mark;
 }
 
 /* The stack id of the way that led to this call; the stack is copied where it is new. The way of a whole stack goes down
@@ -192,20 +207,24 @@ static __always_inline u32 stack_of_call(void *registers, u64 ip, u64 sp, u32 ex
     u32 one = 1, i, id, *known;
     /* Another process, or one that has called exec, has other frames. Mirrored by trace/stacks/records.py. */
     u64 program = ((bpf_get_current_pid_tgid() >> 32) << 32 | exec_id) * MIX;
-    u64 way = program ^ is_whole, at = sp, pc = ip, key, top;
-    bool is_program = false, is_exact = !is_whole, is_long = true, is_kept = !is_whole;
-    struct walk *walk = find_walk(ip, sp, program);
+    u64 way = mix_way(program ^ is_whole, ip), at = sp, pc = ip, key, top, mark = 1;
+    bool is_program = false, is_exact = !is_whole, is_long = true, is_kept = true;
+    struct shape *shape = find_shape(ip, sp, program ^ is_whole);
+    struct walked *walked;
     struct frame *frame;
 
-    if (!is_whole && walk) {
-        id = walk_again(walk, ip, sp, program);
-        if (id)
-            return id;
-        walk->id = walk->frame_count = walk->word_count = 0;
+    if (!shape)
+        return 0;
+    if (shape->frame_count && shape->ip == ip && shape->sp == sp && shape->program == program &&
+        shape->is_whole == is_whole) {
+        u64 again = walk_again(shape, way, sp);
+
+        walked = find_walked(again);
+        if (again && walked && walked->way == again)
+            return walked->id;
     }
+    shape->frame_count = shape->word_count = 0;
     EACH (i, 0, MOST_FRAMES_WHOLE) {
-        way = (way ^ pc) * MIX;
-        way ^= way >> 32;
         key = pc ^ program;
         frame = frames.lookup(&key);
         if (!frame) {
@@ -228,25 +247,34 @@ static __always_inline u32 stack_of_call(void *registers, u64 ip, u64 sp, u32 ex
         at += frame->step;
         if (read_user_bytes(&pc, sizeof pc, (void *)at))
             break;
-        if (is_kept && walk && i < MOST_FRAMES) {
-            u64 place = (at - sp) / 8;
+        way = mix_way(way, pc);
+        is_kept &= at - sp < WALK_WORDS * 8 && !((at - sp) & 7);
+        if (is_kept) {
+            u32 place = (at - sp) / 8;
 
-            is_kept = place < WALK_WORDS && !((at - sp) & 7);
-            walk->places[i] = place;
-            walk->addresses[i] = pc;
-            walk->frame_count = i + 1;
-            walk->word_count = place + 1;
+            shape->places[i & (MOST_FRAMES_WHOLE - 1)] = place;
+            shape->frame_count = i + 1;
+            shape->word_count = place + 1;
+            mark = mix_way(mark, place);
         }
         at += sizeof pc;
     }
     if (is_exact) {
         known = stack_ids.lookup(&way);
         if (known) {
-            if (is_kept && walk) {
-                walk->ip = ip;
-                walk->sp = sp;
-                walk->program = program;
-                walk->id = *known;
+            if (is_kept) {
+                shape->ip = ip;
+                shape->sp = sp;
+                shape->program = program;
+                shape->is_whole = is_whole;
+                shape->mark = mark;
+                walked = find_walked(way ^ mark);
+                if (walked) {
+                    walked->way = way ^ mark;
+                    walked->id = *known;
+                }
+            } else {
+                shape->frame_count = 0;
             }
             return *known;
         }
@@ -255,6 +283,7 @@ static __always_inline u32 stack_of_call(void *registers, u64 ip, u64 sp, u32 ex
             stack_ids.update(&way, &id);
         return id;
     }
+    shape->frame_count = 0;
     top = hash_top(ip, sp);
     way ^= top;
     known = top ? pending_ids.lookup(&way) : NULL;

@@ -8,23 +8,9 @@
 static long (*read_user_bytes)(void *to, u32 size, const void *from) = (void *)112;
 static long (*read_user_string)(void *to, u32 size, const void *from) = (void *)114;
 
-static __always_inline u64 read_u64(void *base, u32 offset) {
-    u64 value = 0;
-
-    bpf_probe_read_kernel(&value, sizeof value, base + offset);
-    return value;
-}
-
-static __always_inline u32 read_u32(void *base, u32 offset) {
-    u32 value = 0;
-
-    bpf_probe_read_kernel(&value, sizeof value, base + offset);
-    return value;
-}
-
-#ifdef IS_TYPED
-/* Where the kernel knows what a pointer points to (BPF_TRACE_RAW_TP) it lets a program load from there directly, at a
- * tenth of a helper's cost; what cannot be read is 0. In assembly, because bcc would make helper calls of it. */
+#if defined IS_TYPED || defined HAS_CASTS
+/* Where the kernel knows what a pointer points to it lets a program load from there directly, at a tenth of a helper's
+ * cost; what cannot be read is 0. In assembly, because bcc would make helper calls of it. */
 #define LOAD(bits, base, offset)                                                                                       \
     ({                                                                                                                 \
         u##bits value_;                                                                                                \
@@ -34,9 +20,32 @@ static __always_inline u32 read_u32(void *base, u32 offset) {
 static void *(*get_typed_task)(void) = (void *)158; /* BPF_FUNC_get_current_task_btf */
 #endif
 
+/* The kernel's own functions have numbers that begin at 0x7ff00000 until a program is loaded (trace/kernel/functions.py). */
+
+#ifdef HAS_CASTS
+/* Any address can be taken for that of a struct that the kernel knows (bpf_rdonly_cast, Linux 6.2): here of one that begins
+ * with a word, so that what is read is a number. */
+static void *(*cast)(void *address, u32 type) = (void *)0x7ff00003;
+#define READ(bits, base, offset) LOAD(bits, cast((base) + (offset), WORD_TYPE), 0)
+#else
+#define READ(bits, base, offset)                                                                                       \
+    ({                                                                                                                 \
+        u##bits value_ = 0;                                                                                            \
+        bpf_probe_read_kernel(&value_, sizeof value_, (base) + (offset));                                              \
+        value_;                                                                                                        \
+    })
+#endif
+
+static __always_inline u64 read_u64(void *base, u32 offset) {
+    return READ(64, base, offset);
+}
+
+static __always_inline u32 read_u32(void *base, u32 offset) {
+    return READ(32, base, offset);
+}
+
 #ifdef HAS_ITERATORS
-/* A loop whose body the verifier follows once, and not once a turn: the kernel's own iterators (Linux 6.4). Numbers stand
- * for those functions, until the program is loaded (trace/kernel/compiler.py, KERNEL_FUNCTION; trace/kernel/iterators.py). */
+/* A loop whose body the verifier follows once, and not once a turn: the kernel's own iterators (Linux 6.4). */
 struct iterator {
     u64 opaque;
 };

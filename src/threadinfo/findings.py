@@ -35,7 +35,8 @@ _WAITING_SHARE_PERCENT = 5.0  # of the trace: less does not matter to anybody
 _WAITING_LEAST_NS = 10_000_000
 _WAITING_HIGH_PERCENT = 20.0  # of the trace
 _HOLDER_PERCENT = 25.0  # of a wait: who held the CPU for less is not its cause
-_LOOK_AT_CPUS = "Look whether the CPUs are busy with others or limited: cpu.max of its control group, taskset -p, top."
+_LIMITS_OF_CPUS = "see cpu.max of its control group, taskset -p, top."
+_LOOK_AT_CPUS = f"Look whether the CPUs are busy with others or limited: {_LIMITS_OF_CPUS}"
 _WAITING_HIGH_NS = 100_000_000
 _P99_NS = 10_000_000  # a few turns of other threads: nothing that a CPU with time to spare would make
 _P99_LEAST_COUNT = 100  # below that the 99th percentile is the maximum
@@ -166,7 +167,7 @@ def _blame(pid: int, scheduling: Scheduling) -> str:
     if share < _HOLDER_PERCENT:  # without that one it would have waited nearly as long
         unknown = _percent(scheduling.delayed_by_unknown_ns, total)
         nobody = f", for {unknown:.0f} % nobody is known" if unknown >= 1 else ""
-        return f"{who}, and nobody for longer{nobody}: the CPUs are busy with many. " + _LOOK_AT_CPUS
+        return f"{who}, and nobody for longer{nobody}: the CPUs are busy with many, or limited: {_LIMITS_OF_CPUS}"
     if first.pid == pid:
         return f"{who}, a thread of the same process: give it less to do at once, or the process more CPUs."
     return f"{who}: give that one a lower priority (renice), or keep the two on different CPUs (taskset)."

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import msgspec
+
 from tests.reports import event
 from threadinfo.model import DescriptorEvent, SocketTrace
 from threadinfo.render.text.fold import SHORT, WHOLE
@@ -54,3 +56,20 @@ def test_what_is_open_comes_first_then_what_failed_then_what_lived_longest() -> 
     short = render_sockets(SocketTrace(events=tuple(events), omitted_count=0), SHORT)
     assert [line.split()[1] for line in short if line.startswith("FD ")] == ["23", "19", "17"]
     assert f"1 other socket; -v shows more, and the JSON report has {len(events)} events" in short
+
+
+def test_a_stack_that_was_not_known_yet_does_not_tell_equal_stories_apart() -> None:
+    events = [one for number in range(5) for one in connection(number)]
+    events[4] = msgspec.structs.replace(events[4], stack=(), maker=None)
+    lines = render_sockets(SocketTrace(events=tuple(events), omitted_count=0), SHORT)
+    assert sum(line.startswith("FD ") for line in lines) == 1
+    assert sum("4 more like this" in line for line in lines) == 1
+
+
+def test_of_each_thread_one_comes_before_the_second_of_another() -> None:
+    events = [one for number, function in enumerate("abcde") for one in connection(number, function)]
+    failed = event("connect", syscall="connect", error="ECONNREFUSED", fd=31, inode=31, at_ns=50, thread_name="client")
+    lines = render_sockets(SocketTrace(events=(*events, failed), omitted_count=0), SHORT)
+    told = [line for line in lines if line.startswith("FD ")]
+    assert len(told) == 3
+    assert any("31" in line for line in told[:2])

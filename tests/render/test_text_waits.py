@@ -81,7 +81,7 @@ def test_lock_is_told_with_its_holder_its_waiters_and_who_ended_the_waits() -> N
     assert [(who.tid, who.count, who.time_ns) for who in lock.held_by] == [(9, 20, 4 * SECOND_NS)]
     lines = section(one)
     at = lines.index("Locks that threads waited for:")
-    assert lines[at + 1] == "  0x7f1200: 3.00s in 20 waits (2 threads together 30.0 % of the trace), longest 1.00s"
+    assert lines[at + 1] == "  0x7f1200: 3.00s in 20 waits by 2 threads together, longest 1.00s"
     assert lines[at + 3] == "    waited: worker 7 67 %, helper 8 33 %"
     at = lines.index("Who ended whose waits within work:")
     assert lines[at + 1] == "  writer 9 -> helper 8: 2.00s in 10 waits"

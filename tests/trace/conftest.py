@@ -105,8 +105,9 @@ def bpf() -> Iterator[None]:
         if os.environ.get("CI"):
             pytest.fail(f"BPF must work in CI: {reason}")
         pytest.skip(reason)
-    with (Path(tempfile.gettempdir()) / "threadinfo-bpf.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # the tests of two checkouts at once would be a storm for each other
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0")  # of each checkout's workers one traces, with this number
+    with (Path(tempfile.gettempdir()) / f"threadinfo-bpf-{worker}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the tests of many checkouts at once would be a storm for each other
         before = loaded_programs()
         yield
         assert_nothing_left(before)

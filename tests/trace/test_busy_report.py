@@ -15,7 +15,7 @@ from tests.trace.test_descriptors import Traced, trace
 
 pytestmark = pytest.mark.usefixtures("bpf")
 COMMAND = [sys.executable, str(WORKLOADS / "busy.py")]
-MOST_LINES = 170
+MOST_LINES = 150
 HEADINGS = [
     "What Stands Out in",
     "Where the Time Went in",

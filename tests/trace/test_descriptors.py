@@ -84,8 +84,29 @@ def failures(trace_of_descriptors: dict[str, Any]) -> dict[str, int]:
     return empty | {f"{one['syscall']} {one['error']}": one["count"] for one in trace_of_descriptors["failures"]}
 
 
-def test_every_birth_and_death_is_counted_in_the_report(every_call: list[str], tmp_path: Path) -> None:
-    traced = trace(every_call, ["PID", "--trace", "600", "--format", "json"], output=tmp_path / "out")
+OLDER_KERNEL = """
+from threadinfo.trace.descriptors import recorder
+from threadinfo.trace.kernel.functions import KernelFunctions
+recorder.find_functions = KernelFunctions
+if %s:
+    recorder.typed_sys_exit = lambda: None
+from threadinfo.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    "tool",
+    [
+        pytest.param(TOOL, id="as this kernel can"),
+        pytest.param(("-c", OLDER_KERNEL % "False"), id="without functions of the kernel"),
+        pytest.param(("-c", OLDER_KERNEL % "True"), id="without types too"),
+    ],
+)
+def test_every_birth_and_death_is_counted_in_the_report(
+    every_call: list[str], tmp_path: Path, tool: Sequence[str]
+) -> None:
+    traced = trace(every_call, ["PID", "--trace", "600", "--format", "json"], output=tmp_path / "out", tool=tool)
     assert traced.status == 0, traced.errors
     truth, report = json.loads(traced.said), traced.report()
     found = report["trace"]["descriptors"]

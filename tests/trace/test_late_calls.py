@@ -8,11 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.conftest import ROOT, WORKLOADS
 from tests.trace.conftest import wait_until_it_traces
 from tests.trace.test_descriptors import TOOL, build, trace
+from threadinfo.model import DescriptorEvent
+from threadinfo.render.text.sockets import tell_stories
 
 pytestmark = pytest.mark.usefixtures("bpf")
 ARGUMENTS = ["PID", "--trace", "600", "--only", "descriptors", "--format", "json"]
@@ -64,3 +67,19 @@ def test_a_process_that_has_the_number_of_an_ended_one_is_none_of_ours(tmp_path:
     processes = json.loads((tmp_path / "out").read_text())["processes"]
     (ended,) = [process for process in processes if process["pid"] == child]
     assert ended["trace"]["descriptors"]["opened_count"] == 7
+
+
+def test_a_socket_whose_close_comes_late_is_closed_in_its_story(tmp_path: Path) -> None:
+    command = [sys.executable, str(WORKLOADS / "slow_close.py")]
+    arguments = ["PID", "--trace", "600", "--only", "descriptors,sockets", "--format", "json"]
+    traced = trace(command, arguments, output=tmp_path / "out")
+    socket_count, file_count = map(int, traced.said.split())
+    report = traced.report()
+    assert report["trace"]["confidence"]["ledger_matches_proc"] is True
+    assert [one["type"] for one in report["descriptors"]].count("device") >= file_count
+    closes = [one for one in report["trace"]["sockets"]["events"] if one["event"] == "close"]
+    assert len(closes) == socket_count
+    assert all(one["lifetime_ns"] for one in closes)
+    stories = [*tell_stories(msgspec.convert(report["trace"]["sockets"]["events"], list[DescriptorEvent]))]
+    assert sorted(story[0].event for story in stories) == sorted(["socket", "accept"] * (socket_count // 2))
+    assert {story[-1].event for story in stories} == {"close"}

@@ -239,7 +239,7 @@ def test_trace_text_is_readable_at_80_columns(bpf: None, start: Start, threadinf
     result = threadinfo(process.pid, "--trace", "0.3")
     assert result.returncode == 0, result.stderr
     section = result.stdout[result.stdout.index("=== Scheduling") :]
-    assert re.search(r"\([0-9.]+ s traced\) ===", section)
+    assert re.search(r"\([0-9.]+ m?s traced\) ===", section)
     assert "=== Trace Confidence ===" in section
     table = section[: section.index("\n\n")]
     assert max(map(len, table.splitlines())) <= 80

@@ -69,9 +69,11 @@ def test_every_wait_has_its_name_and_its_time(traced: tuple[list[dict[str, Any]]
         assert ns <= 1.01 * truth["ns"], name
         assert ns >= 0.99 * truth["ns"] - working_ns, name
         if name != "syncer":  # what the disk has done already is not waited for
-            count = sum(wait["count"] for wait in found if name != "barrier" or wait["sum_ns"] > 1_000_000)
+            counts = [wait["count"] for wait in found if name != "barrier" or wait["sum_ns"] > 1_000_000]
             # On a busy machine what is waited for may be there already; and a late wake-up of before ends a wait early.
-            assert 0.9 * truth["count"] <= count <= 1.1 * truth["count"] + 1, name
+            # Who makes threads waits for the C library's own locks as well: at addresses of theirs.
+            assert 0.9 * truth["count"] <= sum(counts), name
+            assert max(counts) <= 1.1 * truth["count"] + 1, name
         if truth["address"] and name in {"normal", "semaphore"}:
             assert 5_000_000 <= found[0]["p50_ns"] <= found[0]["p99_ns"] <= found[0]["max_ns"]
 
@@ -184,9 +186,15 @@ def test_number_that_is_used_again_is_a_wait_of_its_own(
     source = tmp_path / "reused.py"
     source.write_text(
         "import os, threading, time\n"
+        "from pathlib import Path\n"
+        "blocked = Path(f'/proc/self/task/{os.getpid()}/syscall')\n"
+        "def write(r, w):\n"
+        "    time.sleep(0.003)  # a number is looked at anew once a millisecond\n"
+        "    while int((blocked.read_text().split() + ['0'])[1], 0) != r: time.sleep(0.001)\n"
+        "    os.write(w, b'x')\n"
         "def one():\n"
         "    r, w = os.pipe()\n"
-        "    thread = threading.Thread(target=lambda: (time.sleep(0.003), os.write(w, b'x')))\n"
+        "    thread = threading.Thread(target=write, args=(r, w))\n"
         "    inode = os.fstat(r).st_ino; thread.start(); os.read(r, 1); thread.join(); os.close(r); os.close(w)\n"
         "    return r, inode\n"
         "print('ready', flush=True); input()\n"

@@ -3,8 +3,8 @@
 Its threads "worker-N" wake ten times a second; "churner" opens /etc/hostname and closes it fifty times a second and
 keeps every fiftieth for two seconds; one socket listens, others are bound to nothing. Prints "ready" and the port once
 all are there. A line on its standard input does something that a test waits for, and is answered by "done": "open
-PATH", "close" (the last one that was opened so), "name NAME" (of the thread "churner"), "listen"; "end" ends it, as the
-end of its standard input does.
+PATH", "close" (the last one that was opened so), "name NAME" (of the thread "churner"), "listen", "spin" (a thread that
+is on the CPU as much as it can); "end" ends it, as the end of its standard input does.
 """
 
 from __future__ import annotations
@@ -67,6 +67,13 @@ def churn(names: list[bytes], ended: threading.Event) -> None:
             os.close(kept.pop(0))
 
 
+def spin(ended: threading.Event) -> None:
+    """Computes."""
+    set_name(b"spinner")
+    while not ended.is_set():
+        sum(range(1000))
+
+
 def main() -> None:
     """Does what the arguments say, until the end of standard input."""
     name, threads, descriptors = os.fsencode(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
@@ -88,6 +95,8 @@ def main() -> None:
             opened.pop()
         elif command == "listen":
             opened.append(socket.create_server(("127.0.0.1", 0)))
+        elif command == "spin":
+            threading.Thread(target=spin, args=(ended,), daemon=True).start()
         elif command == "name":
             names.append(argument.encode("utf-8", "surrogateescape"))
         else:

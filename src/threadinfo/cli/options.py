@@ -15,7 +15,7 @@ from threadinfo.tracers import watched
 
 DEFAULT_PORTS = {5000: "web server", 5001: "websocket server", 5002: "websocket server", 5353: "mDNS"}
 FORMATS = ("text", "json")
-REPORT_FORMATS = (*FORMATS, "html", "collapsed", "speedscope")
+REPORT_FORMATS = (*FORMATS, "html", "collapsed", "speedscope", "pprof")
 LONGEST_TRACE_SECONDS = 86_400
 _KERNEL_NAME_BYTES = 15
 _LARGEST_PORTS_FILE = 1 << 20

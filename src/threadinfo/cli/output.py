@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from types import TracebackType
 
 from threadinfo.errors import OutputError
-from threadinfo.render.escape import Printable
+from threadinfo.render.escape import Binary, Printable
 
 _OWN_DESCRIPTOR = re.compile(r"/dev/(stdin|stdout|stderr)|/(?:dev|proc/(?:self|thread-self))/fd/(\d{1,9})", re.ASCII)
 _STANDARD = {"stdin": 0, "stdout": 1, "stderr": 2}
@@ -138,9 +138,9 @@ class OutputFile:
                     os.close(fd)
         self._fd = self._directory = -1
 
-    def commit(self, text: Printable) -> None:
+    def commit(self, result: Printable | Binary) -> None:
         """Writes everything, then gives the file its name; raises OutputError and leaves the old file otherwise."""
-        data = text.encode("utf-8", "backslashreplace")
+        data = result if isinstance(result, bytes) else result.encode("utf-8", "backslashreplace")
         try:
             if not self._is_new:
                 _write_all(self._fd, data)
@@ -273,13 +273,16 @@ def _no_signals() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def write_standard_output(text: Printable) -> None:
+def write_standard_output(result: Printable | Binary) -> None:
     """Writes the result; a character that the terminal's encoding lacks is escaped, a reader that left is no error."""
     if sys.stdout is None:
         raise OutputError("standard output is closed", "write to a file with -o, or leave it open")
     try:
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-        sys.stdout.write(text)
+        if isinstance(result, bytes):
+            sys.stdout.buffer.write(result)
+        else:
+            sys.stdout.write(result)
         sys.stdout.flush()
     except BrokenPipeError:  # as `threadinfo 1 | head` does; Python would complain again at its own flush
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -23,7 +23,7 @@ from threadinfo.cli.options import (
     read_ports_file,
     refuse_of_a_trace,
 )
-from threadinfo.cli.rendering import open_output, refuse_page_on_terminal, render
+from threadinfo.cli.rendering import open_output, refuse_on_terminal, render
 from threadinfo.cli.say import print_error, say_losses, say_waiting, say_what_is_logged
 from threadinfo.cli.target import find_all, open_root
 from threadinfo.cli.tracing import collect_traced, prepare_trace
@@ -85,7 +85,7 @@ def report_command(
 
     A name is compared literally with the kernel's name of the process. All processes of that name are reported.
     """
-    refuse_page_on_terminal(output_format, output, sys.stdout)
+    refuse_on_terminal(output_format, output, sys.stdout)
     gc.disable()  # a report is built once and then the process ends: nothing would be freed
     if verbose and (wait or trace_seconds is not None):
         say_what_is_logged()

@@ -17,7 +17,7 @@ from threadinfo.cli.options import (
     read_only,
     read_port_option,
 )
-from threadinfo.cli.rendering import open_output, refuse_page_on_terminal, render
+from threadinfo.cli.rendering import open_output, refuse_on_terminal, render
 from threadinfo.cli.say import print_error, say_faults, say_what_is_logged
 from threadinfo.cli.target import open_root
 from threadinfo.cli.tracing import prepare_trace
@@ -115,7 +115,7 @@ def _run(
 ) -> int:
     from threadinfo.collect.launch import Command  # noqa: PLC0415
 
-    refuse_page_on_terminal(output_format, output, sys.stderr)
+    refuse_on_terminal(output_format, output, sys.stderr)
     with open_output(output or "/dev/stderr") as write, Command(arguments, account) as command:
         prepare_trace()
         from threadinfo.collect.run import collect_run  # noqa: PLC0415

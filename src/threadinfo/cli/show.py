@@ -8,7 +8,7 @@ import click
 
 from threadinfo.cli.group import cli
 from threadinfo.cli.options import REPORT_FORMATS
-from threadinfo.cli.rendering import open_output, refuse_page_on_terminal, render
+from threadinfo.cli.rendering import open_output, refuse_on_terminal, render
 from threadinfo.containment import faults
 from threadinfo.errors import BadInputError
 
@@ -25,7 +25,7 @@ def show_command(file: str, output_format: str, output: str | None, verbose: boo
     """Render a report that was saved with --format json again; FILE may be - for standard input."""
     from threadinfo.render.json import parse_json  # noqa: PLC0415
 
-    refuse_page_on_terminal(output_format, output, sys.stdout)
+    refuse_on_terminal(output_format, output, sys.stdout)
     data = _read_saved(file)
     report = parse_json(data, file)
     with open_output(output) as write:

@@ -13,6 +13,9 @@ from typing import NewType
 Printable = NewType("Printable", str)
 """Text in which no character but the line breaks of our own does anything to a terminal."""
 
+Binary = NewType("Binary", bytes)
+"""A format for other programs, which goes to no terminal."""
+
 
 def printable(lines: Iterable[str]) -> Printable:
     """Lines as text, each ended by a line break; everything in them that is not printable is escaped."""

@@ -30,6 +30,8 @@ from threadinfo.model import (
 )
 from threadinfo.render import charts
 from threadinfo.render.escape import Printable, format_text, printable
+from threadinfo.render.flame import Row as TimeRow
+from threadinfo.render.flame import flame, time_rows
 from threadinfo.render.text.details import format_details
 from threadinfo.render.text.fold import NOBODY
 from threadinfo.render.text.sockets import format_socket_event, story_kind, story_numbers, tell_stories
@@ -158,6 +160,8 @@ def _view(process: ProcessReport) -> dict[str, object]:
         "sockets of the trace", lambda: list(tell_stories(trace.sockets.events)) if trace and trace.sockets else [], []
     )
     no_delays: tuple[list[_Delay], int] = [], 0
+    no_times: tuple[list[TimeRow], int] = [], 0
+    times, time_count = part("where the time went", lambda: time_rows(process), no_times)
     delays, delay_count = part("scheduling", lambda: _delays(process.pid, scheduled), no_delays)
     latencies = [one[3].run_queue_latency_ns.p99 for one in scheduled]
     limit = process.limits.open_files if process.limits else None
@@ -168,6 +172,9 @@ def _view(process: ProcessReport) -> dict[str, object]:
         "tables": trace.tables if trace else (),
         "churn": churn,
         "seconds": trace.duration_ns / 1e9 if trace else 0.0,
+        "flame": part("where the time went", lambda: flame(process), None),
+        "times": times,
+        "time_count": time_count,
         "rows": rows,
         "row_count": len(scheduled),
         "axis": charts.axis_labels(axis) if axis else None,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from threadinfo.model import Descriptor, DescriptorTrace
 from threadinfo.render.escape import format_text
-from threadinfo.render.text.duration import format_duration
+from threadinfo.render.text.duration import format_duration, format_traced
 from threadinfo.render.text.fold import Cuts
 
 _LISTED = 8
@@ -20,7 +20,7 @@ def render_churn(
     seconds = duration_ns / 1e9
     lines = [
         "",
-        f"=== Descriptor Churn ({seconds:.1f} s traced) ===",
+        f"=== Descriptor Churn ({format_traced(duration_ns)} traced) ===",
         f"Opened: {trace.opened_count} ({_rate(trace.opened_count, seconds)}), "
         f"closed: {trace.closed_count} ({_rate(trace.closed_count, seconds)}), failed: {trace.failed_count}",
         f"Still open: {trace.still_open_count}, most at once: {trace.peak_open_count}",

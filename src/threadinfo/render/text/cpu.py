@@ -7,19 +7,19 @@ from collections import Counter
 from threadinfo.model import CpuTime, ProcessReport, Trace
 from threadinfo.render.collapsed import function_of
 from threadinfo.render.escape import format_text
-from threadinfo.render.text.fold import SHORT, WHOLE
+from threadinfo.render.text.fold import Cuts
 
 _WAYS, _FRAMES = 3, 12
 
 
-def render_cpu(process: ProcessReport, trace: Trace, width: int, *, verbose: bool = False) -> list[str]:
-    """The lines of the section; none where CPUs were not sampled. `verbose`: each thread's most frequent stacks."""
+def render_cpu(process: ProcessReport, trace: Trace, width: int, cuts: Cuts) -> list[str]:
+    """The lines of the section; none where CPUs were not sampled. Where nothing is cut, each thread's stacks."""
     threads = [(thread.tid, thread.name, thread.cpu) for thread in process.threads or () if thread.cpu]
     threads += [(thread.tid, thread.name, thread.cpu) for thread in trace.ended_threads if thread.cpu]
     if not threads:
         return []
     total, functions = _functions([cpu for _, _, cpu in threads if cpu])
-    most = (WHOLE if verbose else SHORT).functions
+    most = cuts.functions
     rate = 1e9 / threads[0][2].sample_period_ns if threads[0][2] else 0
     lines = [f"=== Where CPU Time Went in {format_text(process.name)} ({total} samples, {rate:.0f} a second) ==="]
     lines += [
@@ -29,7 +29,7 @@ def render_cpu(process: ProcessReport, trace: Trace, width: int, *, verbose: boo
     if most and len(functions) > most:
         rest = total - sum(count for _, count in functions.most_common(most))
         lines.append(f"{100 * rest / total:5.1f} % {len(functions) - most} others")
-    if verbose:
+    if cuts.is_whole:
         for tid, name, cpu in sorted(threads, key=lambda one: -_count(one[2])):
             lines += _ways(tid, name, cpu, total)
     return lines

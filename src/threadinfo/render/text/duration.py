@@ -14,3 +14,8 @@ def format_duration(ns: float | None) -> str:
             value = ns / size
             return f"{value:.2f}{unit}" if value < 10 else f"{value:.1f}{unit}" if value < 100 else f"{value:.0f}{unit}"
     return f"{ns:.0f}ns"
+
+
+def format_traced(ns: int) -> str:
+    """How long it was traced, as headings have it: ``12.0 s``, and where that would be nothing ``31.2 ms``."""
+    return f"{ns / 1e9:.1f} s" if ns >= 1e9 else f"{ns / 1e6:.1f} ms"

@@ -41,6 +41,20 @@ class Cuts(NamedTuple):
 
 
 SHORT = Cuts()
+SHORTER = Cuts(
+    threads=2,
+    relations=1,
+    suspects=2,
+    sites=1,
+    paths=0,
+    churning=2,
+    stories=2,
+    waiting=3,
+    locks=1,
+    edges=1,
+    functions=3,
+)
+"""Where the report of one process would otherwise be longer than is read."""
 WHOLE = Cuts(
     threads=None,
     listed_threads=None,

@@ -13,7 +13,7 @@ from threadinfo.descriptor_kinds import KINDS, KindName
 from threadinfo.model import Descriptor, Family, Finding, Gap, Memory, ProcessReport, Report, Thread
 from threadinfo.render.escape import Printable, format_text, printable
 from threadinfo.render.text.details import format_details
-from threadinfo.render.text.fold import SHORT, WHOLE, format_numbers, left_out, wrap
+from threadinfo.render.text.fold import SHORT, SHORTER, WHOLE, Cuts, format_numbers, left_out, wrap
 
 _NOTE = (
     "Note: In Linux, threads share most memory except for their stacks.",
@@ -24,6 +24,7 @@ _STREAM_TYPES: set[KindName] = {"terminal", "device", "file", "pipe", "fifo", "d
 _COLUMNS: dict[str, str] = {kind.name: kind.column for kind in KINDS}
 _NOT_READ = "(not read: see the end)"
 _MOST_LINES = 500  # of a family, without -v
+_LONG_LINES = 150  # of one process, without -v
 _BRIEF_LINES, _BRIEF_EACH = 90, 3  # for those that are told of in brief
 
 
@@ -71,6 +72,13 @@ def _render_family(report: Report, family: Family, *, verbose: bool, width: int)
 
 
 def _render_process(process: ProcessReport, *, verbose: bool, width: int) -> list[str]:
+    if process.trace is None or verbose:
+        return _render_cut(process, WHOLE, verbose=verbose, width=width)
+    lines = _render_cut(process, SHORT, verbose=False, width=width)
+    return lines if len(lines) <= _LONG_LINES else _render_cut(process, SHORTER, verbose=False, width=width)
+
+
+def _render_cut(process: ProcessReport, cuts: Cuts, *, verbose: bool, width: int) -> list[str]:
     gaps = list(process.gaps)
 
     def section(name: str, render: Callable[[], list[str]]) -> list[str]:
@@ -80,7 +88,6 @@ def _render_process(process: ProcessReport, *, verbose: bool, width: int) -> lis
 
     lines = []
     trace = process.trace
-    cuts = SHORT if trace is not None and not verbose else WHOLE
     if verbose or trace is not None:
         lines += [_heading(process, width)]
         lines += section(
@@ -89,7 +96,7 @@ def _render_process(process: ProcessReport, *, verbose: bool, width: int) -> lis
         if trace is not None:
             from threadinfo.render.text.trace import render_before  # noqa: PLC0415 - a plain report needs none of it
 
-            lines += render_before(process, trace, width, section, verbose=verbose)
+            lines += render_before(process, trace, width, section, cuts)
         lines.append("")
     lines += [f"=== Memory Footprint for {process.name} (PID: {process.pid}) ==="]
     if process.parent_pid is not None:
@@ -105,7 +112,7 @@ def _render_process(process: ProcessReport, *, verbose: bool, width: int) -> lis
     if trace is not None:
         from threadinfo.render.text.trace import render_after  # noqa: PLC0415
 
-        lines += render_after(trace, section, verbose=verbose)
+        lines += render_after(trace, section, cuts)
     if gaps:
         lines += ["", "Not in this report:"]
         for gap in dict.fromkeys(format_gap(gap) for gap in gaps):

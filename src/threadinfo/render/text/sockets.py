@@ -26,10 +26,8 @@ def render_sockets(trace: SocketTrace, cuts: Cuts) -> list[str]:
         made = sum(story[0].event in {"socket", "accept", "receive"} and not story[0].error for story in every)
     lines = ["", "=== Sockets (traced) ===", f"{made} made, {len(trace.events)} events told", *_calls(trace)]
     stories = [story for story in every if any(event.event != "close" for event in story)]
-    folded: dict[_Shape, list[_Story]] = {}
-    for story in sorted(stories, key=_rank):
-        folded.setdefault(_shape(story), []).append(story)
-    shown = list(folded.values())[: _STORIES if cuts.stories is None else cuts.stories]
+    folded = _fold(sorted(stories, key=_rank))
+    shown = folded[: _STORIES if cuts.stories is None else cuts.stories]
     for equal in shown:
         lines += _tell(equal[0], cuts)
         if len(equal) > 1:
@@ -83,14 +81,44 @@ def _is_open(story: _Story) -> bool:
     return bool(numbers)
 
 
+def _fold(stories: Iterable[_Story]) -> list[list[_Story]]:
+    """Those that went the same way, from the same place, together; of each thread and failure one before the others.
+
+    Where a stack is not known (it is copied when a way is new, and learnt a moment later) the rest decides.
+    """
+    folded: list[list[_Story]] = []
+    alike: dict[_Shape, list[list[_Story]]] = {}
+    for story in stories:
+        of_shape = alike.setdefault(_shape(story), [])
+        same = next((group for group in of_shape if _may_be_same(group[0], story)), None)
+        if same is None:
+            folded.append([story])
+            of_shape.append(folded[-1])
+        else:
+            same.append(story)
+    first_of: dict[_Shape, list[_Story]] = {}
+    for group in folded:
+        first_of.setdefault(_about(group[0]), group)
+    leading = [*first_of.values()]
+    return leading + [group for group in folded if all(group is not one for one in leading)]
+
+
+def _may_be_same(some: _Story, others: _Story) -> bool:
+    """Whether two have the same stacks, as far as both are known."""
+    pairs = zip(some, others, strict=True)
+    return all(not one.stack or not other.stack or one.stack == other.stack for one, other in pairs)
+
+
+def _about(story: _Story) -> _Shape:
+    """What a story is told for: whose socket it is, and what failed with it."""
+    return (story[0].event, story[0].thread_name), *{(one.syscall, one.error): None for one in story if is_failure(one)}
+
+
 def _shape(story: _Story) -> _Shape:
-    """What two sockets have in common that went the same way: all but numbers, times and addresses."""
+    """What two sockets have in common that went the same way: all but numbers, times, addresses and stacks."""
     known = next((event for event in story if event.family), story[0])
     kind = known.family, known.socket_type, known.protocol, known.type
-    return kind, *(
-        (one.event, one.syscall, one.error, one.shut, one.backlog, one.maker, one.stack, one.thread_name)
-        for one in story
-    )
+    return kind, *((one.event, one.syscall, one.error, one.shut, one.backlog, one.thread_name) for one in story)
 
 
 def tell_stories(events: Iterable[DescriptorEvent]) -> Iterable[_Story]:

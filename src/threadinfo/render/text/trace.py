@@ -9,9 +9,9 @@ from threadinfo.model import Confidence, ProcessReport, Scheduling, Trace
 from threadinfo.render.escape import format_text
 from threadinfo.render.text.churn import render_churn
 from threadinfo.render.text.cpu import render_cpu
-from threadinfo.render.text.duration import format_duration
+from threadinfo.render.text.duration import format_duration, format_traced
 from threadinfo.render.text.family import cut
-from threadinfo.render.text.fold import NOBODY, SHORT, WHOLE, Cuts, left_out, wrap
+from threadinfo.render.text.fold import NOBODY, Cuts, left_out, wrap
 from threadinfo.render.text.sites import render_leaks, render_sites
 from threadinfo.render.text.sockets import render_sockets
 from threadinfo.render.text.table import render_table
@@ -36,17 +36,12 @@ Section = Callable[[str, Callable[[], list[str]]], list[str]]
 """Gives the lines of a section of this name, or that it is missing, for a fault of ours."""
 
 
-def render_before(
-    process: ProcessReport, trace: Trace, width: int, section: Section, *, verbose: bool = False
-) -> list[str]:
-    """What comes before the listing: where the time went, what leaks, what was opened and closed.
-
-    `verbose`: all of it, with whole stacks.
-    """
-    churn, cuts = trace.descriptors, WHOLE if verbose else SHORT
-    waits = section("where the time went", lambda: render_waits(process, trace, width, verbose=verbose))
+def render_before(process: ProcessReport, trace: Trace, width: int, section: Section, cuts: Cuts) -> list[str]:
+    """What comes before the listing: where the time went, what leaks, what was opened and closed."""
+    churn = trace.descriptors
+    waits = section("where the time went", lambda: render_waits(process, trace, width, cuts))
     lines = ["", *waits] if waits else []
-    cpu = section("where CPU time went", lambda: render_cpu(process, trace, width, verbose=verbose))
+    cpu = section("where CPU time went", lambda: render_cpu(process, trace, width, cuts))
     lines += ["", *cpu] if cpu else []
     lines += section("scheduling", lambda: _scheduling(process, trace, width, cuts))
     if churn is not None:
@@ -56,9 +51,9 @@ def render_before(
     return lines
 
 
-def render_after(trace: Trace, section: Section, *, verbose: bool = False) -> list[str]:
+def render_after(trace: Trace, section: Section, cuts: Cuts) -> list[str]:
     """What comes after the listing: the stories of sockets, and how far all of it can be trusted."""
-    sockets, cuts = trace.sockets, WHOLE if verbose else SHORT
+    sockets = trace.sockets
     lines = []
     if sockets is not None:
         lines += section("sockets", lambda: render_sockets(sockets, cuts))
@@ -73,7 +68,6 @@ def _scheduling(process: ProcessReport, trace: Trace, width: int, cuts: Cuts) ->
     busiest = sorted(trace.ended_threads, key=lambda thread: -thread.scheduling.on_cpu_ns)[:_ENDED_ROWS]
     name_columns = _NAME_COLUMNS if width < 100 else _WIDE_NAME_COLUMNS
     ended = [(thread.tid, thread.name, thread.scheduling) for thread in busiest]
-    seconds = trace.duration_ns / 1e9
     why = {"interrupt": ", interrupted", "target": ", until the process ended"}.get(trace.ended_by, "")
     everyone = rows + ended
     shown = _busiest(everyone, cuts.threads)
@@ -81,18 +75,20 @@ def _scheduling(process: ProcessReport, trace: Trace, width: int, cuts: Cuts) ->
     if everyone:
         lines = [
             "",
-            f"=== Scheduling ({seconds:.1f} s traced{why}) ===",
+            f"=== Scheduling ({format_traced(trace.duration_ns)} traced{why}) ===",
             f"{'TID':7} {'Name':{name_columns}} {'On CPU':>7} {'Queued':>7} {'Blocked':>7} {'Switches':>8} "
             f"{'p50':>7} {'p99':>7} {'max':>7}",
             "-" * (64 + name_columns),
         ]
     lines += [_row(row, trace.duration_ns, name_columns, has_ended=row in ended) for row in shown]
+    others = left_out(len(everyone) - len(shown), "other threads ran and waited less")
     if any(row in ended for row in shown):
-        lines.append("* ended during the trace")
-    lines += left_out(len(everyone) - len(shown), "other threads ran and waited less")
+        lines.append("; ".join(["* ended during the trace", *(line.lstrip() for line in others)]))
+    else:
+        lines += others
     if len(trace.ended_threads) > len(ended):
         lines.append(f"{len(trace.ended_threads) - len(ended)} other threads ended; the JSON report has each of them")
-    for one in trace.ended_threads_by_name[: _ENDED_ROWS if cuts is WHOLE else _ENDED_NAMES]:
+    for one in trace.ended_threads_by_name[: _ENDED_ROWS if cuts.is_whole else _ENDED_NAMES]:
         times = f"{format_duration(one.on_cpu_ns)} on CPU, {format_duration(one.run_queue_ns)} queued"
         lines.append(f"{format_text(one.name)}: {one.count} more of this name ended; {times}")
     lines += _relations("Who held the CPU while they waited:", process.pid, everyone, _delays, width, cuts)

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from threadinfo.model import Lock, LockHolder, LockUse, ProcessReport, Scheduling, Trace, Wait, WokenBy
 from threadinfo.render.escape import format_text
-from threadinfo.render.text.duration import format_duration
-from threadinfo.render.text.fold import SHORT, WHOLE, left_out, wrap
+from threadinfo.render.text.duration import format_duration, format_traced
+from threadinfo.render.text.fold import Cuts, left_out, wrap
 
 _NAME_COLUMNS = 15
 _LEAST_PERCENT = 0.5  # in a line; -v has all
@@ -54,29 +54,28 @@ def _rows(process: ProcessReport, trace: Trace) -> list[_Row]:
     return sorted(alive + ended, key=lambda row: (row.idle_ns - row.total_ns, row.tid))
 
 
-def render_waits(process: ProcessReport, trace: Trace, width: int, *, verbose: bool = False) -> list[str]:
-    """The lines of the section; none where waits were not traced. `verbose`: every wait of every thread."""
+def render_waits(process: ProcessReport, trace: Trace, width: int, cuts: Cuts) -> list[str]:
+    """The lines of the section; none where waits were not traced. Where nothing is cut, every wait of every thread."""
     rows = _rows(process, trace)
     if not rows:
         return []
-    lines = [f"=== Where the Time Went in {format_text(process.name)} ({trace.duration_ns / 1e9:.1f} s traced) ==="]
-    if verbose:
+    lines = [f"=== Where the Time Went in {format_text(process.name)} ({format_traced(trace.duration_ns)} traced) ==="]
+    if cuts.waiting is None:
         for row in rows:
             lines += _whole(row)
     else:
-        lines += _short(rows, width)
-    cuts = WHOLE if verbose else SHORT
+        lines += _short(rows, width, cuts.waiting)
     lines += _locks(trace.locks, width, cuts.locks)
     return lines + [line[: max(width, 60)] for line in _graph(rows, cuts.edges)]
 
 
-def _short(rows: list[_Row], width: int) -> list[str]:
+def _short(rows: list[_Row], width: int, most: int) -> list[str]:
     busy = [row for row in rows if not _is_idle(row)]
     idle = [row for row in rows if _is_idle(row)]
     if len(idle) <= _IDLE_ROWS:
         busy, idle = busy + idle, []
-    lines = [_line(row, width) for row in busy[: SHORT.waiting]]
-    if left := busy[SHORT.waiting :]:
+    lines = [_line(row, width) for row in busy[:most]]
+    if left := busy[most:]:
         lines.append(f"{len(left)} other threads, each busy for less time (-v tells of all)")
     if idle:
         calls: dict[str, int] = {}
@@ -207,27 +206,28 @@ def _locks(locks: tuple[Lock, ...], width: int, most: int | None) -> list[str]:
         return []
     lines = ["", "Locks that threads waited for:"]
     for lock in locks[:most]:
+        several = len(lock.waiters) > 1  # whose times are added up: they may be more than the trace
+        share = f"by {len(lock.waiters)} threads together" if several else f"({lock.percent:.1f} % of the trace)"
         lines.append(
             f"  {lock.address:#x}: {format_duration(lock.wait_ns)} in {lock.count} {_plural(lock.count, 'wait')} "
-            f"({_share_of_trace(lock)}), longest {format_duration(lock.max_ns)}"
+            f"{share}, longest {format_duration(lock.max_ns)}"
         )
-        lines.append(f"    held by {_shares(lock.held_by, lock.wait_ns) or 'nobody that is known'}"[:width])
-        lines.append(f"    waited: {_shares(lock.waiters, lock.wait_ns)}"[:width])
+        holders = _shares(lock.held_by, lock.wait_ns, width - len("    held by "))
+        lines.append(f"    held by {holders or 'nobody that is known'}")
+        lines.append(f"    waited: {_shares(lock.waiters, lock.wait_ns, width - len('    waited: '))}")
     lines += left_out(len(locks[most:]) if most else 0, "others")
     return lines
 
 
-def _share_of_trace(lock: Lock) -> str:
-    """Of one thread's time; of several it may be more than all of that."""
-    several = f"{len(lock.waiters)} threads together " if len(lock.waiters) > 1 else ""
-    return f"{several}{lock.percent:.1f} % of the trace"
-
-
-def _shares(threads: tuple[LockHolder | LockUse, ...], total_ns: int) -> str:
+def _shares(threads: tuple[LockHolder | LockUse, ...], total_ns: int, room: int) -> str:
+    """As many as have room, one at the least."""
     parts = [f"{_who(one.name, one.tid)} {_percent(one.time_ns, total_ns or 1)}" for one in threads[:_LISTED]]
-    if len(threads) > _LISTED:
-        parts.append(f"{len(threads) - _LISTED} others")
-    return ", ".join(parts)
+    while True:
+        others = [f"{len(threads) - len(parts)} others"] if len(threads) > len(parts) else []
+        words = ", ".join([*parts, *others])
+        if len(words) <= room or len(parts) <= 1:
+            return words
+        del parts[-1]
 
 
 def _graph(rows: Iterable[_Row], most: int | None) -> list[str]:

@@ -149,7 +149,7 @@ class CpuTracer(ProgramTracer):
         records = self._reader.read()
         head = records[:, 1 : 1 + _HEAD_WORDS]
         pids = head[:, 0].astype(np.uint32)
-        for pid in np.unique(pids).tolist():
+        for pid in sorted(set(pids.tolist())):
             rows = np.flatnonzero(pids == pid)
             for batch in (rows[at : at + _BATCH] for at in range(0, len(rows), _BATCH)):
                 self._work.put(_copies(pid, records[batch]))

@@ -146,9 +146,9 @@ class ChunkMaker:
         self._texts: dict[int, dict[int, str | None]] = {}
         self._owed: dict[tuple[int, int], list[tuple[str | None, int, int]]] = {}
         # Text, type and lifetime of what is closed by calls that have not returned.
-        self._is_duplicate = np.zeros(max(calls) + 8, bool)
-        self._is_duplicate[[number for number, call in calls.items() if call.event == "duplicate"]] = True
-        self._accepts = [number for number, call in calls.items() if call.event == "accept"]
+        self._is_duplicate, self._is_accept = (np.zeros(max(calls) + 8, bool) for _ in range(2))
+        for of, event in ((self._is_duplicate, "duplicate"), (self._is_accept, "accept")):
+            of[[number for number, call in calls.items() if call.event == event]] = True
 
     def seed(self, table: int, links: Mapping[int, str]) -> None:
         """What is open at the beginning, as in /proc/PID/fd."""
@@ -165,7 +165,7 @@ class ChunkMaker:
         unseen = (flags & told == 0) & ~is_process  # closes what nobody was seen to open
         late, owed = (flags & LATE) != 0, (flags & OWED) != 0  # what is owed is told when it is seen
         failed = (flags & FAILED) != 0
-        empty = failed & (events["result"] == -errno.EAGAIN) & np.isin(call, self._accepts)
+        empty = failed & (events["result"] == -errno.EAGAIN) & self._is_accept[call]
         how = np.where(call == EXEC, 2, np.where(opens, 1, 0))
         used = events["type"].copy()
         used[(flags & SOCKET_USE) != 0] = _SOCKET

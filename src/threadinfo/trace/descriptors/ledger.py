@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import mmap
 import struct
 from collections import Counter
@@ -22,6 +23,7 @@ from threadinfo.trace.descriptors.type_codes import TYPE_CODES, TYPE_NAMES, code
 from threadinfo.trace.kernel import bpf
 from threadinfo.trace.kernel.histogram import BUCKETS, buckets_of, summarize
 from threadinfo.trace.kernel.loader import Programs
+from threadinfo.trace.kernel.mapped import GrowingMemory
 
 # Mirrors of bpf/descriptors.bpf.c and bpf/descriptors/*.h.
 _PAGE_NUMBERS = 256
@@ -277,14 +279,16 @@ class KernelLedger:
         self.control = self._array("control", _CONTROL, 1)
         self._processes = self._array("process_slots", _PROCESS, sizes.processes)
         self._tables = self._array("table_slots", _TABLE, sizes.tables)
-        self._pages = self._array("page_slots", _PAGE, sizes.pages)
-        self._numbers = self._array("numbers", _NUMBER, sizes.pages * _PAGE_NUMBERS).reshape(-1, _PAGE_NUMBERS)
-        self._threads = self._array("thread_slots", _THREAD, THREADS)
+        self._growing = {
+            "page_slots": GrowingMemory(programs, "page_slots", _PAGE.itemsize, sizes.pages),
+            "numbers": GrowingMemory(programs, "numbers", _NUMBER.itemsize * _PAGE_NUMBERS, sizes.pages),
+            "thread_slots": GrowingMemory(programs, "thread_slots", _THREAD.itemsize, THREADS),
+            "sites": GrowingMemory(programs, "sites", _SITE.itemsize, sizes.stacks),
+            "site_lifetimes": GrowingMemory(programs, "site_lifetimes", 4 * BUCKETS, sizes.histograms),
+            "failures": GrowingMemory(programs, "failures", _FAILURE.itemsize, FAILURES),
+            "path_counts": GrowingMemory(programs, "path_counts", 8, PATHS),
+        }
         self._totals = self._array("totals", _TOTALS, sizes.shards * sizes.processes).reshape(sizes.shards, -1)
-        self.sites = self._array("sites", _SITE, sizes.stacks)
-        self._site_lifetimes = self._array("site_lifetimes", np.dtype(("<u4", BUCKETS)), sizes.histograms)
-        self._failures = self._array("failures", _FAILURE, FAILURES)
-        self._path_counts = self._array("path_counts", np.dtype("<i8"), PATHS)
         self.paths: dict[int, tuple[int, str]] = {}
         """By place in the kernel's counts: the slot of the process, and the path as it named it."""
         self._folded: Counter[tuple[int, int, str]] = Counter()
@@ -300,6 +304,44 @@ class KernelLedger:
     def _array(self, name: str, dtype: np.dtype[Any], count: int) -> NDArray[Any]:
         self._memory[name] = self._programs.memory(name, dtype.itemsize, count)
         return np.frombuffer(self._memory[name], dtype, count)
+
+    # Of what the kernel side gives out one after the other, as much as is given out and a little more: whatever number
+    # we have of one was given out before.
+
+    def _given(self, name: str, given: str, dtype: Any) -> NDArray[Any]:
+        memory = self._growing[name].upto(int(self.control[given][0]))
+        return np.frombuffer(memory, dtype, self._growing[name].mapped_count)
+
+    @property
+    def _pages(self) -> NDArray[np.void]:
+        return self._given("page_slots", "next_page", _PAGE)
+
+    @property
+    def _numbers(self) -> NDArray[np.void]:
+        memory = self._growing["numbers"].upto(int(self.control["next_page"][0]))
+        count = self._growing["numbers"].mapped_count * _PAGE_NUMBERS
+        return np.frombuffer(memory, _NUMBER, count).reshape(-1, _PAGE_NUMBERS)
+
+    @property
+    def _threads(self) -> NDArray[np.void]:
+        return self._given("thread_slots", "next_thread", _THREAD)
+
+    @property
+    def sites(self) -> NDArray[np.void]:
+        """By stack id."""
+        return self._given("sites", "next_stack", _SITE)
+
+    @property
+    def _site_lifetimes(self) -> NDArray[np.uint32]:
+        return self._given("site_lifetimes", "next_stack", np.dtype(("<u4", BUCKETS)))
+
+    @property
+    def _failures(self) -> NDArray[np.void]:
+        return self._given("failures", "next_failure", _FAILURE)
+
+    @property
+    def _path_counts(self) -> NDArray[np.int64]:
+        return self._given("path_counts", "next_path", "<i8")
 
     # --- before it begins -------------------------------------------------------------------------------------------
 
@@ -324,13 +366,14 @@ class KernelLedger:
 
     def seed(self, table: int, links: Mapping[int, str]) -> None:
         """What is open before anything is seen; `links` as in /proc/PID/fd."""
-        for fd, link in links.items():
-            page = self._page(table, fd // _PAGE_NUMBERS)
+        for number, fds in itertools.groupby(sorted(links), lambda fd: fd // _PAGE_NUMBERS):
+            page = self._page(table, number)
             if page is None:
                 return
             entry = self._pages[page]
-            entry["was_open"][fd % _PAGE_NUMBERS // 64] |= np.uint64(1 << fd % 64)
-            entry["types"][fd % _PAGE_NUMBERS] = code_of_link(link)
+            for fd in fds:
+                entry["was_open"][fd % _PAGE_NUMBERS // 64] |= np.uint64(1 << fd % 64)
+                entry["types"][fd % _PAGE_NUMBERS] = code_of_link(links[fd])
         self._tables[table]["open_count"] = self._tables[table]["peak_count"] = len(links)
 
     def correct(self, table: int, before: Iterable[int], now: Iterable[int]) -> None:

@@ -22,7 +22,7 @@ from threadinfo.trace.descriptors.ledger import KernelLedger, Sizes, choose_size
 from threadinfo.trace.descriptors.type_codes import ANONYMOUS_CODES, ANONYMOUS_NAME_BYTES, DEFINES, type_code
 from threadinfo.trace.kernel import bpf
 from threadinfo.trace.kernel.btf import KernelTypes
-from threadinfo.trace.kernel.iterators import find_iterators
+from threadinfo.trace.kernel.functions import find_functions
 from threadinfo.trace.kernel.loader import Programs, ProgramStatistics, TypedTracepoint
 from threadinfo.trace.kernel.machine import cpu_count, pid_limit
 from threadinfo.trace.kernel.ring import Records, RingReader
@@ -290,10 +290,9 @@ class DescriptorRecorder:
         if typed is not None:
             defines["IS_TYPED"] = 1
         parts = PARTS if typed is None else UNTYPED_PARTS
-        iterators = find_iterators()
-        if iterators:
-            defines["HAS_ITERATORS"] = 1
-        self._programs = Programs("descriptors.bpf.c", defines, attach, parts, typed, iterators)
+        functions = find_functions()
+        defines |= functions.defines
+        self._programs = Programs("descriptors.bpf.c", defines, attach, parts, typed, functions.numbers)
         try:
             programs = self._programs
             self.ledger = KernelLedger(programs, sizes)

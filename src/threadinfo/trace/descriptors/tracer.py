@@ -266,7 +266,7 @@ class DescriptorTracer(Tracer):
         return chunk
 
     def _log(self, chunk: EventChunk, offset_ns: int) -> None:
-        for pid in np.unique(chunk.pid).tolist():
+        for pid in sorted(set(chunk.pid.tolist())):
             self._log_of(pid, offset_ns).add(chunk.take(chunk.pid == pid))
 
     def _log_of(self, pid: int, offset_ns: int) -> SocketLog:

@@ -151,6 +151,10 @@ class KernelTypes:
         """The id of the type that a raw tracepoint's programs have; 0 where the kernel has no such tracepoint."""
         return self._answer(f"tracepoint {name}", lambda: self._find(f"btf_trace_{name}", _KIND_TYPEDEF)) or 0
 
+    def struct(self, name: str) -> int:
+        """The id of a struct's type; 0 where the kernel has none of that name."""
+        return self._answer(f"struct {name}", lambda: self._find(name, _KIND_STRUCT)) or 0
+
     def function(self, name: str) -> int:
         """The id of a function's type; 0 where the kernel has none of that name."""
         return self._answer(f"function {name}", lambda: self._find(name, _KIND_FUNCTION)) or 0

@@ -68,7 +68,7 @@ class Programs:
     ) -> None:
         """`attach`: (raw tracepoint, function) each. `parts`: functions that others go on in, in the order of that map.
 
-        `functions`: BTF ids of functions of the kernel's that are called (compiler.py, KERNEL_FUNCTION). Raises
+        `functions`: BTF ids of functions of the kernel's that are called (functions.py). Raises
         NotAvailableError, with nothing left attached.
         """
         self._maps: dict[str, tuple[int, int]] = {}
@@ -233,10 +233,14 @@ class Programs:
         """A map that is a queue (BPF_QUEUE)."""
         return bpf.Queue(self.descriptor(name), value)
 
-    def memory(self, name: str, element_bytes: int, count: int) -> mmap.mmap:
-        """A mappable array as memory: `count` elements of `element_bytes`, which must be a multiple of 8."""
+    def memory(self, name: str, element_bytes: int, count: int, *, first: int = 0) -> mmap.mmap:
+        """A mappable array as memory: `count` elements of `element_bytes`, which must be a multiple of 8.
+
+        `first`: at which byte it begins, a multiple of the size of a page.
+        """
         size = -(-element_bytes * count // mmap.PAGESIZE) * mmap.PAGESIZE
-        return mmap.mmap(self.descriptor(name), size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        access = mmap.PROT_READ | mmap.PROT_WRITE
+        return mmap.mmap(self.descriptor(name), size, mmap.MAP_SHARED, access, offset=first)
 
     def statistics(self) -> ProgramStatistics:
         """The sums over all programs."""

@@ -6,8 +6,6 @@ import functools
 import os
 import time
 
-import psutil
-
 from threadinfo.errors import NotAvailableError
 
 MOUNT_SYS = "mount -t sysfs sysfs /sys"
@@ -44,8 +42,11 @@ def clock_offset_ns() -> int:
 
 
 def taken_ns() -> list[int]:
-    """What interrupts and the hypervisor have taken of each CPU since boot: irq, softirq and steal of /proc/stat."""
-    return [round(1e9 * (cpu.irq + cpu.softirq + cpu.steal)) for cpu in psutil.cpu_times(percpu=True)]
+    """What interrupts and the hypervisor have taken of each CPU since boot: irq, softirq and steal of proc_stat(5)."""
+    with open("/proc/stat", encoding="ascii") as file:
+        rows = [line.split() for line in file if line.startswith("cpu") and not line.startswith("cpu ")]
+    ticks = os.sysconf("SC_CLK_TCK")
+    return [sum(map(int, row[6:9])) * 1_000_000_000 // ticks for row in rows]
 
 
 def most_taken_ns(before: list[int], after: list[int]) -> int:

@@ -24,6 +24,7 @@ from threadinfo.trace.kernel.btf import KernelTypes
 from threadinfo.trace.kernel.histogram import BUCKETS, summarize
 from threadinfo.trace.kernel.loader import Programs, ProgramStatistics
 from threadinfo.trace.kernel.machine import counts_thread_times, cpu_count, most_taken_ns, pid_limit, taken_ns
+from threadinfo.trace.kernel.mapped import GrowingMemory, SparseWords
 from threadinfo.trace.kernel.ring import RingReader
 from threadinfo.trace.scheduling.kernel_accounts import (
     AFTER_PREEMPTION,
@@ -285,11 +286,9 @@ class SchedulingRecorder:
         self._programs = Programs("scheduling.bpf.c", defines, attach)
         try:
             programs = self._programs
-            self._slot_memory = programs.memory("slot_of", 8, int(defines["TID_LIMIT"]) // 4 + 1)
-            self._slot_of = memoryview(self._slot_memory).cast("H")
-            threads = programs.memory("threads", ctypes.sizeof(_Thread), self._slot_count)
-            self._thread_memory = memoryview(threads)
-            self._threads = (_Thread * self._slot_count).from_buffer(threads)
+            self._slot_of = SparseWords(programs, "slot_of", "H", int(defines["TID_LIMIT"]))
+            self._thread_memory = GrowingMemory(programs, "threads", ctypes.sizeof(_Thread), self._slot_count)
+            self._thread_array = (_Thread * 0)()
             losses = programs.memory("losses", ctypes.sizeof(_Losses), cpus)
             self._losses = (_Losses * cpus).from_buffer(losses)
             self._control = _Control.from_buffer(programs.memory("control", ctypes.sizeof(_Control), 1))
@@ -369,10 +368,23 @@ class SchedulingRecorder:
         self._slot_of[tid] = slot
         return True
 
+    def _given_count(self) -> int:
+        return min(int(self._next_slot.value), self._slot_count)
+
+    @property
+    def _threads(self) -> ctypes.Array[_Thread]:
+        """Slots that are, or were, somebody's, and a few more: the others' memory costs nothing."""
+        memory = self._thread_memory.upto(self._given_count())
+        if self._thread_memory.mapped_count != len(self._thread_array):
+            self._thread_array = (_Thread * self._thread_memory.mapped_count).from_buffer(memory)
+        return self._thread_array
+
     def _given_out(self) -> Iterator[tuple[int, _Thread]]:
-        """Slots that are, or were, somebody's: the others' memory is not touched, and costs nothing."""
-        for slot in range(min(int(self._next_slot.value), self._slot_count)):
-            yield slot, self._threads[slot]
+        """Slots that are, or were, somebody's."""
+        count = self._given_count()
+        threads = self._threads
+        for slot in range(count):
+            yield slot, threads[slot]
 
     def start(self) -> None:
         """Begins to count, for all threads at once."""
@@ -389,11 +401,12 @@ class SchedulingRecorder:
         for slot, thread in self._given_out():
             if not thread.tid or thread.state == ENDED:
                 continue
+            memory = memoryview(self._thread_memory.upto(slot + 1))
             at = slot * ctypes.sizeof(_Thread)
             from_ns = time.monotonic_ns()
-            before = copy_record(self._thread_memory, at)
+            before = copy_record(memory, at)
             account = self._read_account(before.tgid, before.tid)
-            after = copy_record(self._thread_memory, at)
+            after = copy_record(memory, at)
             if account is not None:
                 readings[slot] = Reading(from_ns, time.monotonic_ns(), before, account, after)
         return readings
@@ -656,7 +669,8 @@ class SchedulingRecorder:
     @property
     def records(self) -> NDArray[np.void]:
         """The kernel's counters, a slot a thread; those with a tid of 0 are free. They move while they are read."""
-        return np.ctypeslib.as_array(self._threads)[: int(self._next_slot.value)]
+        count = self._given_count()
+        return np.ctypeslib.as_array(self._threads)[:count]
 
     def holders(self) -> dict[int, Totals]:
         """By slot: who held the CPU while that thread waited, and how long so far."""

@@ -21,6 +21,7 @@ from threadinfo.trace.descriptors.calls import COMPAT_FIELD, MACHINES
 from threadinfo.trace.kernel.btf import KernelTypes
 from threadinfo.trace.kernel.histogram import BUCKETS, bucket_of, summarize
 from threadinfo.trace.kernel.loader import Programs
+from threadinfo.trace.kernel.mapped import GrowingMemory
 from threadinfo.trace.scheduling.turnover import Gone, Other, Pairs, Total, Totals, add_total
 
 ReadCall = Callable[[int, int], BlockedCall | None]
@@ -189,8 +190,8 @@ class WaitTables:
         self._keys = programs.map("wait_slots", ctypes.c_char * _KEY.itemsize, ctypes.c_uint32)
         self._free = programs.queue("free_waits", ctypes.c_uint32)
         self.place_count = WAITS_A_SLOT * slot_count
-        self.waits = np.frombuffer(programs.memory("waits", WAIT.itemsize, self.place_count), WAIT, self.place_count)
-        self.waiting = np.frombuffer(programs.memory("waiting", WAITING.itemsize, slot_count), WAITING, slot_count)
+        self._waits = GrowingMemory(programs, "waits", WAIT.itemsize, self.place_count)
+        self._waiting = GrowingMemory(programs, "waiting", WAITING.itemsize, slot_count)
         kinds = np.frombuffer(programs.memory("wait_kinds", KINDS.itemsize, 1), KINDS, 1)
         self._next = np.frombuffer(programs.memory("next_wait", 8, 1), np.uint64, 1)
         self._next[0] = 1  # 0 is none
@@ -199,6 +200,11 @@ class WaitTables:
         with programs.attached("sys_enter", "on_sys_enter"):
             os.getppid()
         self.problem = None if kinds["registers_at"][0] else "where the kernel keeps registers could not be learnt"
+
+    @property
+    def waits(self) -> NDArray[np.void]:
+        """By place, those that are in use and a few more."""
+        return _rows(self._waits, WAIT, min(int(self._next[0]), self.place_count))
 
     def by_slot(self) -> dict[int, list[int]]:
         """The places of each thread's waits."""
@@ -218,7 +224,7 @@ class WaitTables:
         keys = np.frombuffer(self._keys.read_bytes()[0], _KEY)
         self._keys.delete(keys[np.isin(keys["slot"], slots)].tobytes())
         self.waits[places] = np.zeros(1, WAIT)
-        self.waiting[slots] = np.zeros(1, WAITING)
+        self._waiting_of(int(slots.max()))[slots] = np.zeros(1, WAITING)
         return set(places.tolist())
 
     def are_short(self) -> bool:
@@ -251,7 +257,11 @@ class WaitTables:
 
     def pending(self, slot: int) -> int:
         """The place of the wait that a thread is in; 0 is not known."""
-        return int(self.waiting["wait"][slot])
+        return int(self._waiting_of(slot)["wait"][slot])
+
+    def _waiting_of(self, slot: int) -> NDArray[np.void]:
+        """What threads are blocked in, by slot: of this one at least."""
+        return _rows(self._waiting, WAITING, slot + 1)
 
     def _used(self) -> NDArray[np.void]:
         return self.waits[: min(int(self._next[0]), self.place_count)]
@@ -260,7 +270,7 @@ class WaitTables:
         """The ids of all threads that ended a wait or had a lock so far; 0 and INTERRUPT may be among them."""
         used = self._used()
         last = np.concatenate([used["waking"]["waker"], used["holder"]])
-        return self._held.tids() | set(np.unique(last).tolist())
+        return self._held.tids() | set(last.tolist())
 
     def add_wakers(self, woken: dict[int, Totals]) -> None:
         """Adds to what is known by place who woke threads last."""
@@ -313,6 +323,11 @@ class WaitTables:
         longest = sorted((one for one in sums.values() if one.count), key=lambda one: -one.sum_ns)[:MOST_WAITS]
         waits = tuple(_tell(one, wakers, holders, name) for one in longest)
         return ThreadWaits(waits, max(0, blocked_ns - sum(one.sum_ns for one in waits)))
+
+
+def _rows(memory: GrowingMemory, dtype: np.dtype[np.void], used_count: int) -> NDArray[np.void]:
+    rows = memory.upto(used_count)
+    return np.frombuffer(rows, dtype, memory.mapped_count)
 
 
 def describe_call(blocked: BlockedCall, ns: int) -> Wait:

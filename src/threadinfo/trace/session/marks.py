@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 from typing import Literal
 
 from threadinfo.trace.kernel.loader import Programs
+from threadinfo.trace.kernel.mapped import SparseWords
 
 TARGET: Literal[1] = 1
 """Traced."""
@@ -18,8 +18,7 @@ class ProcessMarks:
     """What one object of programs is told of processes."""
 
     def __init__(self, programs: Programs, pid_limit: int) -> None:
-        size = pid_limit // _PROCESSES + 1
-        self._groups = (ctypes.c_uint64 * size).from_buffer(programs.memory("marks", 8, size))
+        self._groups = SparseWords(programs, "marks", "Q", pid_limit // _PROCESSES + 1)
 
     def set(self, pid: int, mark: Literal[1, 2]) -> None:
         """Of a process that has none."""

@@ -210,7 +210,7 @@ class CallSites:
 
     def _resolve(self, copies: CopiedStacks) -> None:
         programs = copies.pid.astype(np.uint64) << np.uint64(32) | copies.exec_id
-        for program in np.unique(programs).tolist():
+        for program in sorted(set(programs.tolist())):
             key = (program >> 32, program & 0xFFFFFFFF)
             image = self._images.setdefault(key, _Image(*key))
             pending = copies.take(programs == program)

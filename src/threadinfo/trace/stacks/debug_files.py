@@ -9,8 +9,6 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -61,6 +59,9 @@ def _open_of_host(build_id: bytes) -> int | None:
 
 def _fetch(address: str) -> int | None:
     """A file without a name, which is gone when it is closed; None where the server has none or does not answer."""
+    import urllib.error  # noqa: PLC0415 - with all of HTTP and TLS, which no trace needs that fetches nothing
+    import urllib.request  # noqa: PLC0415
+
     try:
         with (
             urllib.request.urlopen(address, timeout=_SECONDS) as answer,  # noqa: S310 - http(s) was checked
