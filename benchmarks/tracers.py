@@ -36,8 +36,17 @@ def mount_tracefs() -> None:
     os.execvpe(command[0], command, os.environ | {_IN_A_NAMESPACE: "1"})
 
 
-def under(command: Sequence[str], run: Callable[[], float], output: int = subprocess.DEVNULL) -> float:
-    """Runs the workload while a tracer is attached, whose standard output goes to `output`; raises PeerError."""
+def under(
+    command: Sequence[str],
+    run: Callable[[], float],
+    output: int = subprocess.DEVNULL,
+    *,
+    has_programs: bool = True,
+) -> float:
+    """Runs the workload while a tracer is attached, whose standard output goes to `output`; raises PeerError.
+
+    One without BPF programs says in no way that it is attached: it has two seconds.
+    """
     with tempfile.TemporaryFile() as errors:
         try:
             tracer = subprocess.Popen(command, stdout=output, stderr=errors)
@@ -46,7 +55,9 @@ def under(command: Sequence[str], run: Callable[[], float], output: int = subpro
         try:
             deadline = time.monotonic() + _ATTACH_SECONDS
             count, since = 0, time.monotonic()
-            while not (count and time.monotonic() > since + _STEADY_SECONDS and _is_waiting(tracer.pid)):
+            while not (
+                (count or not has_programs) and time.monotonic() > since + _STEADY_SECONDS and _is_waiting(tracer.pid)
+            ):
                 if (now := _count_programs(tracer.pid)) != count:
                     count, since = now, time.monotonic()
                 if tracer.poll() is not None:

@@ -48,10 +48,12 @@ from threadinfo.model import (
     ProcessReport,
     Scheduling,
     SchedulingDifference,
+    Socket,
     SocketTrace,
     SuspectThread,
     Wait,
     WaitObject,
+    WokenBy,
 )
 from threadinfo.render.json import parse_json, render_json
 from threadinfo.render.text.report import render_text
@@ -104,7 +106,39 @@ def waiting(*waits: Wait, **changes: object) -> ProcessReport:
     return merge_waits(process(threads=(one,), trace=trace(), **changes), ())
 
 
+def asking(sum_ns: int = 2 * SECOND_NS, count: int = 10, port: int = 40000, is_idle: bool = False) -> ProcessReport:
+    """A thread that waits for what a connection from this port brings."""
+    sock = Socket(family="AF_INET", type="SOCK_STREAM", local=f"10.0.0.1:{port}", remote="10.0.0.2:5432", port=port)
+    target = WaitObject(kind="descriptor", fd=4, inode=44)
+    sender = (WokenBy(11, 11, "the network, by db", count, sum_ns),)
+    one = wait("recvfrom", sum_ns, object=target, count=count, released_by=sender, is_idle=is_idle)
+    return waiting(one, descriptors=(descriptor(4, inode=44, socket=sock),))
+
+
+def beside_siblings(
+    share_ns: int = SECOND_NS, name: str = "hydrogen", requests: int = 20, kind: str = "futex", call: str = "futex"
+) -> ProcessReport:
+    """A thread that waits for requests, and for two processes of this name."""
+    wakers = (WokenBy(21, 21, name, 6, share_ns), WokenBy(22, 22, name, 4, SECOND_NS))
+    target = WaitObject(kind=kind)  # type: ignore[arg-type]
+    asked = wait("epoll_wait", SECOND_NS, released_by=(WokenBy(31, 31, "client", requests, SECOND_NS),))
+    return waiting(wait(call, 2 * SECOND_NS, object=target, released_by=wakers), asked)
+
+
 CASES = [
+    ("thread_waits_for_peer", asking(), asking(sum_ns=2 * SECOND_NS - 10**6)),
+    ("thread_waits_for_peer", asking(), asking(count=9)),
+    ("thread_waits_for_peer", asking(), asking(port=5000)),  # a client's: it was accepted
+    ("thread_waits_for_peer", asking(), asking(is_idle=True)),
+    ("thread_waits_for_siblings", beside_siblings(), beside_siblings(share_ns=SECOND_NS - 10**6)),
+    ("thread_waits_for_siblings", beside_siblings(), beside_siblings(name="other")),
+    ("thread_waits_for_siblings", beside_siblings(), beside_siblings(requests=9)),
+    ("thread_waits_for_siblings", beside_siblings(), beside_siblings(kind="child")),
+    (  # a lock needs no proof that there is work
+        "thread_waits_for_siblings",
+        beside_siblings(requests=0, call="fcntl"),
+        beside_siblings(requests=0, call="read"),
+    ),
     (
         "contended_lock",
         waiting(wait("futex", SECOND_NS, object=MUTEX, held_by=HOLDERS)),
@@ -253,7 +287,7 @@ def test_every_kind_of_finding_is_tested() -> None:
     everything = process(threads=(thread(state="Z"),), descriptors=(unbound(3), listener(4, 3, 2)))
     assert find(process()) == ()
     assert len(find(everything)) == 3
-    assert len({kind for kind, _, _ in CASES}) == 18
+    assert len({kind for kind, _, _ in CASES}) == 20
 
 
 @pytest.mark.parametrize("tid", [7, None])
@@ -357,6 +391,69 @@ def test_failed_connects_name_peer_error_and_threads() -> None:
     (found,) = find(connects("ECONNREFUSED", 11))
     assert found.words == "11 connects to 127.0.0.1:9 failed with ECONNREFUSED, by threads c 12, c 13"
     assert found.tids == (12, 13)
+
+
+def test_peer_is_named_with_who_answers_for_it() -> None:
+    (found,) = find(asking(sum_ns=5 * SECOND_NS, count=50))
+    assert "50.0" not in found.words
+    assert "(50 % of the trace) for its peer 10.0.0.2:5432, 50 times, on average 100 ms" in found.words
+    assert "db of process 11 (threadinfo 11 --trace 10)" in found.advice
+    assert (found.severity, found.tids, found.fds) == ("high", (7,), (4,))
+
+
+def test_peer_of_connections_that_are_gone_is_known_from_the_trace() -> None:
+    events = tuple(
+        DescriptorEvent(
+            at_ns=0, time="", pid=7, tid=7, thread_name="c", event="connect", fd=4, inode=inode, remote="10.0.0.2:80"
+        )
+        for inode in (44, 45)
+    )
+    waits = tuple(
+        wait("recvfrom", SECOND_NS, object=WaitObject(kind="descriptor", fd=4, inode=inode), is_idle=False)
+        for inode in (44, 45, 46)
+    )
+    one = thread(7, scheduling=scheduling(), waits=waits, waits_other_ns=0)
+    sockets = SocketTrace(events=events, omitted_count=0)
+    (found,) = find(process(threads=(one,), trace=trace(sockets=sockets)))
+    assert (found.kind, found.value) == ("thread_waits_for_peer", 20.0)
+
+
+def test_siblings_are_told_by_the_time_that_they_ended() -> None:
+    (found,) = find(beside_siblings(share_ns=3 * SECOND_NS))
+    assert "waited 4 s (40 % of the trace) for other processes of its program, 10 times" in found.words
+    assert "hydrogen 21 ended 75 % of that, 1 other the rest" in found.words
+
+
+def test_who_accepts_is_told_first_at_a_full_backlog() -> None:
+    accepted = DescriptorEvent(at_ns=0, time="", pid=7, tid=8, thread_name="main", event="accept", fd=9, source_fd=3)
+    threads = tuple(
+        thread(
+            tid, name=name, scheduling=scheduling(), waits=(wait(call, 9 * SECOND_NS, object=SLEEP),), waits_other_ns=0
+        )
+        for tid, name, call in ((7, "helper", "nanosleep"), (8, "main", "clock_nanosleep"), (9, "third", "futex"))
+    )
+    sockets = SocketTrace(events=(accepted,), omitted_count=0)
+    (found,) = find(process(threads=threads, trace=trace(sockets=sockets), descriptors=(listener(3, 2, 2),)))
+    assert (
+        "while thread main 8, which accepts, was in clock_nanosleep for 90 %, and helper 7 was in nanosl" in found.words
+    )
+    assert found.words.endswith("1 other thread was blocked as well")
+
+
+def test_leak_of_connections_names_what_they_are_connected_to() -> None:
+    def leaked(port: int) -> str:
+        socks = tuple(
+            descriptor(fd, socket=Socket(local=f"127.0.0.1:{port}", remote="127.0.0.1:5432", port=port))
+            for fd in suspect().fds
+        )
+        found = process(
+            descriptors=(*socks, listener(1, 0, 2)),
+            trace=trace(descriptors=churn(leak_suspects=(suspect(),), stacks=STACKS)),
+        )
+        return next(one.words for one in find(found) if one.kind == "descriptor_leak")
+
+    assert "(connected to 127.0.0.1:5432)" in leaked(40000)
+    assert "connected" not in leaked(5000)
 
 
 def test_unbound_sockets_name_who_made_them_where_that_was_seen() -> None:

@@ -8,8 +8,8 @@ states its own.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -26,6 +26,7 @@ from threadinfo.model import (
     Scheduling,
     Thread,
     Wait,
+    WokenBy,
 )
 from threadinfo.socket_story import is_failure
 
@@ -55,7 +56,11 @@ _DISK_PERCENT = 10.0
 _DISK_HIGH_PERCENT = 50.0
 _BLOCKED_PERCENT = 50.0
 _LEAST_WAIT_NS = 10_000_000
+_OTHERS_PERCENT = 20.0  # of the trace: waiting for a peer, or for other processes of the program
+_OTHERS_HIGH_PERCENT = 50.0
+_OTHERS_COUNT = 10  # waits: fewer may be one that has nothing to do
 _SYNC_CALLS = frozenset({"fsync", "fdatasync", "sync", "syncfs", "sync_file_range", "sync_file_range2", "msync"})
+_LOCKING_CALLS = frozenset({"fcntl", "flock", "semop", "semtimedop"})
 _ACCEPTING_CALLS = frozenset({"accept", "accept4", "epoll_wait", "epoll_pwait", "epoll_pwait2", "poll", "ppoll"}) | {
     "select",
     "pselect6",
@@ -91,6 +96,8 @@ def find(process: ProcessReport) -> tuple[Finding, ...]:
         _sleeping_pool,
         _contended_lock,
         _waits_for_disk,
+        _waits_for_peer,
+        _waits_for_siblings,
         _waits_for_cpu,
         _slow_to_run,
         _uninterruptible,
@@ -252,7 +259,9 @@ def _suspected_leak(process: ProcessReport, churn: DescriptorTrace, suspects: Se
     surest = sorted(suspects, key=lambda one: _SEVERITIES.index(one.confidence))
     worst = surest[0]
     left = worst.seconds_to_limit if churn.seconds_to_limit is None else churn.seconds_to_limit
-    words = f"{_what_leaks(worst)}, {_rate(worst.growth_per_minute)} more each minute"
+    peer = _common_peer(process, worst.fds)
+    connected = "" if peer is None else f" (connected to {peer})"
+    words = f"{_what_leaks(worst)}{connected}, {_rate(worst.growth_per_minute)} more each minute"
     words += _others(len(suspects) - 1, "call site grows", "call sites grow", "too")
     if left is not None:
         words += f". At this rate the limit is reached in {_long_time(left)}"
@@ -276,6 +285,24 @@ def _suspected_leak(process: ProcessReport, churn: DescriptorTrace, suspects: Se
         tids=tuple(thread.tid for thread in worst.threads),
         fds=tuple(dict.fromkeys(fd for one in surest for fd in one.fds)),
     )
+
+
+def _common_peer(process: ProcessReport, fds: Sequence[int]) -> str | None:
+    """The address that most of these sockets are connected to; where it is a port of ours, they were accepted there."""
+    listening = _listening_ports(process)
+    peers = Counter(
+        sock.remote
+        for one in process.descriptors or ()
+        if one.fd in set(fds) and (sock := one.socket) is not None and sock.remote and sock.port not in listening
+    )
+    (peer, count), *_ = peers.most_common(1) or [("", 0)]
+    return peer if 2 * count > len(fds) else None
+
+
+def _listening_ports(process: ProcessReport) -> set[int | None]:
+    return {
+        one.socket.port for one in process.descriptors or () if one.socket is not None and one.socket.state == "LISTEN"
+    }
 
 
 def _what_leaks(suspect: LeakSuspect) -> str:
@@ -463,15 +490,22 @@ def _sleeping_pool(process: ProcessReport) -> Iterator[Finding]:
     if blocked[-1][0] < _BLOCKED_PERCENT:
         return
     descriptor, waiting, limit = full[0]
-    share, tid, name, wait = blocked[0]
-    held = wait.held_by[0] if wait.held_by else None
+    events = process.trace.sockets.events if process.trace.sockets else ()
+    acceptors = {one.tid for one in events if one.event == "accept" and one.source_fd == descriptor.fd}
+    least = blocked[-1][0]
+    blocked.sort(key=lambda one: one[1] not in acceptors)
+    told = [
+        f"{name} {tid}{', which accepts,' if tid in acceptors else ''} was in {_words_of(wait)} for {share:.0f} %"
+        for share, tid, name, wait in blocked[:_NAMED]
+    ]
+    held = next((wait.held_by[0] for _, _, _, wait in blocked if wait.held_by), None)
     yield Finding(
         kind="threads_sleep_at_full_backlog",
         severity="high",
         words=f"{waiting} connections wait at FD {descriptor.fd}, {descriptor.description} (its backlog is {limit}), "
-        f"while thread {name} {tid} was in {_words_of(wait)} for {share:.0f} % of the trace"
-        + _others(len(blocked) - 1, "thread was", "threads were", "blocked as well"),
-        value=blocked[-1][0],
+        f"while thread {', and '.join(told)} of the trace"
+        + _others(len(blocked) - len(told), "thread was", "threads were", "blocked as well"),
+        value=least,
         threshold=_BLOCKED_PERCENT,
         unit="percent",
         rule=f"a backlog is full, and every thread was blocked for {_BLOCKED_PERCENT:.0f} % of the trace or more in "
@@ -511,7 +545,7 @@ def _contended_lock(process: ProcessReport) -> Iterator[Finding]:
         value=round(worst.percent, 2),
         threshold=_LOCK_PERCENT,
         unit="percent",
-        rule=f"all waits for a lock are {_LOCK_PERCENT:.0f} % of the trace or more",
+        rule=f"all threads' waits for a lock are together {_LOCK_PERCENT:.0f} % of the trace or more",
         advice="See what its holder does while it has the lock (its line in Where the Time Went), and do that before "
         "or after; or split what the lock guards.",
         tids=tuple(use.tid for use in worst.waiters),
@@ -556,6 +590,145 @@ def _waits_for_disk(process: ProcessReport) -> Iterator[Finding]:
         tids=tuple(one[1] for one in slow),
         fds=(worst.object.fd,) if worst.object.fd is not None else (),
     )
+
+
+class _Peer(NamedTuple):
+    """What a thread waited for at one address, in connections that the process made itself."""
+
+    remote: str
+    tid: int
+    name: str
+    waits: tuple[Wait, ...]
+
+    @property
+    def ns(self) -> int:
+        return sum(wait.sum_ns for wait in self.waits)
+
+    @property
+    def wait_count(self) -> int:
+        return sum(wait.count for wait in self.waits)
+
+
+def _peers(process: ProcessReport) -> Iterator[_Peer]:
+    """By thread and address. A connection that was accepted is none: waiting for its client is waiting for work."""
+    events = process.trace.sockets.events if process.trace and process.trace.sockets else ()
+    connected = {(one.fd, one.inode): one.remote for one in events if one.event == "connect" and one.remote}
+    listening = _listening_ports(process)
+    for one in process.descriptors or ():
+        sock = one.socket
+        if sock is not None and sock.remote and sock.port is not None and sock.port not in listening:
+            port = sock.remote.rpartition(":")[2]
+            if port.isdigit() and int(port) < sock.port:  # a client's port is one of the high, whatever it asks
+                connected[one.fd, one.inode] = sock.remote
+    for tid, name, _, waits in _waiting(process):
+        found: dict[str, list[Wait]] = {}
+        for wait in waits:
+            remote = connected.get((wait.object.fd, wait.object.inode))
+            if remote is not None and not wait.is_idle and wait.object.kind == "descriptor":
+                found.setdefault(remote, []).append(wait)
+        yield from (_Peer(remote, tid, name, tuple(of_it)) for remote, of_it in found.items())
+
+
+def _waits_for_peer(process: ProcessReport) -> Iterator[Finding]:
+    duration = process.trace.duration_ns if process.trace else 0
+    slow = [
+        one
+        for one in _peers(process)
+        if one.wait_count >= _OTHERS_COUNT
+        and one.ns >= _LEAST_WAIT_NS
+        and _percent(one.ns, duration) >= _OTHERS_PERCENT
+    ]
+    if not slow:
+        return
+    worst = max(slow, key=lambda one: one.ns)
+    longest = max(worst.waits, key=lambda wait: wait.sum_ns)
+    share = _percent(worst.ns, duration)
+    answering = _most_of(one for wait in worst.waits for one in wait.released_by if one.pid is not None)
+    who = ""
+    if answering is not None:
+        sender = answering.name.removeprefix("the network, by ")
+        who = f": here that is {sender} of process {answering.pid} (threadinfo {answering.pid} --trace 10)"
+    yield Finding(
+        kind="thread_waits_for_peer",
+        severity="high" if share >= _OTHERS_HIGH_PERCENT else "medium",
+        words=f"Thread {worst.name} {worst.tid} waited {_time(worst.ns)} ({share:.0f} % of the trace) for its peer "
+        f"{worst.remote}, {worst.wait_count} times, on average {_time(worst.ns / worst.wait_count)}, most in "
+        f"{longest.syscall or 'an unknown call'} on FD {longest.object.fd}"
+        + _others(len(slow) - 1, "wait of a thread for a peer is", "waits of threads for a peer are", "as long"),
+        value=share,
+        threshold=_OTHERS_PERCENT,
+        unit="percent",
+        rule=f"{_OTHERS_PERCENT:.0f} % of the trace or more, in {_OTHERS_COUNT} waits or more, on connections that the "
+        "process made itself",
+        advice=f"See why that peer answers so slowly{who}; or ask it less often, or several things at once.",
+        tids=tuple(dict.fromkeys(one.tid for one in slow)),
+        fds=tuple(dict.fromkeys(wait.object.fd for wait in worst.waits if wait.object.fd is not None)),
+    )
+
+
+def _most_of(wakers: Iterable[WokenBy]) -> WokenBy | None:
+    """Whose wake-ups ended the most time."""
+    totals: dict[tuple[int | None, int | None], WokenBy] = {}
+    for one in wakers:
+        known = totals.get((one.pid, one.tid))
+        time_ns = one.time_ns + (known.time_ns if known else 0)
+        totals[one.pid, one.tid] = msgspec.structs.replace(one, time_ns=time_ns)
+    return max(totals.values(), key=lambda one: one.time_ns, default=None)
+
+
+def _waits_for_siblings(process: ProcessReport) -> Iterator[Finding]:
+    """A thread that has work, and waits meanwhile for what other processes of its program hold."""
+    duration = process.trace.duration_ns if process.trace else 0
+    found = []
+    for tid, name, _, waits in _waiting(process):
+        has_work = any(_brings_work(process, wait) for wait in waits)
+        ended = [wait for wait in waits if has_work or wait.syscall in _LOCKING_CALLS or wait.object.kind == "lock"]
+        siblings = [one for wait in ended for one in wait.released_by if _is_sibling(process, wait, one)]
+        ns = sum(one.time_ns for one in siblings)
+        enough = sum(one.count for one in siblings) >= _OTHERS_COUNT and ns >= _LEAST_WAIT_NS
+        if enough and _percent(ns, duration) >= _OTHERS_PERCENT:
+            found.append((ns, tid, name, siblings))
+    if not found:
+        return
+    ns, tid, name, siblings = max(found, key=lambda one: one[0])
+    share = _percent(ns, duration)
+    by_process: Counter[int | None] = Counter()
+    for one in siblings:
+        by_process[one.pid] += one.time_ns
+    (first_pid, own), *others = by_process.most_common()
+    rest = f", {len(others)} {_plural(len(others), 'other')} the rest" if others else ""
+    yield Finding(
+        kind="thread_waits_for_siblings",
+        severity="high" if share >= _OTHERS_HIGH_PERCENT else "medium",
+        words=f"Thread {name} {tid} waited {_time(ns)} ({share:.0f} % of the trace) for other processes of its "
+        f"program, {sum(one.count for one in siblings)} times: {process.name} {first_pid} ended "
+        f"{_percent(own, ns):.0f} % of that{rest}"
+        + _others(len(found) - 1, "thread waited", "threads waited", "so too"),
+        value=share,
+        threshold=_OTHERS_PERCENT,
+        unit="percent",
+        rule=f"{_OTHERS_PERCENT:.0f} % of the trace or more, in {_OTHERS_COUNT} waits or more that processes of the "
+        "same name ended, not the parent: for a lock, or of a thread that others gave work",
+        advice="They hold what it needs (a lock, a row, a place in a queue): see what that process does meanwhile "
+        f"(threadinfo {first_pid} --trace 10); in PostgreSQL pg_blocking_pids({process.pid}) names who blocks it now.",
+        tids=tuple(one[1] for one in found),
+    )
+
+
+def _is_sibling(process: ProcessReport, wait: Wait, waker: WokenBy) -> bool:
+    """Whether another process of the same name ended a wait; a child's end, and what its parent hands out, are none."""
+    return (
+        wait.object.kind != "child"
+        and waker.pid not in {None, process.pid, process.parent_pid}
+        and waker.name == process.name
+    )
+
+
+def _brings_work(process: ProcessReport, wait: Wait) -> bool:
+    """Whether in this the thread waited for requests, which came."""
+    others = sum(one.count for one in wait.released_by if not _is_sibling(process, wait, one))
+    mine = sum(one.count for one in wait.released_by) - others
+    return wait.object.kind == "descriptor" and wait.uninterruptible_ns == 0 and others >= max(_OTHERS_COUNT, 10 * mine)
 
 
 def _unbound(process: ProcessReport) -> Iterator[Finding]:

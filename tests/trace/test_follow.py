@@ -16,7 +16,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from tests.conftest import ROOT, WORKLOADS, Run
+from tests.conftest import ROOT, WORKLOADS, Run, Start
 from tests.trace.test_descriptors import Traced, build, trace
 from tests.trace.test_run import TOOL, run
 
@@ -233,3 +233,30 @@ def test_what_was_left_open_stays_told_when_a_child_that_shared_it_is_forgotten(
     assert opened(parent) == {"/dev/null": KEPT}
     assert churn["still_open_count"] == 0
     assert churn["lifetime_ns"]["count"] == churn["opened_count"]
+
+
+def test_children_made_while_the_tracers_attach_are_told_of_or_a_gap_says_so(start: Start, threadinfo: Run) -> None:
+    parent = start(sys.executable, WORKLOADS / "spreading.py")
+    result = threadinfo(parent.pid, "--trace", "0.5", "--follow", "--format", "json")
+    assert result.returncode == 0, result.stderr
+    alive = set(map(int, Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()))
+    reports = by_pid(result.stdout)
+    family = json.loads(result.stdout)["family"]
+    (unseen,) = [
+        int(gap["cause"].split()[0]) for gap in reports[parent.pid]["gaps"] if "while the tracers att" in gap["cause"]
+    ] or [0]
+    before_the_end = {pid for pid in alive if pid <= max(reports)}
+    assert family["older_count"] + family["made_count"] + unseen >= len(before_the_end)
+    if not unseen and family["told_count"] == family["older_count"] + family["made_count"]:
+        assert before_the_end <= reports.keys()
+    has_scheduling = []
+    for pid in reports.keys() - {parent.pid}:
+        report = reports[pid]
+        gaps = {gap["section"]: gap["cause"] for gap in report["gaps"]}
+        missed = "while the tracers attached" in gaps.get("descriptors", "")
+        assert bool(report["trace"]["descriptors"]) != missed, pid
+        assert bool(report["threads"][0]["scheduling"]) != ("scheduling" in gaps), pid
+        if missed:
+            has_scheduling.append("scheduling" not in gaps)
+    # Of those that the first tracer saw made it tells; a few were made while it did not listen yet.
+    assert 2 * sum(has_scheduling) >= len(has_scheduling)

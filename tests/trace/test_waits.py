@@ -267,3 +267,85 @@ def test_process_that_syncs_all_the_time_is_found_with_its_file(
     assert bool(found) == (share >= 0.1) or share == pytest.approx(0.1, abs=0.02)
     for wait in waits:
         assert wait["object"]["description"].endswith("/synced")
+
+
+PEERS = """
+import os, socket, time
+listening = socket.create_server(("127.0.0.1", 0))
+port = listening.getsockname()[1]
+if child := os.fork():
+    peer, _ = listening.accept()
+    print(child, port, flush=True)
+    while peer.recv(9):
+        time.sleep(0.01)
+        peer.send(b"answer")
+else:
+    peer = socket.create_connection(listening.getsockname())
+    listening.close()
+    while peer.send(b"question") and peer.recv(9):
+        pass
+"""
+
+
+def test_process_that_waits_for_a_slow_peer_is_told_which_and_the_peer_is_told_nothing(
+    bpf: None, start: Start, threadinfo: Run, tmp_path: Path
+) -> None:
+    source = tmp_path / "peers.py"
+    source.write_text(PEERS)
+    server = start(sys.executable, source)
+    client, port = server.first_line.split()  # type: ignore[attr-defined]
+    result = threadinfo(client, server.pid, "--trace", "1", "--format", "json")
+    assert result.returncode == 0, result.stderr
+    found = {
+        one["pid"]: [each for each in one["findings"] if each["kind"] == "thread_waits_for_peer"]
+        for one in json.loads(result.stdout)["processes"]
+    }
+    assert found[server.pid] == []  # it waits for questions: for work
+    (finding,) = found[int(client)]
+    assert f"for its peer 127.0.0.1:{port}, " in finding["words"]
+    assert f"of process {server.pid} " in finding["advice"]
+
+
+HOLDING_ROWS = """
+import fcntl, os, signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+locked = open(sys.argv[1], "w")
+children = []
+for _ in range(3):
+    requests = subprocess.Popen(["sh", "-c", "while sleep 0.002; do echo; done"], stdout=subprocess.PIPE)
+    if child := os.fork():
+        children.append(child)
+        continue
+    locked = open(sys.argv[1], "w")
+    while os.read(requests.stdout.fileno(), 1):
+        fcntl.lockf(locked, fcntl.LOCK_EX)
+        time.sleep(0.02)
+        fcntl.lockf(locked, fcntl.LOCK_UN)
+    os._exit(0)
+print(*children, flush=True)
+try:
+    signal.pause()
+finally:
+    for child in children:
+        os.kill(child, 9)
+"""
+
+
+def test_process_that_waits_for_what_others_of_its_program_hold(
+    bpf: None, start: Start, threadinfo: Run, tmp_path: Path
+) -> None:
+    """As backends of a database wait for a row: the lock is the kernel's, and no futex."""
+    source = tmp_path / "rows.py"
+    source.write_text(HOLDING_ROWS)
+    parent = start(sys.executable, source, tmp_path / "locked")
+    pids = [int(pid) for pid in parent.first_line.split()]  # type: ignore[attr-defined]
+    result = threadinfo(*pids, parent.pid, "--trace", "2", "--format", "json")
+    assert result.returncode == 0, result.stderr
+    kinds = {
+        one["pid"]: {each["kind"]: each for each in one["findings"]} for one in json.loads(result.stdout)["processes"]
+    }
+    assert "thread_waits_for_siblings" not in kinds[parent.pid]
+    told = [kinds[pid]["thread_waits_for_siblings"] for pid in pids if "thread_waits_for_siblings" in kinds[pid]]
+    assert told  # one of them at least waited for a fifth of the time, or all together would have needed no lock
+    for finding in told:
+        assert any(f" {pid} ended " in finding["words"] for pid in pids)

@@ -17,7 +17,7 @@ import msgspec
 from threadinfo.collect.process import CollectOptions, unseen
 from threadinfo.collect.target_reader import TargetReader
 from threadinfo.collect.traced import NEVER_SEEN, merge_trace, seen_before_end, seen_of
-from threadinfo.collect.watcher import FamilyWatcher, Snapshot
+from threadinfo.collect.watcher import FamilyWatcher, Snapshot, arguments_address
 from threadinfo.model import Family, FamilyCommand, Gap, ProcessReport
 from threadinfo.proc.process import read_stat
 from threadinfo.proc.reader import ProcDirectory, ProcError
@@ -31,6 +31,8 @@ _MOST_COMMANDS = 1000
 _COMMAND_CHARACTERS = 200
 _NUMBER = re.compile(r"\d+")
 _OTHERS = "others"
+_NAMED = 5
+_AGAIN = "trace again: what lives by then is traced from the beginning"
 
 
 class _Sums:
@@ -83,14 +85,22 @@ class FamilyRecord:
         self._order = count()
         self._sums: dict[tuple[str, str | None, str, bool | None], _Sums] = {}
         self._made_count = 0
+        self._root, self._pids = root, tuple(reader.pids)
+        self._unknown: set[int] | None = None
+        """Those that lived when the trace had begun, and no tracer has told of."""
 
     def welcome(self, pid: int) -> None:
         """A child that is traced from now on."""
         self._reader.hold(pid)
         self._watcher.add(pid)
+        if self._unknown:
+            self._unknown.discard(pid)
 
     def look(self) -> bool:
         """Looks at those whose time it is; says whether it did."""
+        if self._unknown is None:  # all tracers are attached by now
+            unknown = descendants(self._root, self._pids).keys() - {*self._pids, *self._watcher.pids}
+            self._unknown = {pid for pid in unknown if arguments_address(self._root, pid) is not None}  # no zombie
         return self._watcher.look()
 
     def note_ended(self, child: Child, ended_ns: int, seen: Sequence[object]) -> None:
@@ -167,6 +177,11 @@ class FamilyRecord:
             commands=self._commands(),
         )
         every = sorted([*asked, *told], key=lambda report: report.pid)
+        if self._unknown and not result.left_out_count:
+            listed = ", ".join(map(str, sorted(self._unknown)[:_NAMED]))
+            listed += ", ..." if len(self._unknown) > _NAMED else ""
+            cause = f"{len(self._unknown)} more were made while the tracers attached, and not seen: {listed}"
+            every[0] = msgspec.structs.replace(every[0], gaps=(*every[0].gaps, Gap("children", cause, _AGAIN)))
         if result.left_out_count:
             gap = Gap("children", f"{result.left_out_count} more were made and not followed: they were too many", None)
             every[0] = msgspec.structs.replace(every[0], gaps=(*every[0].gaps, gap))
@@ -212,6 +227,9 @@ class FamilyRecord:
         if descriptors and descriptors.shares_table:
             cause = f"it used the table of process {child.parent_pid}: what it did with it is told there"
             gaps = (*gaps, Gap("descriptors", cause, None))
+        elif descriptors is None and any(seen_of(one).descriptors for one in result.activities.values()):
+            cause = "it was made while the tracers attached: what it did with descriptors was not seen"
+            gaps = (*gaps, Gap("descriptors", cause, _AGAIN))
         return msgspec.structs.replace(report, parent_pid=child.parent_pid, is_fork=known.is_fork(), gaps=gaps)
 
 

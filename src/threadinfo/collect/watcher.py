@@ -86,6 +86,11 @@ class FamilyWatcher:
         self._of[pid] = watcher = Watcher(self._root, self._options)
         watcher.pid = pid
 
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Of those that are looked at."""
+        return tuple(self._of)
+
     def look(self) -> bool:
         """Takes snapshots of those whose time it is; says whether it took one."""
         has_looked = False

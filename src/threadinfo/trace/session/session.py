@@ -189,6 +189,12 @@ def trace_processes(
         targets = [stack.enter_context(Target(pid)) for pid in pids]
         stack.callback(close_all, targets)
         tracers = attach(stack, target, options)
+        follows, children = bool(options.follow_limit), None
+        if follows and not awaited:
+            children = ChildWatch(pids, tracers, options.follow_limit, hooks.on_child, hooks.on_ended)
+            with contained("children", tracers.own_gaps):
+                children.leave_out_ended()
+                targets.extend(children.new_targets())  # before the start, which asks /proc for those it is to tell of
         window = Window(time.monotonic_ns(), 0)
         tracers.ask(lambda tracer: tracer.start())
         interrupt = stack.enter_context(Interrupt()) if hooks.is_interruptible else None
@@ -197,10 +203,10 @@ def trace_processes(
             pids.append(pid)
             window = Window(at_ns, 0)
             targets += hold_if_alive(pid)
-        follows = bool(options.follow_limit)
-        children = ChildWatch(pids, tracers, options.follow_limit, hooks.on_child, hooks.on_ended) if follows else None
-        if children and not awaited:
+        if children:
             children.leave_out_ended()
+        elif follows:
+            children = ChildWatch(pids, tracers, options.follow_limit, hooks.on_child, hooks.on_ended)
         if hooks.on_watching:
             hooks.on_watching()
         tick_seconds = _tick_of_beginner if hooks.on_watching or awaited else lambda _seconds: _REPORT_TICK_SECONDS
