@@ -1,7 +1,7 @@
 /* Where CPU time goes: at each tick of a CPU's clock the user stack of the traced thread that runs there is copied.
  *
  * Read by src/threadinfo/trace/cpu/tracer.py, whose struct layouts mirror these. Given by the loader: PID_LIMIT,
- * SAMPLE_PAGES, TASK_* (lib/follow.h), and PT_REGS_BYTES, CODE_SEGMENT_AT and STACK_POINTER_AT of the machine. The registers with which the thread was last in user
+ * SAMPLE_PAGES, KERNEL_FRAMES, TASK_* (lib/follow.h), and PT_REGS_BYTES, CODE_SEGMENT_AT and STACK_POINTER_AT of the machine. The registers with which the thread was last in user
  * mode are those at the top of its kernel stack, whether the tick came in user mode or in a call: bpf_task_pt_regs finds
  * them (Linux 5.15).
  */
@@ -27,6 +27,7 @@ struct sample {
     u32 length;
     u32 is_kernel;
     char comm[COMM_BYTES];
+    u64 kernel[KERNEL_FRAMES]; /* where the kernel worked, innermost first; 0 ends it */
     u64 registers[PT_REGS_BYTES / 8];
     u64 stack[COPIED_STACK / 8];
 };
@@ -34,6 +35,8 @@ BPF_RINGBUF_OUTPUT(samples, SAMPLE_PAGES);
 
 static void *(*get_typed_task)(void) = (void *)158;         /* BPF_FUNC_get_current_task_btf */
 static void *(*get_user_registers)(void *task) = (void *)175; /* BPF_FUNC_task_pt_regs */
+
+static long (*get_stack)(void *ctx, void *to, u32 length, u64 flags) = (void *)67; /* BPF_FUNC_get_stack */
 
 /* As much as is mapped: the stack's end may be nearer than what is wanted. */
 static __always_inline u32 read_stack(void *to, u64 sp) {
@@ -68,6 +71,9 @@ int on_sample(void *ctx) {
     s->tid = pid_tgid;
     s->is_kernel = !(segment & 3);
     s->length = 0;
+    __builtin_memset(s->kernel, 0, sizeof s->kernel);
+    if (s->is_kernel)
+        get_stack(ctx, s->kernel, sizeof s->kernel, 0);
     bpf_get_current_comm(&s->comm, sizeof s->comm);
     if (bpf_probe_read_kernel(s->registers, sizeof s->registers, get_user_registers(get_typed_task())) == 0)
         s->length = read_stack(s->stack, s->registers[STACK_POINTER_AT / 8]);

@@ -190,6 +190,9 @@ class CpuSample(msgspec.Struct, frozen=True):
     """Innermost first; empty where it could not be unwound."""
     is_kernel: bool
     """Whether the kernel worked for the thread: the stack is that of its call, or of where it was interrupted."""
+    kernel_stack: tuple[str, ...] = ()
+    """The kernel's own functions (/proc/kallsyms), innermost first, without offsets; empty outside of it, and
+    where it does not tell their addresses (a gap says so)."""
 
 
 class CpuTime(msgspec.Struct, frozen=True, kw_only=True):

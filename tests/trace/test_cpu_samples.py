@@ -32,6 +32,11 @@ def share(samples: list[dict[str, Any]], function: str) -> tuple[int, int]:
     return sum(one["count"] for one in samples if has(one)), sum(one["count"] for one in samples)
 
 
+def kernel_count(samples: list[dict[str, Any]], prefix: str) -> int:
+    """How many samples have a function of the kernel on their stack whose name begins so."""
+    return sum(one["count"] for one in samples if any(frame.startswith(prefix) for frame in one["kernel_stack"]))
+
+
 @pytest.mark.parametrize("option", ["-fomit-frame-pointer", "-fno-omit-frame-pointer"])
 def test_functions_have_the_share_of_the_cpu_that_they_measured(option: str, tmp_path: Path) -> None:
     program = build("cpu_split", tmp_path, "-pthread", option)
@@ -55,6 +60,13 @@ def test_functions_have_the_share_of_the_cpu_that_they_measured(option: str, tmp
     within, of_caller = share(caller["cpu"]["samples"], "calling")
     assert within >= 0.9 * of_caller
     assert any(one["is_kernel"] for one in caller["cpu"]["samples"])  # it makes calls all the time
+    in_kernel = [one for one in caller["cpu"]["samples"] if one["is_kernel"]]
+    # All but interrupts came by a call; what is neither its way in nor out is the only call that is made all the time.
+    entered = kernel_count(in_kernel, "entry_SYSCALL_64")
+    assert entered >= 0.9 * sum(one["count"] for one in in_kernel), in_kernel
+    assert kernel_count(in_kernel, "__x64_sys_pread64 ") >= 0.9 * kernel_count(in_kernel, "__x64_sys_") > 0, in_kernel
+    assert not any(one["kernel_stack"] for one in samples + caller["cpu"]["samples"] if not one["is_kernel"])
+    assert not any("0x" in frame for one in in_kernel for frame in one["kernel_stack"])
     # A thread may be met in its very first instructions, of which there is no unwind table.
     early = [int(gap["cause"].split()[0]) for gap in report["gaps"] if gap["section"] == "CPU samples"]
     assert sum(early) <= 0.01 * report["trace"]["confidence"]["seen_count"], report["gaps"]
@@ -95,6 +107,15 @@ def test_collapsed_line_cannot_be_split_by_a_hostile_name() -> None:
     cpu = CpuTime(samples=(CpuSample(7, ("a;b\n+0x1 [lib;x]", "main+0x2"), True),), sample_period_ns=1)
     hostile = literal_report(literal_process(name="p;q", threads=(thread(name="t;\x1b", cpu=cpu),)))
     assert render_collapsed(hostile) == "p:q;t:\\x1b;main;a:b\\x0a [lib:x];[kernel] 7\n"
+
+
+def test_kernel_functions_are_frames_of_their_own() -> None:
+    kernel = ("vfs_read [kernel]", "do;call [mod]")
+    cpu = CpuTime(samples=(CpuSample(3, ("main+0x2",), True, kernel),), sample_period_ns=1)
+    report = literal_report(literal_process(name="p", threads=(thread(name="t", cpu=cpu),)))
+    assert render_collapsed(report) == "p;t;main;do:call [mod];vfs_read [kernel] 3\n"
+    frames = json.loads(render_speedscope(report))["shared"]["frames"]
+    assert [frame["name"] for frame in frames] == ["main", "do;call [mod]", "vfs_read [kernel]"]
 
 
 @pytest.mark.parametrize("frequency", ["0", "-1", "10001", "often"])

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 
-from threadinfo.model import CpuTime, Report
+from threadinfo.model import CpuSample, CpuTime, Report
 from threadinfo.render.escape import Printable, format_text, printable
 
 IN_KERNEL = "[kernel]"
 NOT_UNWOUND = "[unknown]"
+
+
+def kernel_frames(sample: CpuSample) -> list[str]:
+    """What the kernel did, innermost first: its functions, or that it was the kernel."""
+    return [*sample.kernel_stack] or [IN_KERNEL] * sample.is_kernel
 
 
 def function_of(frame: str) -> str:
@@ -35,7 +40,7 @@ def _ways(cpu: CpuTime | None) -> list[tuple[list[str], int]]:
         (
             [_part(function_of(frame)) for frame in reversed(sample.stack)]
             + [NOT_UNWOUND] * (not sample.stack)
-            + [IN_KERNEL] * sample.is_kernel,
+            + [_part(frame) for frame in reversed(kernel_frames(sample))],
             sample.count,
         )
         for sample in (cpu.samples if cpu else ())

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime, timezone
 
 from threadinfo.model import EndedThread, ProcessReport, Report, Thread
-from threadinfo.render.collapsed import IN_KERNEL, NOT_UNWOUND, function_of
+from threadinfo.render.collapsed import NOT_UNWOUND, function_of, kernel_frames
 from threadinfo.render.escape import Binary, format_text
 from threadinfo.render.text.waits import describe_wait
 
@@ -119,7 +119,7 @@ def _samples(process: ProcessReport) -> Iterator[tuple[list[str], tuple[int, ...
         labels += [("thread", thread.name, 0), ("tid", "", thread.tid)]
         for one in thread.cpu.samples if thread.cpu else ():
             period_ns = thread.cpu.sample_period_ns if thread.cpu else 0
-            frames = [IN_KERNEL] * one.is_kernel + ([*one.stack] or [NOT_UNWOUND])
+            frames = kernel_frames(one) + ([*one.stack] or [NOT_UNWOUND])
             yield frames, (one.count, one.count * period_ns, 0, 0), labels, period_ns
         if thread.scheduling and thread.scheduling.run_queue_ns:
             yield [QUEUED], (0, 0, thread.scheduling.run_queue_ns, 0), labels, 0

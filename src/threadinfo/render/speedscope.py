@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from threadinfo.model import CpuTime, Report
-from threadinfo.render.collapsed import IN_KERNEL, NOT_UNWOUND, function_of
+from threadinfo.render.collapsed import NOT_UNWOUND, function_of, kernel_frames
 from threadinfo.render.escape import Printable, format_text
 from threadinfo.render.json import encode_ascii
 
@@ -55,7 +55,7 @@ def _profile(name: str, cpu: CpuTime, places: dict[str, int]) -> _Profile:
     samples, weights = [], []
     for one in cpu.samples:
         frames = [format_text(function_of(frame)) for frame in reversed(one.stack)] or [NOT_UNWOUND]
-        frames += [IN_KERNEL] * one.is_kernel
+        frames += [format_text(frame) for frame in reversed(kernel_frames(one))]
         samples.append([places.setdefault(frame, len(places)) for frame in frames])
         weights.append(one.count * cpu.sample_period_ns)
     return _Profile(name=name, endValue=sum(weights), samples=samples, weights=weights)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from threadinfo.model import CpuTime, ProcessReport, Trace
-from threadinfo.render.collapsed import function_of
+from threadinfo.render.collapsed import function_of, kernel_frames
 from threadinfo.render.escape import format_text
 from threadinfo.render.text.fold import Cuts
 
@@ -52,7 +52,8 @@ def _ways(tid: int, name: str, cpu: CpuTime | None, total: int) -> list[str]:
     """Stacks without offsets, the most frequent first."""
     ways: Counter[tuple[str, ...]] = Counter()
     for sample in cpu.samples if cpu else ():
-        ways[tuple(map(function_of, sample.stack)) or ("not known",)] += sample.count
+        user = tuple(map(function_of, sample.stack)) or ("not known",)
+        ways[tuple(kernel_frames(sample)) + user] += sample.count
     lines = [f"{tid} {format_text(name)}: {100 * _count(cpu) / total:.1f} %"]
     for way, count in ways.most_common(_WAYS):
         lines.append(f"  {100 * count / total:5.1f} %, innermost first")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
+import itertools
 import mmap
 import os
 import platform
@@ -32,6 +33,7 @@ from threadinfo.model import Confidence, CpuSample, CpuTime, Gap
 from threadinfo.trace.kernel.machine import cpu_count
 from threadinfo.trace.kernel.privileges import given_up_by_others
 from threadinfo.trace.kernel.ring import RingReader
+from threadinfo.trace.kernel.symbols import KernelSymbolFile
 from threadinfo.trace.session.program_tracer import ProgramTracer
 from threadinfo.trace.session.target import TraceOptions, TraceTarget
 from threadinfo.trace.stacks.debug_files import DebugFiles
@@ -42,7 +44,8 @@ from threadinfo.trace.stacks.unwinder import Sample, Stack, Unwinder
 # Mirrors of bpf/cpu.bpf.c.
 _STACK_WORDS = 4 * 4096 // 8
 _HEAD_WORDS = 4
-_RECORD_BYTES = 8 * (_STACK_WORDS + _HEAD_WORDS + REGISTER_WORDS)
+_KERNEL_FRAMES = 32
+_RECORD_BYTES = 8 * (_STACK_WORDS + _HEAD_WORDS + _KERNEL_FRAMES + REGISTER_WORDS)
 _BUFFERED_SECONDS = 0.2  # of every CPU's samples
 _LEAST_PAGES, _MOST_PAGES = 1 << 8, 1 << 14
 _CODE_SEGMENT_AT = 17 * 8
@@ -67,7 +70,17 @@ class _Copies(NamedTuple):
     pid: int
     tid: NDArray[np.uint32]
     is_kernel: NDArray[np.bool_]
+    kernel_addresses: list[tuple[int, ...]]
+    """Innermost first; empty where the thread was in user mode."""
     samples: list[Sample]
+
+
+class _Way(NamedTuple):
+    """Samples that are counted together."""
+
+    stack: tuple[str, ...]
+    is_kernel: bool
+    kernel_addresses: tuple[int, ...]
 
 
 def _open_clock(cpu: int, period_ns: int) -> int:
@@ -102,7 +115,8 @@ class CpuTracer(ProgramTracer):
         self._page_count = _buffer_pages(options.frequency)
         self._read_maps = given_up_by_others(target.maps)
         self._maps: dict[int, tuple[float, bytes]] = {}
-        self._stacks: dict[tuple[int, int], Counter[tuple[tuple[str, ...], bool]]] = {}
+        self._stacks: dict[tuple[int, int], Counter[_Way]] = {}
+        self._kernel_names: dict[int, str] = {}
         self._problems: Counter[str] = Counter()
         self._unwound_count = 0
         self._work: queue.SimpleQueue[_Copies | None] = queue.SimpleQueue()
@@ -111,8 +125,10 @@ class CpuTracer(ProgramTracer):
         with contextlib.ExitStack() as stack:
             stack.callback(self.programs.close)
             self._unwinder = stack.enter_context(Unwinder(target.open_mapping, DebugFiles(options.debuginfod)))
+            self._symbol_file = KernelSymbolFile()
+            stack.callback(self._symbol_file.close)
             self._counts = _Counts.from_buffer(self.programs.memory("counts", ctypes.sizeof(_Counts), 1))
-            words = 1 + _HEAD_WORDS + REGISTER_WORDS + _STACK_WORDS
+            words = 1 + _HEAD_WORDS + _KERNEL_FRAMES + REGISTER_WORDS + _STACK_WORDS
             self._reader = RingReader(self.programs.descriptor("samples"), self._page_count * mmap.PAGESIZE, words)
             program = self.programs.load_for_clock("on_sample")
             for cpu in _online_cpus():
@@ -135,7 +151,8 @@ class CpuTracer(ProgramTracer):
     def defines(self) -> Mapping[str, int | str]:
         """Of its C file, beside those of processes."""
         registers = {"PT_REGS_BYTES": 8 * REGISTER_WORDS, "CODE_SEGMENT_AT": _CODE_SEGMENT_AT}
-        return {**registers, "STACK_POINTER_AT": 8 * REGISTER_SP, "SAMPLE_PAGES": self._page_count}
+        sizes = {"SAMPLE_PAGES": self._page_count, "KERNEL_FRAMES": _KERNEL_FRAMES}
+        return {**registers, "STACK_POINTER_AT": 8 * REGISTER_SP, **sizes}
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -167,6 +184,7 @@ class CpuTracer(ProgramTracer):
             self.gaps.append(Gap(self.name, f"{early}; mostly: {words}", None))
         if (left := max(0, seen - lost - self._unwound_count) + lost) > 0:
             self.gaps.append(Gap(self.name, f"{left} of {seen} are missing", None))
+        self._name_kernel_functions()
         if self._problem:
             note_fault(self.name, self._problem, self.gaps)
 
@@ -175,11 +193,31 @@ class CpuTracer(ProgramTracer):
         found = {}
         for (of, tid), counts in self._stacks.items():
             if of == pid:
-                samples = tuple(
-                    CpuSample(count, stack, is_kernel) for (stack, is_kernel), count in counts.most_common()
-                )
+                named: Counter[tuple[tuple[str, ...], bool, tuple[str, ...]]] = Counter()
+                for way, count in counts.items():
+                    named[way.stack, way.is_kernel, self._kernel_stack(way.kernel_addresses)] += count
+                samples = tuple(CpuSample(count, *way) for way, count in named.most_common())
                 found[tid] = CpuTime(samples=samples, sample_period_ns=self.period_ns)
         return CpuActivity(found)
+
+    def _kernel_stack(self, addresses: tuple[int, ...]) -> tuple[str, ...]:
+        """Empty where no function of it has a name; one without is told as such among others."""
+        names = [self._kernel_names.get(address) for address in addresses]
+        return tuple(name or _NAMELESS for name in names) if any(names) else ()
+
+    def _name_kernel_functions(self) -> None:
+        """Once, at the end: the table is large, and what is asked of it is little."""
+        # A way may still be added where the thread could not be waited for: a copy, made at once.
+        ways = [way for counts in list(self._stacks.values()) for way in list(counts)]
+        addresses = {address for way in ways for address in way.kernel_addresses}
+        if not addresses:
+            return
+        try:
+            symbols = self._symbol_file.read()
+        except NotAvailableError as problem:
+            self.gaps.append(Gap(self.name, f"functions of the kernel have no names: {problem}", problem.remedy))
+            return
+        self._kernel_names = {address: name for address in addresses if (name := symbols.name(address))}
 
     def confidence(self) -> Confidence:
         """The accounts so far."""
@@ -209,13 +247,16 @@ class CpuTracer(ProgramTracer):
             maps = self._read_maps(copies.pid) or maps
             self._maps[copies.pid] = time.monotonic(), maps
         stacks = self._unwinder.unwind(copies.pid, maps, copies.samples) if maps else [_UNREADABLE] * len(copies.tid)
-        for tid, is_kernel, stack in zip(copies.tid.tolist(), copies.is_kernel.tolist(), stacks, strict=True):
+        rows = zip(copies.tid.tolist(), copies.is_kernel.tolist(), copies.kernel_addresses, stacks, strict=True)
+        for tid, is_kernel, kernel_addresses, stack in rows:
             self._unwound_count += 1
             if stack.problem:
                 self._problems[stack.problem] += 1
-            self._stacks.setdefault((copies.pid, tid), Counter())[format_frames(stack.frames), is_kernel] += 1
+            way = _Way(format_frames(stack.frames), is_kernel, kernel_addresses)
+            self._stacks.setdefault((copies.pid, tid), Counter())[way] += 1
 
 
+_NAMELESS = "not known [kernel]"
 _UNREADABLE = Stack((), False, "the process had ended before its memory map was read")
 
 
@@ -240,12 +281,15 @@ def _copies(pid: int, records: NDArray[np.uint64]) -> _Copies:
     """`records`: rows of words with the buffer's header."""
     half = np.uint64(32)
     head = records[:, 1 : 1 + _HEAD_WORDS]
-    registers = records[:, 1 + _HEAD_WORDS : 1 + _HEAD_WORDS + REGISTER_WORDS]
-    stacks = records[:, 1 + _HEAD_WORDS + REGISTER_WORDS :]
+    kernel_at = 1 + _HEAD_WORDS
+    registers_at = kernel_at + _KERNEL_FRAMES
+    registers = records[:, registers_at : registers_at + REGISTER_WORDS]
+    stacks = records[:, registers_at + REGISTER_WORDS :]
+    kernel_addresses = [tuple(itertools.takewhile(bool, row)) for row in records[:, kernel_at:registers_at].tolist()]
     tids = (head[:, 0] >> half).astype(np.uint32)
     lengths = head[:, 1].astype(np.uint32)
     samples = [
         Sample(int(tid), registers[index].tobytes(), stacks[index].tobytes()[: int(lengths[index])])
         for index, tid in enumerate(tids)
     ]
-    return _Copies(pid, tids, (head[:, 1] >> half).astype(bool), samples)
+    return _Copies(pid, tids, (head[:, 1] >> half).astype(bool), kernel_addresses, samples)
