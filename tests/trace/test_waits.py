@@ -271,8 +271,12 @@ def test_process_that_syncs_all_the_time_is_found_with_its_file(
 
 PEERS = """
 import os, socket, time
-listening = socket.create_server(("127.0.0.1", 0))
-port = listening.getsockname()[1]
+for port in range(20000 + os.getpid() % 10000, 32000):  # below those that the kernel gives to clients
+    try:
+        listening = socket.create_server(("127.0.0.1", port))
+    except OSError:
+        continue
+    break
 if child := os.fork():
     peer, _ = listening.accept()
     print(child, port, flush=True)
