@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -55,13 +56,12 @@ def threadinfo() -> Run:
     return run_threadinfo
 
 
-def let_others_in(directory: Path) -> None:
-    """Makes one of pytest's directories, and those that it lies in, readable for every user."""
-    for place in (directory, *directory.parents):
-        mode = place.stat().st_mode & 0o7777
-        if mode & 0o055 == 0o055:
-            return
-        place.chmod(mode | 0o055)
+@pytest.fixture
+def shared_path() -> Iterator[Path]:
+    """A directory that every user may read. Pytest's own lie in one that each of its sessions closes to others anew."""
+    with tempfile.TemporaryDirectory(prefix="threadinfo-tests-", ignore_cleanup_errors=True) as directory:
+        os.chmod(directory, 0o755)
+        yield Path(directory)
 
 
 def stop(process: subprocess.Popen[str]) -> None:
