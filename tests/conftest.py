@@ -18,6 +18,8 @@ WORKLOADS = ROOT / "tests" / "workloads"
 DATA = ROOT / "tests" / "data"
 OWN_NETWORK = ("unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$0" "$@"')
 """Before a command: every port is free there. Needs root."""
+PATIENCE_SECONDS = 300
+"""Until a command is said to hang: the first trace compiles, 15 s of CPU time that a busy machine gives a tenth of."""
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 Start = Callable[..., subprocess.Popen[str]]
@@ -40,7 +42,7 @@ def is_of_these_tests(pid: int | str) -> bool:
 
 
 def run_threadinfo(
-    *arguments: str | int, timeout: float = 120, privileged: bool = True, **options: object
+    *arguments: str | int, timeout: float = PATIENCE_SECONDS, privileged: bool = True, **options: object
 ) -> subprocess.CompletedProcess[str]:
     """Runs the command, as a user without privileges where asked; standard output and error are captured."""
     module = ["threadinfo"] if privileged else ["tests.unprivileged", "threadinfo"]
