@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -17,6 +18,8 @@ WORKLOADS = ROOT / "tests" / "workloads"
 DATA = ROOT / "tests" / "data"
 OWN_NETWORK = ("unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$0" "$@"')
 """Before a command: every port is free there. Needs root."""
+PATIENCE_SECONDS = 300
+"""Until a command is said to hang: the first trace compiles, 15 s of CPU time that a busy machine gives a tenth of."""
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 Start = Callable[..., subprocess.Popen[str]]
@@ -39,7 +42,7 @@ def is_of_these_tests(pid: int | str) -> bool:
 
 
 def run_threadinfo(
-    *arguments: str | int, timeout: float = 120, privileged: bool = True, **options: object
+    *arguments: str | int, timeout: float = PATIENCE_SECONDS, privileged: bool = True, **options: object
 ) -> subprocess.CompletedProcess[str]:
     """Runs the command, as a user without privileges where asked; standard output and error are captured."""
     module = ["threadinfo"] if privileged else ["tests.unprivileged", "threadinfo"]
@@ -55,13 +58,12 @@ def threadinfo() -> Run:
     return run_threadinfo
 
 
-def let_others_in(directory: Path) -> None:
-    """Makes one of pytest's directories, and those that it lies in, readable for every user."""
-    for place in (directory, *directory.parents):
-        mode = place.stat().st_mode & 0o7777
-        if mode & 0o055 == 0o055:
-            return
-        place.chmod(mode | 0o055)
+@pytest.fixture
+def shared_path() -> Iterator[Path]:
+    """A directory that every user may read. Pytest's own lie in one that each of its sessions closes to others anew."""
+    with tempfile.TemporaryDirectory(prefix="threadinfo-tests-", ignore_cleanup_errors=True) as directory:
+        os.chmod(directory, 0o755)
+        yield Path(directory)
 
 
 def stop(process: subprocess.Popen[str]) -> None:

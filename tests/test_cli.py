@@ -16,7 +16,7 @@ import jsonschema
 import pytest
 
 from tests import miniature
-from tests.conftest import OWN_NETWORK, ROOT, WORKLOADS, MakeProc, Run, Start, let_others_in, stop
+from tests.conftest import OWN_NETWORK, ROOT, WORKLOADS, MakeProc, Run, Start, stop
 
 MANY = WORKLOADS / "many.py"
 
@@ -285,11 +285,10 @@ def test_other_users_process_gives_what_can_be_read_and_the_remedy(start: Start,
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting /proc needs root")
-def test_process_hidden_by_hidepid_is_not_found(start: Start, threadinfo: Run, tmp_path: Path) -> None:
+def test_process_hidden_by_hidepid_is_not_found(start: Start, threadinfo: Run, shared_path: Path) -> None:
     process = start(sys.executable, MANY, "hidden", 1, 3)
-    root = tmp_path / "proc"
+    root = shared_path / "proc"
     root.mkdir()
-    let_others_in(tmp_path)
     subprocess.run(["mount", "-t", "proc", "-o", "hidepid=invisible", "proc", root], check=True)
     try:
         assert threadinfo(process.pid, "--proc", root).returncode == 0

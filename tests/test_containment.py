@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, WORKLOADS, Start
+from tests.conftest import PATIENCE_SECONDS, ROOT, WORKLOADS, Start
 from tests.reports import report, server
 from tests.terminal import Terminal
 from tests.test_top import needs_tmux, terminal  # noqa: F401 - a fixture
@@ -80,7 +80,13 @@ def run_broken(stage: str, *arguments: object, **environment: str) -> subprocess
     """The command with a function in it that fails whenever it is called."""
     command = [sys.executable, "-c", BREAK.format(stage=stage), *map(str, arguments)]
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=120, check=False, cwd=ROOT, env=os.environ | environment
+        command,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+        cwd=ROOT,
+        env=os.environ | environment,
     )
 
 

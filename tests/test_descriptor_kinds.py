@@ -10,22 +10,21 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import WORKLOADS, Run, Start, let_others_in
+from tests.conftest import WORKLOADS, Run, Start
 from threadinfo.render.escape import format_text
 
 KINDS_FOR_ROOT, KINDS_FOR_ANYONE = 79, 68
 
 
 @pytest.mark.parametrize("maker", ["root", "owner", "root, owned by another"])
-def test_every_descriptor_is_named_for_what_it_is(maker: str, start: Start, threadinfo: Run, tmp_path: Path) -> None:
+def test_every_descriptor_is_named_for_what_it_is(maker: str, start: Start, threadinfo: Run, shared_path: Path) -> None:
     privileged = maker == "root"
     if maker != "owner" and os.geteuid():
         pytest.skip("not root: only the case of an owner without privileges can be had")
-    let_others_in(tmp_path)
-    tmp_path.chmod(0o777)
+    shared_path.chmod(0o777)
     launcher = ["-m", "tests.unprivileged"] if maker == "owner" else []
     gives_up = ["nobody"] if maker == "root, owned by another" else []
-    process = start(sys.executable, *launcher, WORKLOADS / "every_descriptor.py", tmp_path, *gives_up)
+    process = start(sys.executable, *launcher, WORKLOADS / "every_descriptor.py", shared_path, *gives_up)
     truth = json.loads(process.first_line)  # type: ignore[attr-defined]
     result = threadinfo(process.pid, "--format", "json", privileged=privileged)
     text = threadinfo(process.pid, privileged=privileged)

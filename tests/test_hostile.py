@@ -230,7 +230,7 @@ def test_a_process_that_hidepid_lets_be_seen_but_not_read_is_not_allowed() -> No
     # In a PID namespace of its own: the options of a mount of the same namespace may be the host's.
     script = (
         "mount -t proc -o hidepid=1 proc /proc || exit 99\n"
-        "sleep 60 & hidden=$!\n"
+        "sleep infinity & hidden=$!\n"
         f'run() {{ \'{sys.executable}\' -m tests.unprivileged threadinfo "$@"; echo "exit $?"; }}\n'
         "run $hidden; run sleep; run no-such-process; run 77777; run $$ $hidden\n"
         "kill $hidden\n"

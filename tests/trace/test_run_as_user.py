@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import ROOT, let_others_in
+from tests.conftest import ROOT
 from tests.trace.test_run import ENVIRONMENT, TOOL, drain, read_until, run, shell_with_jobs
 
 pytestmark = [pytest.mark.usefixtures("bpf"), pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
@@ -324,17 +324,16 @@ def test_terminal_is_put_back_whoever_is_killed(screen: Callable[..., Screen], w
     assert status == {"tool": -signal.SIGKILL, "between": 129, "command": 137}[which]
 
 
-def test_terminal_that_hangs_up_is_a_hangup_for_the_command(screen: Callable[..., Screen], tmp_path: Path) -> None:
-    let_others_in(tmp_path)
-    tmp_path.chmod(0o777)
-    window = screen(*AS_NOBODY, "--", "sh", "-c", f"trap 'echo told > {tmp_path}/told; exit 5' HUP; {GOES_ON}")
+def test_terminal_that_hangs_up_is_a_hangup_for_the_command(screen: Callable[..., Screen], shared_path: Path) -> None:
+    shared_path.chmod(0o777)
+    window = screen(*AS_NOBODY, "--", "sh", "-c", f"trap 'echo told > {shared_path}/told; exit 5' HUP; {GOES_ON}")
     window.read_until("ready")
     left = [window.tool_pid(), *descendants(window.tool_pid())]
     os.close(window.slave)
     os.close(window.fd)
     window.fd, window.slave = os.pipe()  # for `close`
     assert_gone(left)
-    assert (tmp_path / "told").read_text() == "told\n"
+    assert (shared_path / "told").read_text() == "told\n"
 
 
 SECRETS = {"TOKEN": "secret", "SSH_AUTH_SOCK": "/run/agent", "PATH": "/tmp/mine:/usr/bin:/bin", "LANG": "C.UTF-8"}
