@@ -169,10 +169,26 @@ static __always_inline struct shape *find_shape(u64 ip, u64 sp, u64 program) {
     return shapes.lookup(&index);
 }
 
-static __always_inline struct walked *find_walked(u64 way) {
-    u32 index = way & (WALKED - 1);
+/* The id of a way; 0 where it was not walked, or others have come since. */
+static __always_inline u32 find_walked(u64 way) {
+    u32 index = way & (WALKED - 1), other = index ^ 1;
+    struct walked *one = walked_ways.lookup(&index);
 
-    return walked_ways.lookup(&index);
+    if (one && one->way == way)
+        return one->id;
+    one = walked_ways.lookup(&other);
+    return one && one->way == way ? one->id : 0;
+}
+
+static __always_inline void keep_walked(u64 way, u32 id) {
+    u32 index = way & (WALKED - 1), other = index ^ 1;
+    struct walked *one = walked_ways.lookup(&index), *before = walked_ways.lookup(&other);
+
+    if (!one || !before)
+        return;
+    *before = *one; /* two ways of one place */
+    one->way = way;
+    one->id = id;
 }
 
 static __always_inline u64 mix_way(u64 way, u64 address) {
@@ -228,7 +244,6 @@ static __always_inline u32 stack_of_call(void *registers, u64 ip, u64 sp, u32 ex
     u64 way = mix_way(program ^ is_whole, ip), at = sp, pc = ip, key, top, mark = 1;
     bool is_program = false, is_exact = !is_whole, is_long = true, is_kept = true;
     struct shape *shape = find_shape(ip, sp, program ^ is_whole);
-    struct walked *walked;
     struct frame *frame;
 
     if (!shape)
@@ -237,9 +252,9 @@ static __always_inline u32 stack_of_call(void *registers, u64 ip, u64 sp, u32 ex
         shape->is_whole == is_whole) {
         u64 again = shape->word_count <= FEW_WORDS ? walk_few_again(shape, way, sp) : walk_again(shape, way, sp);
 
-        walked = find_walked(again);
-        if (again && walked && walked->way == again)
-            return walked->id;
+        id = again ? find_walked(again) : 0;
+        if (id)
+            return id;
     }
     shape->frame_count = shape->word_count = 0;
     EACH (i, 0, MOST_FRAMES_WHOLE) {
@@ -286,11 +301,8 @@ static __always_inline u32 stack_of_call(void *registers, u64 ip, u64 sp, u32 ex
                 shape->program = program;
                 shape->is_whole = is_whole;
                 shape->mark = mark;
-                walked = find_walked(way ^ mark);
-                if (walked) {
-                    walked->way = way ^ mark;
-                    walked->id = *known;
-                }
+                if (!find_walked(way ^ mark)) /* it may be the shape that was another's */
+                    keep_walked(way ^ mark, *known);
             } else {
                 shape->frame_count = 0;
             }
