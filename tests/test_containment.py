@@ -69,7 +69,7 @@ STAGES = {
     "trace.session.session:_measure_programs": ("confidence", ()),
     "collect.traced:merge_scheduling": ("scheduling", ("Scheduling",)),
     "collect.traced:merge_descriptors": ("descriptors", ("Descriptor Churn",)),
-    "findings:_waits_for_cpu": ("what stands out", ()),
+    "findings.judge:waits_for_cpu": ("what stands out", ()),
     "render.text.report:_threads": ("threads", ()),
     "render.text.trace:_scheduling": ("scheduling", ("Scheduling",)),
     "render.text.trace:render_churn": ("descriptors", ("Descriptor Churn",)),
