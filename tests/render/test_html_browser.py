@@ -15,7 +15,7 @@ import pytest
 from tests.render.test_html import REPORTS, hostile
 from tests.reports import process, report, server
 from threadinfo.findings import with_findings
-from threadinfo.model import ProcessReport, Report
+from threadinfo.model import Failure, Lock, LockHolder, LockUse, ProcessReport, Report
 from threadinfo.render.html import render_html
 
 api = pytest.importorskip("playwright.sync_api")
@@ -200,13 +200,14 @@ def test_page_is_never_wider_than_the_screen(shown: ProcessReport, show: Open) -
         assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_times_of_who_delayed_whom_are_on_a_narrow_screen(show: Open) -> None:
-    page = show(SERVER, viewport={"width": 400, "height": 800})
+@pytest.mark.parametrize("width", [400, 800])
+def test_times_of_who_delayed_whom_are_on_a_narrow_screen(width: int, show: Open) -> None:
+    page = show(SERVER, viewport={"width": width, "height": 800})
     cells = page.locator("table.delays tbody td.n")
     assert cells.count() >= 2
     for cell in cells.all():
         box = cell.bounding_box()
-        assert 0 <= box["x"] < box["x"] + box["width"] <= 400
+        assert 0 <= box["x"] < box["x"] + box["width"] <= width
 
 
 @pytest.mark.parametrize(
@@ -229,6 +230,53 @@ def test_descriptors_over_time_are_drawn_to_the_end_of_the_trace(seconds: float,
     titles = page.locator("svg.churn .hover title").all_text_contents()
     told = [int(re.search(r": (\d+) opened", title)[1]) for title in titles]  # type: ignore[index]
     assert sum(told) == sum(churn.opened_per_interval)
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 800), (800, 800), (400, 740)])
+def test_first_screen_has_the_first_finding(width: int, height: int, show: Open) -> None:
+    page = show(SERVER, viewport={"width": width, "height": height})
+    box = page.locator(".findings .what").first.bounding_box()
+    assert box["y"] + box["height"] <= height
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_names_of_errors_stay_in_one_line(width: int, show: Open) -> None:
+    assert SERVER.trace is not None
+    assert SERVER.trace.descriptors is not None
+    failed = msgspec.structs.replace(SERVER.trace.descriptors, failures=(Failure("connect", "ECONNREFUSED", 24),))
+    whole = msgspec.structs.replace(SERVER.trace, descriptors=failed)
+    page = show(msgspec.structs.replace(SERVER, trace=whole), viewport={"width": width, "height": 800})
+    script = """(cell) => [...cell.textContent.matchAll(/\\S+/g)].map((word) => {
+        const range = document.createRange();
+        range.setStart(cell.firstChild, word.index);
+        range.setEnd(cell.firstChild, word.index + word[0].length);
+        return new Set([...range.getClientRects()].map((line) => line.top)).size;
+    })"""
+    lines = page.locator(".counts td", has_text="ECONNREFUSED").evaluate(script)
+    assert lines == [1, 1]
+
+
+def test_locks_have_their_holders_and_their_waiters(show: Open) -> None:
+    assert SERVER.trace is not None
+    waiters = tuple(LockUse(20 + number, f"waiter-{number}", 3, 10**9) for number in range(6))
+    lock = Lock(
+        address=0x7F12AB,
+        count=18,
+        wait_ns=6 * 10**9,
+        max_ns=10**9,
+        percent=60.0,
+        waiters=waiters,
+        held_by=(LockHolder(1, 9, "<holder>", 18, 6 * 10**9),),
+        released_by=(),
+    )
+    others = tuple(msgspec.structs.replace(lock, address=address, held_by=(), waiters=()) for address in range(45))
+    whole = msgspec.structs.replace(SERVER.trace, locks=(lock, *others))
+    page = show(msgspec.structs.replace(SERVER, trace=whole))
+    cells = page.locator("table.locks tbody tr").first.locator("th, td").all_inner_texts()
+    assert cells[:4] == ["0x7f12ab", "6.00 s", "60.0 %", "<holder> 9 6.00 s"]
+    assert cells[4].splitlines() == [*(f"waiter-{number} {20 + number} 1.00 s" for number in range(4)), "and 2 more"]
+    assert page.locator("table.locks tbody tr").count() == 40
+    assert "6 others" in page.locator("h2:text('Locks') + .about").inner_text()
 
 
 def test_a_leak_has_its_path_and_its_threads_before_its_address(show: Open) -> None:

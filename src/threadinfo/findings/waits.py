@@ -161,9 +161,7 @@ def waits_for_peer(process: ProcessReport) -> Iterator[Finding]:
     slow = [
         one
         for one in _peers(process)
-        if one.wait_count >= _OTHERS_COUNT
-        and one.ns >= LEAST_WAIT_NS
-        and percent(one.ns, duration) >= _OTHERS_PERCENT
+        if one.wait_count >= _OTHERS_COUNT and one.ns >= LEAST_WAIT_NS and percent(one.ns, duration) >= _OTHERS_PERCENT
     ]
     if not slow:
         return

@@ -33,6 +33,9 @@ class Cuts(NamedTuple):
     frames: int = 1
     equal: int | None = 3
     """From how many on equal rows of the listing are folded."""
+    advice: int | None = None
+    """How many findings have their advice."""
+    gaps: int | None = None
 
     @property
     def is_whole(self) -> bool:
@@ -55,6 +58,8 @@ SHORTER = Cuts(
     functions=3,
 )
 """Where the report of one process would otherwise be longer than is read."""
+SHORTEST = SHORTER._replace(listed_threads=1, suspects=1, stories=1, waiting=1, advice=2, gaps=3)
+"""Where that is still too long."""
 WHOLE = Cuts(
     threads=None,
     listed_threads=None,

@@ -13,7 +13,7 @@ from threadinfo.descriptor_kinds import KINDS, KindName
 from threadinfo.model import Descriptor, Family, Finding, Gap, Memory, ProcessReport, Report, Thread
 from threadinfo.render.escape import Printable, format_text, printable
 from threadinfo.render.text.details import format_details
-from threadinfo.render.text.fold import SHORT, SHORTER, WHOLE, Cuts, format_numbers, left_out, wrap
+from threadinfo.render.text.fold import SHORT, SHORTER, SHORTEST, WHOLE, Cuts, format_numbers, left_out, wrap
 
 _NOTE = (
     "Note: In Linux, threads share most memory except for their stacks.",
@@ -74,8 +74,12 @@ def _render_family(report: Report, family: Family, *, verbose: bool, width: int)
 def _render_process(process: ProcessReport, *, verbose: bool, width: int) -> list[str]:
     if process.trace is None or verbose:
         return _render_cut(process, WHOLE, verbose=verbose, width=width)
-    lines = _render_cut(process, SHORT, verbose=False, width=width)
-    return lines if len(lines) <= _LONG_LINES else _render_cut(process, SHORTER, verbose=False, width=width)
+    lines: list[str] = []
+    for cuts in (SHORT, SHORTER, SHORTEST):
+        lines = _render_cut(process, cuts, verbose=False, width=width)
+        if len(lines) <= _LONG_LINES:
+            break
+    return lines
 
 
 def _render_cut(process: ProcessReport, cuts: Cuts, *, verbose: bool, width: int) -> list[str]:
@@ -91,7 +95,8 @@ def _render_cut(process: ProcessReport, cuts: Cuts, *, verbose: bool, width: int
     if verbose or trace is not None:
         lines += [_heading(process, width)]
         lines += section(
-            "what stands out", lambda: _findings(process.findings, is_traced=trace is not None, verbose=verbose)
+            "what stands out",
+            lambda: _findings(process.findings, cuts.advice, is_traced=trace is not None, verbose=verbose),
         )
         if trace is not None:
             from threadinfo.render.text.trace import render_before  # noqa: PLC0415 - a plain report needs none of it
@@ -115,8 +120,11 @@ def _render_cut(process: ProcessReport, cuts: Cuts, *, verbose: bool, width: int
         lines += render_after(trace, section, cuts)
     if gaps:
         lines += ["", "Not in this report:"]
-        for gap in dict.fromkeys(format_gap(gap) for gap in gaps):
+        told = list(dict.fromkeys(format_gap(gap) for gap in gaps))
+        for gap in told[: cuts.gaps]:
             lines += [f"  {gap}"] if trace is None else wrap(gap, "  ", "    ")
+        if cuts.gaps is not None:
+            lines += left_out(len(told) - cuts.gaps, "others")
     return lines
 
 
@@ -137,21 +145,24 @@ def _heading(process: ProcessReport, width: int) -> str:
     return f"{head}: {cut(command, max(20, width - len(head) - 6))} ==="
 
 
-def _findings(findings: tuple[Finding, ...], *, is_traced: bool, verbose: bool) -> list[str]:
-    """A paragraph each for what, and what next; with -v for the threshold, too. Readable at 80 columns."""
-    import textwrap  # noqa: PLC0415 - a bare plain report has no findings
+def _findings(findings: tuple[Finding, ...], advised: int | None, *, is_traced: bool, verbose: bool) -> list[str]:
+    """A paragraph each for what, and what next; with -v for the threshold, too. Readable at 80 columns.
 
+    `advised`: how many of them say what next; None: all.
+    """
     if not findings:
         unknown = "" if is_traced else " Waits for a CPU and leaks are only seen by a trace."
         return [f"Nothing crosses a threshold.{unknown}"]
     lines = []
     for number, finding in enumerate(findings, 1):
-        title = f"{number}. [{finding.severity}] {format_text(finding.words)}."
-        lines += textwrap.wrap(title, 79, subsequent_indent="   ", break_on_hyphens=False)
-        for words in (*([f"Threshold: {finding.rule}."] if verbose else []), f"Next: {finding.advice}"):
-            lines += textwrap.wrap(
-                format_text(words), 79, initial_indent="   ", subsequent_indent="     ", break_on_hyphens=False
-            )
+        title = f"{number}. [{finding.severity}] {finding.words}."
+        lines += wrap(title, "", "   ")
+        threshold = [f"Threshold: {finding.rule}."] if verbose else []
+        advice = [f"Next: {finding.advice}"] if advised is None or number <= advised else []
+        for words in (*threshold, *advice):
+            lines += wrap(words, "   ", "     ")
+    if advised is not None and len(findings) > advised:
+        lines.append("What to do about the others: -v")
     return lines
 
 
