@@ -214,7 +214,7 @@ def fail(*_: object, **__: object) -> None:
 
 
 PAGE_STAGES = {
-    "_rows": ("scheduling", "Where each thread"),
+    "_rows": ("scheduling", "What each thread had"),
     "_delays": ("scheduling", "Who delayed whom"),
     "_wakers": ("scheduling", None),
     "_suspects": ("leaks", "What seems to leak"),

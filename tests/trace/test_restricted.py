@@ -121,7 +121,7 @@ def test_doctor_and_a_trace_agree_and_name_what_is_missing(name: str, busy: int)
     environment = ENVIRONMENTS[name]
     target = "1" if name == "PID namespace" else str(busy)
     doctor = start(environment.prefix, "doctor", "--format", "json")
-    trace = start(environment.prefix, target, "--trace", "0.1", "--format", "json")
+    trace = start(environment.prefix, target, "--trace", "1", "--format", "json")
     examined, complaint = doctor.communicate(timeout=300)
     report, said = trace.communicate(timeout=300)
     status = 0 if environment.missing is None else 3
