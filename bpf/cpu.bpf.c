@@ -77,6 +77,6 @@ int on_sample(void *ctx) {
     bpf_get_current_comm(&s->comm, sizeof s->comm);
     if (bpf_probe_read_kernel(s->registers, sizeof s->registers, get_user_registers(get_typed_task())) == 0)
         s->length = read_stack(s->stack, s->registers[STACK_POINTER_AT / 8]);
-    samples.ringbuf_submit(s, 1 /* BPF_RB_NO_WAKEUP: the reader looks by itself */);
+    samples.ringbuf_submit(s, NO_WAKEUP);
     return 0;
 }

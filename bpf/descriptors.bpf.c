@@ -88,7 +88,8 @@ static __always_inline bool is_on(void) {
 #include "descriptors/tables.h"
 #include "descriptors/ledger.h"
 #ifdef REGISTER_IP
-#include "descriptors/stacks.h"
+#define STACKS SITES
+#include "lib/stacks.h"
 #endif
 
 /* What to do with a call. Mirrored by trace/descriptors/calls.py. */

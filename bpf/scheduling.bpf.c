@@ -20,7 +20,7 @@
 #include "lib/processes.h"
 
 #define SLICES 64      /* of each CPU's past, a power of two */
-#define WALK 8         /* slices looked back at for one wait */
+#define WALK 8         /* slices looked back at for one wait, at once */
 #define CHILDREN 4096 /* that are made between two looks of user space */
 #define INTERRUPT 0xffffffff /* as a waker: no thread, but a timer or a device */
 #define BY_NETWORK 0x40000000 /* added to a waker: the receiving side of the network, which ran in that thread's send */
@@ -42,6 +42,8 @@ BPF_F_TABLE("array", u32, struct slot_group, slot_of, TID_LIMIT / 4 + 1, MAPPED)
 struct control {
     u64 is_on;
     u64 threshold_ns; /* of the live stream */
+    s64 copies_left;  /* of stacks: user space gives more as it gets on with them */
+    u64 next_stack;
 };
 BPF_F_TABLE("array", u32, struct control, control, 1, MAPPED);
 
@@ -51,6 +53,7 @@ struct losses {
     u64 lost_count; /* no room in the stream */
     u64 seen_count; /* events of traced threads */
     u64 unexpected_count; /* a thread or a CPU was not in the state that its event needs: another event was not seen */
+    u64 uncopied_count; /* stacks that were new and had no room, or came too fast */
 };
 BPF_F_TABLE("array", u32, struct losses, losses, CPU_COUNT, MAPPED);
 
@@ -79,9 +82,14 @@ static __always_inline void set_slot(u32 tid, u32 slot) {
         group->slots[tid % 4] = slot;
 }
 
-static __always_inline bool is_on(void) {
+static __always_inline struct control *get_control(void) {
     u32 zero = 0;
-    struct control *c = control.lookup(&zero);
+
+    return control.lookup(&zero);
+}
+
+static __always_inline bool is_on(void) {
+    struct control *c = get_control();
 
     return c && c->is_on;
 }
@@ -391,8 +399,8 @@ static __always_inline void switch_in(struct thread *t, void *task, u32 slot, st
             add_latency(&t->after_preemption, wait_ns);
         holder = settle(t, slot, c, now);
 #ifdef STREAM_PAGES
-        u32 zero = 0;
-        struct control *ctl = control.lookup(&zero);
+        struct control *ctl = get_control();
+
         if (ctl && wait_ns >= ctl->threshold_ns) {
             struct delay *d = delays.ringbuf_reserve(sizeof *d);
 
@@ -404,7 +412,7 @@ static __always_inline void switch_in(struct thread *t, void *task, u32 slot, st
                 d->cpu = cpu;
                 d->holder = holder;
                 bpf_probe_read_kernel(&d->comm, sizeof d->comm, task + TASK_COMM);
-                delays.ringbuf_submit(d, 1 /* BPF_RB_NO_WAKEUP: the reader looks by itself */);
+                delays.ringbuf_submit(d, NO_WAKEUP);
             } else {
                 struct losses *l = this_cpu_losses();
 

@@ -1,7 +1,6 @@
 /* Records: what needs words, and the lines of a live stream. What is counted never travels (ledger.h).
  * Four ring buffers, by how much data a record carries, so that user space reads each as one array; nobody is woken. */
 
-#define NO_WAKEUP 1 /* BPF_RB_NO_WAKEUP */
 
 /* What is not a system call has a number of its own. Mirrored by trace/descriptors/calls.py. */
 #define URING 1024 /* and its opcode */

@@ -332,7 +332,6 @@ static __always_inline void count_failure(struct actor *a, s32 result, bool is_f
         ADD(f->count, 1);
 }
 
-#define MIX 0x9e3779b97f4a7c15ULL
 
 /* `left`: how many bytes of the path are left, this word's included. */
 static __always_inline u64 mix_path(u64 hash, u64 word, u32 left) {

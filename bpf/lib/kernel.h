@@ -1,7 +1,9 @@
 /* Reading the kernel's memory and the process's, for every program here. */
 
 #define MAPPED 1024  /* BPF_F_MMAPABLE: user space reads and writes these through memory */
+#define NO_WAKEUP 1  /* BPF_RB_NO_WAKEUP: whoever reads a ring looks by itself */
 #define COMM_BYTES 16 /* include/linux/sched.h, TASK_COMM_LEN */
+#define MIX 0x9e3779b97f4a7c15ULL /* an odd number whose products are spread well */
 
 /* bpf_probe_read_user and bpf_probe_read_user_str under names of ours (BPF_FUNC_probe_read_user, _user_str of bpf.h):
  * bcc reads all of /proc/kallsyms wherever it finds theirs, a third of the time to compile. */

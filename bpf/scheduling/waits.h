@@ -8,7 +8,8 @@
  * Read by src/threadinfo/trace/scheduling/waits.py, whose struct layouts mirror these. Given by the loader beside what
  * scheduling.bpf.c needs: WAITS (how many are kept), the machine's REGISTER_CALL, REGISTER_0, REGISTER_1, REGISTER_2 and
  * COMPAT_MASK with TASK_COMPAT, TASK_STACK, TASK_FLAGS, and for the identity of files TASK_FILES, FILES_TABLE,
- * TABLE_FILES, FILE_INODE and INODE_NUMBER.
+ * TABLE_FILES, FILE_INODE and INODE_NUMBER. With WAIT_STACKS (how many are told apart) also where in the program waits
+ * begin: then REGISTER_IP, REGISTER_SP, TASK_EXEC_ID and what lib/stacks.h needs.
  */
 
 #define CALLS 512       /* system calls have numbers below this */
@@ -43,6 +44,13 @@ struct wait_key {
 };
 BPF_HASH(wait_slots, struct wait_key, u32, WAITS);
 
+struct at_stack {
+    u32 stack; /* 0: not known */
+    u32 unused;
+    u64 count;
+    u64 ns;
+};
+
 #define IS_COMPAT 1   /* a 32-bit call: number and argument mean something else */
 #define MANY_FILES 2  /* the number was more files than are told apart */
 struct wait {
@@ -58,6 +66,7 @@ struct wait {
     u32 unused;
     u64 holder_count;
     u64 holder_ns;
+    struct at_stack at; /* where the last ones began, as long as that stays the same */
     struct latency took;
 };
 BPF_F_TABLE("array", u32, struct wait, waits, WAITS, MAPPED);
@@ -75,7 +84,7 @@ struct waiting {
     u32 wait;      /* that it is in; 0: not known */
     u32 holder;    /* who had the lock when it began; 0: no lock, or not known */
     u32 wait_count;
-    u32 unused;
+    u32 stack;     /* from where the program came to it; 0: not known */
     u64 other_count; /* of waits whose object is not known, or that found no room */
     u64 other_ns;
     struct recent recent[RECENT];
@@ -83,6 +92,18 @@ struct waiting {
 BPF_F_TABLE("array", u32, struct waiting, waiting, SLOT_COUNT, MAPPED);
 
 BPF_HASH(held_by, struct pair, struct total, PAIRS); /* (wait, holder of the lock) */
+
+#ifdef WAIT_STACKS
+#define STACKS WAIT_STACKS
+#define COUNT(name)                                                                                                    \
+    ({                                                                                                                 \
+        struct losses *losses_ = this_cpu_losses();                                                                    \
+        if (losses_)                                                                                                   \
+            losses_->name##_count++;                                                                                   \
+    })
+#include "lib/stacks.h"
+BPF_HASH(began_at, struct pair, struct total, PAIRS); /* (wait, stack id) */
+#endif
 
 /* Of waits, the places that were never used, then those that user space gave back. */
 BPF_F_TABLE("array", u32, u64, next_wait, 1, MAPPED);
@@ -302,6 +323,26 @@ static __always_inline void flush_lock_holder(struct wait *e, u32 index) {
     }
 }
 
+static __always_inline void note_stack(struct wait *e, u32 index, u32 stack, u64 ns) {
+#ifdef WAIT_STACKS
+    if (stack != e->at.stack) {
+        struct pair key = {.of = index, .tid = e->at.stack};
+        struct total first = {.count = e->at.count, .ns = e->at.ns}, *sum = began_at.lookup(&key);
+
+        if (sum) {
+            sum->count += first.count;
+            sum->ns += first.ns;
+        } else if (first.count && began_at.update(&key, &first)) {
+            count_full();
+        }
+        e->at.stack = stack;
+        e->at.count = e->at.ns = 0;
+    }
+    e->at.count++;
+    e->at.ns += ns;
+#endif
+}
+
 /* Of as long as the thread was blocked, by the account of its state. */
 static __always_inline void end_wait(struct thread *t, u32 slot, u64 ns, bool is_uninterruptible) {
     struct waiting *w = waiting.lookup(&slot);
@@ -323,6 +364,7 @@ static __always_inline void end_wait(struct thread *t, u32 slot, u64 ns, bool is
     if (is_uninterruptible)
         e->uninterruptible_ns += ns;
     note_waker(&e->waking, index, t->waker, ns);
+    note_stack(e, index, w->stack, ns);
     if (w->holder) {
         if (w->holder != e->holder) {
             flush_lock_holder(e, index);
@@ -333,3 +375,28 @@ static __always_inline void end_wait(struct thread *t, u32 slot, u64 ns, bool is
         e->holder_ns += ns;
     }
 }
+
+#ifdef WAIT_STACKS
+/* At a switch, before or after on_sched_switch, which counts: from where in the program the thread came to its wait. A
+ * program of its own, so that the other stays within the verifier's bounds, and --no-stacks costs nothing. */
+int on_wait(struct bpf_raw_tracepoint_args *ctx) {
+    void *task = (void *)ctx->args[1];
+    u32 slot;
+    struct thread *t;
+    struct waiting *w;
+
+    if (ctx->args[0] || !is_on()) /* preempted: it does not wait */
+        return 0;
+    t = find_thread(read_u32(task, TASK_PID), &slot);
+    w = t ? waiting.lookup(&slot) : NULL;
+    if (!w)
+        return 0;
+    w->stack = 0;
+    if (!w->registers)
+        w->registers = find_registers(task);
+    if (w->registers != NO_REGISTERS)
+        w->stack = stack_of_call((void *)w->registers, read_u64((void *)w->registers, REGISTER_IP),
+                                 read_u64((void *)w->registers, REGISTER_SP), read_u32(task, TASK_EXEC_ID), true);
+    return 0;
+}
+#endif

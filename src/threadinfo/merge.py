@@ -187,9 +187,19 @@ def _locks(threads: Sequence[tuple[int, str, tuple[Wait, ...]]], duration_ns: in
                 waiters=tuple(LockUse(tid, name, wait.count, wait.sum_ns) for tid, name, wait in uses_by_time),
                 held_by=tuple(sorted(holders.values(), key=lambda one: -one.time_ns)),
                 released_by=tuple(sorted(wakers.values(), key=lambda one: -one.time_ns)),
+                stack=_longest_stack([wait for _, _, wait in uses]),
             )
         )
     return tuple(sorted(locks, key=lambda lock: -lock.wait_ns))
+
+
+def _longest_stack(waits: Iterable[Wait]) -> tuple[str, ...]:
+    """Where most of the time that waits took began; empty where that is not known."""
+    sums: Counter[tuple[str, ...]] = Counter()
+    for wait in waits:
+        for one in wait.known_stacks:
+            sums[one.stack] += one.sum_ns
+    return max(sums, key=sums.__getitem__, default=())
 
 
 def merge_descriptors(

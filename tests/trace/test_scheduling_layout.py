@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,6 +27,7 @@ LEAVES: dict[str, type[ctypes.Structure] | np.dtype[Any]] = {
     "names": scheduling._Name,
     "woken_by": turnover.Total,
     "held_by": turnover.Total,
+    **({"began_at": turnover.Total} if platform.machine() == "x86_64" else {}),
     "waits": waits.WAIT,
     "waiting": waits.WAITING,
     "wait_kinds": waits.KINDS,
@@ -64,8 +66,10 @@ def test_both_sides_have_the_same_layout() -> None:
     defines, *_ = scheduling.kernel_facts()
     with KernelTypes() as types:
         facts = waits.kernel_facts(types)
+        stacks = waits.stack_facts(types)
     assert not isinstance(facts, str)
-    defines |= facts | {"TID_LIMIT": 4096, "SLOT_COUNT": SLOTS, "CPU_COUNT": 2, "PAIRS": SLOTS, "WAITS": SLOTS}
+    assert platform.machine() != "x86_64" or stacks
+    defines |= facts | stacks | {"TID_LIMIT": 4096, "SLOT_COUNT": SLOTS, "CPU_COUNT": 2, "PAIRS": SLOTS, "WAITS": SLOTS}
     flags = [f"-D{name}={value}" for name, value in defines.items()]
     os.environ["BCC_KERNEL_SOURCE"] = str(bpf_directory())
     module = bcc.BPF(text=read_source(bpf_directory() / "scheduling.bpf.c"), cflags=flags)

@@ -44,6 +44,11 @@ def words_of_wait(wait: Wait) -> str:
     return f"lock {target.address:#x}" if target.kind == "lock" and target.address is not None else call
 
 
+def _from(stack: Sequence[str]) -> str:
+    """Where in the program, if that is known."""
+    return f", at {stack[0]}" if stack else ""
+
+
 def contended_lock(process: ProcessReport) -> Iterator[Finding]:
     """Threads waited long for a lock."""
     locks = [
@@ -65,7 +70,7 @@ def contended_lock(process: ProcessReport) -> Iterator[Finding]:
         kind="contended_lock",
         severity="high" if worst.percent >= _LOCK_HIGH_PERCENT else "medium",
         words=f"Thread {first.name} {first.tid}{and_others} waited "
-        f"{format_time(worst.wait_ns)} for the lock at {worst.address:#x}, {worst.count} times{who}"
+        f"{format_time(worst.wait_ns)} for the lock at {worst.address:#x}, {worst.count} times{_from(worst.stack)}{who}"
         + others_too(len(locks) - 1, "lock is", "locks are", "contended too"),
         value=round(worst.percent, 2),
         threshold=_LOCK_PERCENT,
@@ -105,7 +110,7 @@ def waits_for_disk(process: ProcessReport) -> Iterator[Finding]:
         kind="thread_waits_for_disk",
         severity="high" if share >= _DISK_HIGH_PERCENT else "medium",
         words=f"Thread {name} {tid} waited {format_time(ns)} ({share:.0f} % of the trace) for a disk, most in "
-        f"{words_of_wait(worst)} ({worst.count} times{p99})"
+        f"{words_of_wait(worst)} ({worst.count} times{p99}){_from(worst.stack)}"
         + others_too(len(slow) - 1, "thread waited", "threads waited", "for a disk too"),
         value=share,
         threshold=_DISK_PERCENT,
@@ -178,7 +183,7 @@ def waits_for_peer(process: ProcessReport) -> Iterator[Finding]:
         severity="high" if share >= _OTHERS_HIGH_PERCENT else "medium",
         words=f"Thread {worst.name} {worst.tid} waited {format_time(worst.ns)} ({share:.0f} % of the trace) for its "
         f"peer {worst.remote}, {worst.wait_count} times, on average {format_time(worst.ns / worst.wait_count)}, "
-        f"most in {longest.syscall or 'an unknown call'} on FD {longest.object.fd}"
+        f"most in {longest.syscall or 'an unknown call'} on FD {longest.object.fd}{_from(longest.stack)}"
         + others_too(len(slow) - 1, "wait of a thread for a peer is", "waits of threads for a peer are", "as long"),
         value=share,
         threshold=_OTHERS_PERCENT,

@@ -33,7 +33,7 @@ from threadinfo.model.sockets import Inference, Socket, Standing
 from threadinfo.model.threads import EndedThread, EndedThreads, Thread
 from threadinfo.model.trace import Confidence, Trace, TraceTable
 from threadinfo.model.values import DetailItem, Details, DetailValue, Gap, Latency
-from threadinfo.model.waits import BlockedCall, Lock, LockHolder, LockUse, Wait, WaitObject
+from threadinfo.model.waits import BlockedCall, Lock, LockHolder, LockUse, Wait, WaitObject, WaitStack
 
 __all__ = [
     "BlockedCall",
@@ -89,5 +89,6 @@ __all__ = [
     "TraceTable",
     "Wait",
     "WaitObject",
+    "WaitStack",
     "WokenBy",
 ]

@@ -39,6 +39,15 @@ class LockHolder(msgspec.Struct, frozen=True):
     """How long these waits took."""
 
 
+class WaitStack(msgspec.Struct, frozen=True):
+    """Where in the program waits began."""
+
+    count: int
+    sum_ns: int
+    stack: tuple[str, ...]
+    """Innermost first, without the C library's own frames."""
+
+
 class Wait(msgspec.Struct, frozen=True, kw_only=True):
     """What a thread was blocked for: a system call and its object, or what is no system call."""
 
@@ -62,6 +71,19 @@ class Wait(msgspec.Struct, frozen=True, kw_only=True):
     """Who woke the thread from it, by the time that the waits had taken."""
     held_by: tuple[LockHolder, ...] = ()
     """Who had the lock, where that is certain; by time."""
+    stack: tuple[str, ...] = ()
+    """Where in the program most of it began, innermost first, without the C library's own frames. Empty: not known."""
+    stack_count: int = 0
+    stack_ns: int = 0
+    """How much of sum_ns began there."""
+    other_stacks: tuple[WaitStack, ...] = ()
+    """The next three; the rest of sum_ns began elsewhere, before the trace, or where it is not known."""
+
+    @property
+    def known_stacks(self) -> tuple[WaitStack, ...]:
+        """All that are told, the longest first."""
+        first = (WaitStack(self.stack_count, self.stack_ns, self.stack),) if self.stack else ()
+        return first + self.other_stacks
 
 
 class LockUse(msgspec.Struct, frozen=True):
@@ -88,6 +110,8 @@ class Lock(msgspec.Struct, frozen=True, kw_only=True):
     held_by: tuple[LockHolder, ...]
     """When the waits began; by time."""
     released_by: tuple[WokenBy, ...]
+    stack: tuple[str, ...] = ()
+    """Where most of that time began, innermost first; empty where it is not known."""
 
 
 class BlockedCall(NamedTuple):

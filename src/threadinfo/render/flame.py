@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from threadinfo.model import CpuTime, EndedThread, ProcessReport, Thread, Wait
 from threadinfo.render.charts import format_duration
-from threadinfo.render.collapsed import IN_KERNEL, NOT_UNWOUND, function_of
+from threadinfo.render.collapsed import NOT_UNWOUND, function_of, kernel_frames
 from threadinfo.render.escape import format_text
 from threadinfo.render.text.waits import describe_wait
 
@@ -124,7 +124,12 @@ def _ways(thread: Thread | EndedThread) -> Iterator[tuple[list[tuple[str, Kind]]
     for wait in thread.waits or ():
         kind = _kind(wait)
         reason = "waiting for work" if wait.is_idle else "waiting within work"
-        yield [(reason, kind), (describe_wait(wait), kind)], wait.sum_ns
+        for one in wait.known_stacks:
+            frames = [function_of(frame) for frame in reversed(one.stack)][-_MOST_DEPTH:]
+            yield [(name, kind) for name in (reason, *frames, describe_wait(wait))], one.sum_ns
+        left_ns = wait.sum_ns - sum(one.sum_ns for one in wait.known_stacks)
+        if left_ns > 0:
+            yield [(reason, kind), (describe_wait(wait), kind)], left_ns
     if thread.waits_other_ns:
         yield [("waiting within work", "stuck"), ("other waits", "stuck")], thread.waits_other_ns
 
@@ -139,7 +144,7 @@ def _on_cpu(cpu: CpuTime | None, on_cpu_ns: int | None) -> Iterator[tuple[list[t
     each = (cpu.sample_period_ns if cpu else 0) if on_cpu_ns is None else on_cpu_ns / count
     for one in samples:
         frames = [function_of(frame) for frame in reversed(one.stack)] or [NOT_UNWOUND]
-        way = ["on CPU", *frames[-_MOST_DEPTH:], *([IN_KERNEL] * one.is_kernel)]
+        way = ["on CPU", *frames[-_MOST_DEPTH:], *reversed(kernel_frames(one))]
         yield [(name, "running") for name in way], one.count * each
 
 

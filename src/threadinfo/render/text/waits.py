@@ -15,6 +15,7 @@ _LEAST_PERCENT = 0.5  # in a line; -v has all
 _IDLE_PERCENT = 99.0
 _IDLE_ROWS = 3  # threads that only wait for work, before they are told of together
 _LISTED = 3
+_CALLERS = 3  # frames, the innermost included
 _PATH_COLUMNS = 40
 _LEAST_COLUMNS = 18  # of a reason that is cut
 
@@ -184,8 +185,19 @@ def _whole(row: _Row) -> list[str]:
         )
         if words := _wakers(wait.released_by):
             lines.append(f"         released by {words}")
+        lines += _places(wait)
     if row.other_ns * 1000 > total:
         lines.append(f"  {_percent(row.other_ns, total):>6} other waits, each shorter or of an unknown reason")
+    return lines
+
+
+def _places(wait: Wait) -> list[str]:
+    """Where in the program it began; the share of each place, where there are several or the rest is not known."""
+    lines = []
+    for one in wait.known_stacks:
+        share = "" if one.sum_ns == wait.sum_ns else f"{_percent(one.sum_ns, wait.sum_ns or 1)} "
+        lines.append(f"         {share}at {format_text(one.stack[0])}")
+        lines += [f"           called from {format_text(frame)}" for frame in one.stack[1:_CALLERS]]
     return lines
 
 
@@ -214,6 +226,8 @@ def _locks(locks: tuple[Lock, ...], width: int, most: int | None) -> list[str]:
         )
         holders = _shares(lock.held_by, lock.wait_ns, width - len("    held by "))
         lines.append(f"    held by {holders or 'nobody that is known'}")
+        if lock.stack:
+            lines.append(f"    waited at {format_text(lock.stack[0])}"[: max(width, 60)])
         lines.append(f"    waited: {_shares(lock.waiters, lock.wait_ns, width - len('    waited: '))}")
     lines += left_out(len(locks[most:]) if most else 0, "others")
     return lines

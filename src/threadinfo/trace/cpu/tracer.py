@@ -36,10 +36,10 @@ from threadinfo.trace.kernel.ring import RingReader
 from threadinfo.trace.kernel.symbols import KernelSymbolFile
 from threadinfo.trace.session.program_tracer import ProgramTracer
 from threadinfo.trace.session.target import TraceOptions, TraceTarget
-from threadinfo.trace.stacks.debug_files import DebugFiles
 from threadinfo.trace.stacks.records import REGISTER_SP, REGISTER_WORDS
+from threadinfo.trace.stacks.shared_unwinder import SharedUnwinder
 from threadinfo.trace.stacks.site_groups import format_frames
-from threadinfo.trace.stacks.unwinder import Sample, Stack, Unwinder
+from threadinfo.trace.stacks.unwinder import Sample, Stack
 
 # Mirrors of bpf/cpu.bpf.c.
 _STACK_WORDS = 4 * 4096 // 8
@@ -124,7 +124,9 @@ class CpuTracer(ProgramTracer):
         super().__init__(target, options)
         with contextlib.ExitStack() as stack:
             stack.callback(self.programs.close)
-            self._unwinder = stack.enter_context(Unwinder(target.open_mapping, DebugFiles(options.debuginfod)))
+            own = SharedUnwinder(target.open_mapping, options.debuginfod)
+            self._unwinder = options.unwinder or stack.enter_context(own)
+            self._unwinder.start()
             self._symbol_file = KernelSymbolFile()
             stack.callback(self._symbol_file.close)
             self._counts = _Counts.from_buffer(self.programs.memory("counts", ctypes.sizeof(_Counts), 1))

@@ -24,6 +24,7 @@ from threadinfo.trace.kernel import bpf
 from threadinfo.trace.kernel.histogram import BUCKETS, buckets_of, summarize
 from threadinfo.trace.kernel.loader import Programs
 from threadinfo.trace.kernel.mapped import GrowingMemory
+from threadinfo.trace.stacks.records import MOST_STACKS
 
 # Mirrors of bpf/descriptors.bpf.c and bpf/descriptors/*.h.
 _PAGE_NUMBERS = 256
@@ -124,8 +125,6 @@ _FAILURE = np.dtype(
 _FREE = np.dtype([("taken", "<u8"), ("given", "<u8")])
 
 FAILURES, PATHS, THREADS = 4096, 16_384, 16_384
-MOST_STACKS = 16_384
-"""Stack ids, and a few for the calls of each process whose stacks are not known."""
 _SITE_HISTOGRAMS = 4096
 _SPARE_TABLES = 62
 _SPARE_PAGES = 1024

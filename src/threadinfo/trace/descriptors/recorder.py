@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import logging
 import mmap
 import os
 import platform
@@ -23,16 +22,14 @@ from threadinfo.trace.descriptors.ledger import KernelLedger, Sizes, choose_size
 from threadinfo.trace.descriptors.type_codes import ANONYMOUS_CODES, ANONYMOUS_NAME_BYTES, DEFINES, type_code
 from threadinfo.trace.kernel import bpf
 from threadinfo.trace.kernel.btf import KernelTypes
-from threadinfo.trace.kernel.functions import find_functions
-from threadinfo.trace.kernel.loader import ProgramRefusedError, Programs, ProgramStatistics, TypedTracepoint
+from threadinfo.trace.kernel.loader import ProgramStatistics, TypedTracepoint, load_programs
 from threadinfo.trace.kernel.machine import cpu_count, pid_limit
 from threadinfo.trace.kernel.ring import Records, RingReader
 from threadinfo.trace.session.awaited import AWAITED_BYTES, AwaitedProcess
 from threadinfo.trace.session.following import FOLLOWING_BYTES, Following
 from threadinfo.trace.session.marks import SHARER, TARGET, ProcessMarks
-from threadinfo.trace.stacks.records import STACK_BUFFER_BYTES, StackReader
-
-_log = logging.getLogger(__name__)
+from threadinfo.trace.stacks.records import BUFFER_BYTES as STACK_BUFFER_BYTES
+from threadinfo.trace.stacks.records import StackReader, buffer_defines
 
 # Mirrors of bpf/descriptors/events.h.
 EVENT = np.dtype(
@@ -258,27 +255,8 @@ class Target(NamedTuple):
 def size_defines(sizes: Sizes, buffer_bytes: Mapping[str, int], cpus: int) -> dict[str, int | str]:
     """The defines of the program that say how large its maps are."""
     rings = {f"{name.upper()}_PAGES": size for name, size in buffer_bytes.items()}
-    rings |= {f"{name.upper()}_STACK_PAGES": size for name, size in STACK_BUFFER_BYTES.items()}
-    pages = {name: size // mmap.PAGESIZE for name, size in rings.items()}
+    pages = {name: size // mmap.PAGESIZE for name, size in rings.items()} | buffer_defines(STACK_BUFFER_BYTES)
     return {**sizes.defines(), **DEFINES, **pages, "CPU_COUNT": cpus, "PID_LIMIT": pid_limit()}
-
-
-def _load(
-    defines: Mapping[str, int | str],
-    attach: Sequence[tuple[str, str]],
-    parts: Sequence[str],
-    typed: TypedTracepoint | None,
-) -> Programs:
-    """With the kernel's own functions, where it lets them be called so; raises NotAvailableError."""
-    functions = find_functions()
-    more = dict(functions.defines)
-    try:
-        return Programs("descriptors.bpf.c", {**defines, **more}, attach, parts, typed, functions.numbers)
-    except ProgramRefusedError as problem:
-        if not more:
-            raise
-        _log.info("loaded without the kernel's own functions: %s", problem)
-    return Programs("descriptors.bpf.c", defines, attach, parts, typed)
 
 
 class DescriptorRecorder:
@@ -311,12 +289,12 @@ class DescriptorRecorder:
         if typed is not None:
             defines["IS_TYPED"] = 1
         parts = PARTS if typed is None else UNTYPED_PARTS
-        self._programs = _load(defines, attach, parts, typed)
+        self._programs = load_programs("descriptors.bpf.c", defines, attach, parts, typed)
         try:
             programs = self._programs
             self.ledger = KernelLedger(programs, sizes)
             self._control = self.ledger.control
-            self.stacks = StackReader(programs) if with_stacks else None
+            self.stacks = StackReader(programs, STACK_BUFFER_BYTES) if with_stacks else None
             actions = (ctypes.c_uint64 * _CALLS).from_buffer(programs.memory("actions", 8, _CALLS))
             for number, action in actions_of(machine, type_code, with_stacks=with_stacks).items():
                 actions[number] = action

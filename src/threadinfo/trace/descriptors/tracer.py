@@ -62,9 +62,9 @@ from threadinfo.trace.session.following import Child
 from threadinfo.trace.session.target import TraceOptions, TraceTarget
 from threadinfo.trace.session.tracer import Tracer
 from threadinfo.trace.stacks.call_sites import CallSites
-from threadinfo.trace.stacks.debug_files import DebugFiles
+from threadinfo.trace.stacks.shared_unwinder import SharedUnwinder
 from threadinfo.trace.stacks.site_report import describe_sites
-from threadinfo.trace.stacks.unwinder import Stack, Unwinder
+from threadinfo.trace.stacks.unwinder import Stack
 
 _SETTLE_SECONDS = 0.006  # longer than the recorder holds records back
 _LATE_NS = 1_000_000  # a call may have done its work so long before it is seen to return
@@ -154,10 +154,16 @@ class DescriptorTracer(Tracer):
         self.sites: CallSites | None = None
         self._unwind_seconds = _FETCH_SECONDS if options.debuginfod else _UNWIND_SECONDS
         with contextlib.ExitStack() as stack:
-            if options.with_stacks and (unwinder := self._start_unwinder(options.debuginfod)):
-                stack.enter_context(unwinder)
-                self.sites = CallSites(unwinder, given_up_by_others(target.maps), pids)
-                stack.callback(self.sites.close)
+            if options.with_stacks:
+                own = SharedUnwinder(target.open_mapping, options.debuginfod)
+                unwinder = options.unwinder or stack.enter_context(own)
+                try:
+                    unwinder.start()
+                except NotAvailableError as problem:
+                    self.stack_problem = problem
+                else:
+                    self.sites = CallSites(unwinder, given_up_by_others(target.maps), pids)
+                    stack.callback(self.sites.close)
             recorder = DescriptorRecorder(
                 targets,
                 target.numbers,
@@ -520,16 +526,6 @@ class DescriptorTracer(Tracer):
     def stack(self, number: int) -> Stack | None:
         """The stack behind a stack id, where it is known by now."""
         return self.sites.stack(number) if self.sites else None
-
-    def _start_unwinder(self, debuginfod: tuple[str, ...]) -> Unwinder | None:
-        if platform.machine() != "x86_64":
-            self.stack_problem = NotAvailableError(f"stacks are not unwound on {platform.machine()} yet", None)
-            return None
-        try:
-            return Unwinder(self._target.open_mapping, DebugFiles(debuginfod))
-        except NotAvailableError as problem:
-            self.stack_problem = problem
-            return None
 
 
 def _socket_calls(worked: Mapping[str, int], errors: Mapping[tuple[str, int], int]) -> list[SocketCalls]:

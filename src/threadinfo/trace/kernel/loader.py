@@ -20,6 +20,7 @@ import msgspec
 from threadinfo.errors import MORE_FILES, TOO_MANY_FILES, NotAvailableError, more_memory
 from threadinfo.trace.kernel import bpf, object_cache
 from threadinfo.trace.kernel.compiler import CompiledObject, MapDefinition, compile_source
+from threadinfo.trace.kernel.functions import find_functions
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
@@ -256,6 +257,25 @@ class Programs:
                     if key in sums:
                         sums[key] += int(value)
         return ProgramStatistics(sums["run_cnt"], sums["run_time_ns"], sums["recursion_misses"])
+
+
+def load_programs(
+    source: str,
+    defines: Mapping[str, int | str],
+    attach: Sequence[tuple[str, str]],
+    parts: Sequence[str] = (),
+    typed: TypedTracepoint | None = None,
+) -> Programs:
+    """As `Programs`, with the kernel's own functions, where it lets them be called so; raises NotAvailableError."""
+    functions = find_functions()
+    more = dict(functions.defines)
+    try:
+        return Programs(source, {**defines, **more}, attach, parts, typed, functions.numbers)
+    except ProgramRefusedError as problem:
+        if not more:
+            raise
+        _log.info("%s is loaded without the kernel's own functions: %s", source, problem)
+    return Programs(source, defines, attach, parts, typed)
 
 
 def read_source(path: Path) -> bytes:

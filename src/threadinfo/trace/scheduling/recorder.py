@@ -22,7 +22,7 @@ from threadinfo.model import BlockedCall, Confidence, DelayedBy, EndedThreads, S
 from threadinfo.trace.kernel import bpf
 from threadinfo.trace.kernel.btf import KernelTypes
 from threadinfo.trace.kernel.histogram import BUCKETS, summarize
-from threadinfo.trace.kernel.loader import Programs, ProgramStatistics
+from threadinfo.trace.kernel.loader import ProgramStatistics, load_programs
 from threadinfo.trace.kernel.machine import counts_thread_times, cpu_count, most_taken_ns, pid_limit, taken_ns
 from threadinfo.trace.kernel.mapped import GrowingMemory, SparseWords
 from threadinfo.trace.kernel.ring import RingReader
@@ -47,17 +47,22 @@ from threadinfo.trace.scheduling.waits import (
     INTERRUPT,
     NETWORK,
     OF_THREAD,
+    STACK_BUFFER_BYTES,
     WAITS_A_SLOT,
     Blocked,
+    FramesOf,
+    GoingOn,
     ReadCall,
     ThreadWaits,
     WaitTables,
+    stack_facts,
     tell_wakers,
     whose,
 )
 from threadinfo.trace.scheduling.waits import kernel_facts as facts_of_waits
 from threadinfo.trace.session.awaited import AWAITED_BYTES, AwaitedProcess
 from threadinfo.trace.session.following import FOLLOWING_BYTES, Child, Following
+from threadinfo.trace.stacks.records import StackReader
 
 ReadThreads = Callable[[], Mapping[int, Mapping[int, str]]]
 """Gives the threads of every traced process now: PID to (thread id to state letter)."""
@@ -137,11 +142,19 @@ class _Thread(ctypes.Structure):
 
 
 class _Losses(ctypes.Structure):
-    _fields_ = tuple((name, ctypes.c_uint64) for name in ("full_count", "lost_count", "seen_count", "unexpected_count"))
+    _fields_ = tuple(
+        (name, ctypes.c_uint64)
+        for name in ("full_count", "lost_count", "seen_count", "unexpected_count", "uncopied_count")
+    )
 
 
 class _Control(ctypes.Structure):
-    _fields_ = (("is_on", ctypes.c_uint64), ("threshold_ns", ctypes.c_uint64))
+    _fields_ = (
+        ("is_on", ctypes.c_uint64),
+        ("threshold_ns", ctypes.c_uint64),
+        ("copies_left", ctypes.c_int64),
+        ("next_stack", ctypes.c_uint64),
+    )
 
 
 class _Delay(ctypes.Structure):
@@ -255,11 +268,12 @@ class SchedulingRecorder:
         *,
         follow_limit: int = 0,
         read_call: ReadCall | None = None,
+        frames_of: FramesOf | None = None,
     ) -> None:
         """Attaches; nothing is counted before `start`. A `threshold_ns` turns the live stream on.
 
         `follow_limit`: how many of the processes that traced ones make are traced too. With `read_call`, what threads
-        wait for is watched too.
+        wait for is watched too; with `frames_of` also where in the program their waits begin.
         """
         self._read_threads, self._read_account, self._read_call = read_threads, read_account, read_call
         existing = read_threads()
@@ -276,14 +290,17 @@ class SchedulingRecorder:
         """Why what threads wait for is not told, though it was asked for."""
         if read_call is not None:
             with KernelTypes() as types:
-                facts = facts_of_waits(types)
+                facts, more = facts_of_waits(types), stack_facts(types) if frames_of else {}
             if isinstance(facts, str):
                 self.waits_problem = facts
             else:
-                defines |= facts | {"WAITS": WAITS_A_SLOT * self._slot_count}
+                defines |= facts | more | {"WAITS": WAITS_A_SLOT * self._slot_count}
+        has_stacks = "WAIT_STACKS" in defines
+        if has_stacks:
+            attach.append(("sched_switch", "on_wait"))
         if threshold_ns is not None:
             defines["STREAM_PAGES"] = _STREAM_PAGES
-        self._programs = Programs("scheduling.bpf.c", defines, attach)
+        self._programs = load_programs("scheduling.bpf.c", defines, attach)
         try:
             programs = self._programs
             self._slot_of = SparseWords(programs, "slot_of", "H", int(defines["TID_LIMIT"]))
@@ -304,9 +321,12 @@ class SchedulingRecorder:
             self._ended: dict[tuple[int, str], EndedSum] = {}
             self._taken_count = self._taken_on_cpu_ns = 0
             self._full_before = 0
+            self.stacks = StackReader(programs, STACK_BUFFER_BYTES) if has_stacks else None
+            """Copies of the stacks of waits; None where they are not watched."""
+            self._control.next_stack = 1  # 0 is none
             self._waits: WaitTables | None = None
             if "WAITS" in defines:
-                waits = WaitTables(programs, self._slot_count)
+                waits = WaitTables(programs, self._slot_count, frames_of if has_stacks else None)
                 self.waits_problem = waits.problem
                 self._waits = None if waits.problem else waits
             self._add_threads(existing)
@@ -549,6 +569,14 @@ class SchedulingRecorder:
     def _count_full(self) -> int:
         return self._full_count + sum(int(losses.full_count) for losses in self._losses)
 
+    def allow_copies(self, count: int) -> None:
+        """How many stacks may be copied until the next call."""
+        self._control.copies_left = count
+
+    def uncopied_count(self) -> int:
+        """Of waits, those whose stacks were new and had no room, or came too fast."""
+        return sum(int(losses.uncopied_count) for losses in self._losses)
+
     def stop(self) -> None:
         """Ends counting, for all threads at once, and compares with the kernel's accounts, read a moment before."""
         last_readings = self._read_accounts()
@@ -714,7 +742,7 @@ class SchedulingRecorder:
         woken, delayed = self._all_wakers(), self.holders()
         waits = self._waits
         places = waits.by_slot() if waits else {}
-        lock_holders = waits.holders() if waits else {}
+        lock_holders, stacks = (waits.holders(), waits.stacks()) if waits else ({}, {})
         activities = []
         for slot, thread in self._given_out() if slots is None else ((slot, self._threads[slot]) for slot in slots):
             if not thread.tid or thread.born_ns > self.stopped_ns:
@@ -729,7 +757,7 @@ class SchedulingRecorder:
                 before, going_on = self._uncharged(slot, thread, waits)
                 blocked_ns = activity.scheduling.blocked_ns
                 told = waits.tell(
-                    own, blocked_ns, before, going_on, lambda place: woken.get(place, {}), lock_holders, name
+                    own, blocked_ns, before, going_on, lambda place: woken.get(place, {}), lock_holders, stacks, name
                 )
                 activity = msgspec.structs.replace(activity, waits=told)
             activities.append(activity)
@@ -748,7 +776,7 @@ class SchedulingRecorder:
 
     def _uncharged(
         self, slot: int, thread: _Thread, waits: WaitTables
-    ) -> tuple[tuple[BlockedCall | None, Blocked] | None, tuple[int, Blocked] | None]:
+    ) -> tuple[tuple[BlockedCall | None, Blocked] | None, GoingOn | None]:
         """What the thread was blocked in before its first event, and what it is blocked in now."""
         before = going_on = None
         if thread.born_ns < self.started_ns:
@@ -760,7 +788,8 @@ class SchedulingRecorder:
                 before = (call if read_ns < until else None), Blocked(ns, state == UNINTERRUPTIBLE)
         if thread.first_ns and thread.state in {SLEEPING, UNINTERRUPTIBLE}:
             ns = max(0, self.stopped_ns - max(thread.since_ns, self.started_ns))
-            going_on = waits.pending(slot), Blocked(ns, thread.state == UNINTERRUPTIBLE)
+            blocked = Blocked(ns, thread.state == UNINTERRUPTIBLE)
+            going_on = GoingOn(waits.pending(slot), waits.stack_of(slot), blocked)
         return before, going_on
 
     def _own_names(self) -> dict[int, tuple[int, str]]:

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 
 import msgspec
 
+from threadinfo.containment import note_fault
+from threadinfo.errors import NotAvailableError
 from threadinfo.model import Confidence, EndedThreads, Gap
 from threadinfo.trace.kernel.loader import ProgramStatistics
+from threadinfo.trace.kernel.privileges import given_up_by_others
 from threadinfo.trace.scheduling.recorder import Delay, SchedulingRecorder, ThreadActivity, kernel_facts
 from threadinfo.trace.session.following import Child
 from threadinfo.trace.session.target import TraceOptions, TraceTarget
 from threadinfo.trace.session.tracer import Tracer, Window
+from threadinfo.trace.stacks.call_sites import CallSites
+from threadinfo.trace.stacks.shared_unwinder import SharedUnwinder
+from threadinfo.trace.stacks.site_groups import site_frames
 
 _NAMES_SECONDS = 1.0
 _MOST_NAMES = 4096
+_UNWIND_SECONDS = 3.0  # at the end, for what is still waiting
 
 
 class SchedulingActivity(msgspec.Struct, frozen=True):
@@ -32,9 +40,38 @@ class SchedulingTracer(Tracer):
 
     name = "scheduling"
 
-    def __init__(self, target: TraceTarget, recorder: SchedulingRecorder) -> None:
+    def __init__(self, target: TraceTarget, options: TraceOptions) -> None:
+        """Attaches; nothing is counted before `start`. Where waits begin is found where that is possible."""
         super().__init__()
-        self.recorder = recorder
+        with_waits = "waits" in options.only and options.threshold_ns is None
+        self._sites: CallSites | None = None
+        self._frames: dict[int, tuple[str, ...]] = {}
+        with contextlib.ExitStack() as stack:
+            if with_waits and options.with_stacks and not options.sends_events:
+                unwinder = options.unwinder or stack.enter_context(SharedUnwinder(target.open_mapping))
+                try:
+                    unwinder.start()
+                except NotAvailableError as problem:
+                    self.gaps.append(Gap("waits", f"where they began is not known: {problem}", problem.remedy))
+                else:
+                    self._sites = CallSites(unwinder, given_up_by_others(target.maps), target.pids)
+                    stack.callback(self._sites.close)
+            self.recorder = stack.enter_context(
+                SchedulingRecorder(
+                    target.threads,
+                    target.account,
+                    options.threshold_ns if options.sends_events else None,
+                    follow_limit=options.follow_limit,
+                    read_call=target.call if with_waits else None,
+                    frames_of=self._frames_of if self._sites else None,
+                )
+            )
+            recorder = self.recorder
+            if self._sites and recorder.stacks:
+                self._sites.attach(recorder.stacks, recorder.allow_copies)
+            self._stack = stack.pop_all()
+        if recorder.waits_problem:
+            self.gaps.append(Gap("waits", recorder.waits_problem, None))
         self.awaited, self.following = recorder.awaited, recorder.following
         self._target = target
         self._names: dict[int, tuple[int | None, str]] = {}
@@ -44,18 +81,15 @@ class SchedulingTracer(Tracer):
     @classmethod
     def attach(cls, target: TraceTarget, options: TraceOptions) -> SchedulingTracer:
         """Attaches; nothing is counted before `start`."""
-        threshold_ns = options.threshold_ns if options.sends_events else None
-        recorder = SchedulingRecorder(
-            target.threads,
-            target.account,
-            threshold_ns,
-            follow_limit=options.follow_limit,
-            read_call=target.call if "waits" in options.only and options.threshold_ns is None else None,
-        )
-        tracer = cls(target, recorder)
-        if recorder.waits_problem:
-            tracer.gaps.append(Gap("waits", recorder.waits_problem, None))
-        return tracer
+        return cls(target, options)
+
+    def _frames_of(self, number: int) -> tuple[str, ...]:
+        stack = self._sites.stack(number) if self._sites else None
+        if stack is None:
+            return ()
+        if id(stack) not in self._frames:  # which the sites keep: no other gets its place
+            self._frames[id(stack)] = site_frames(stack)
+        return self._frames[id(stack)]
 
     @classmethod
     def check_kernel(cls) -> int:
@@ -73,6 +107,8 @@ class SchedulingTracer(Tracer):
     def read(self) -> None:
         """Makes room for new threads, and learns the names of wakers and holders while they live."""
         self.recorder.reclaim()
+        if self._sites:
+            self._sites.read()
         if time.monotonic() >= self._names_at:
             self._names_at = time.monotonic() + _NAMES_SECONDS
             self._learn_names(self.recorder.holders_and_wakers() - self._names.keys())
@@ -95,7 +131,21 @@ class SchedulingTracer(Tracer):
     def stop(self) -> None:
         """Ends counting, and compares with the kernel's accounts."""
         self.recorder.stop()
+        if self._sites:
+            self._sites.finish(_UNWIND_SECONDS)
+            self._note_stacks(self._sites)
         self._learn_names(self.recorder.holders_and_wakers())  # all again: a thread is born with its maker's name
+
+    def _note_stacks(self, sites: CallSites) -> None:
+        if sites.problem is not None:
+            note_fault("waits", sites.problem, self.gaps)
+        if problems := sites.problems():
+            words, early = next(iter(problems.items())), sites.unwound_count - sites.complete_count
+            cause = f"{early} of {sites.unwound_count} stacks where waits began end early; mostly: {words[0]}"
+            self.gaps.append(Gap("waits", cause, None))
+        if uncopied := self.recorder.uncopied_count():
+            cause = f"of {uncopied} waits it is not known where they began: their stacks came faster than they are read"
+            self.gaps.append(Gap("waits", cause, None))
 
     @property
     def window(self) -> Window:
@@ -119,6 +169,8 @@ class SchedulingTracer(Tracer):
         activities, by_name = self.recorder.take(pids, {**self.recorder.names(), **self._names})
         for activity in activities:
             found[activity.pid].append(activity)
+        if self._sites:
+            self._sites.forget(pids)
         if len(self._names) > _MOST_NAMES:
             needed = self.recorder.holders_and_wakers()
             self._names = {tid: name for tid, name in self._names.items() if tid in needed}
@@ -145,4 +197,4 @@ class SchedulingTracer(Tracer):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.recorder.__exit__(kind, error, trace)
+        self._stack.close()

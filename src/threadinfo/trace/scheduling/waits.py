@@ -9,13 +9,13 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from threadinfo.model import BlockedCall, LockHolder, Wait, WaitObject, WokenBy
+from threadinfo.model import BlockedCall, LockHolder, Wait, WaitObject, WaitStack, WokenBy
 from threadinfo.syscall_numbers import SYSCALL_NAMES
 from threadinfo.trace.descriptors.calls import COMPAT_FIELD, MACHINES
 from threadinfo.trace.kernel.btf import KernelTypes
@@ -23,14 +23,20 @@ from threadinfo.trace.kernel.histogram import BUCKETS, bucket_of, summarize
 from threadinfo.trace.kernel.loader import Programs
 from threadinfo.trace.kernel.mapped import GrowingMemory
 from threadinfo.trace.scheduling.turnover import Gone, Other, Pairs, Total, Totals, add_total
+from threadinfo.trace.stacks.records import MOST_STACKS, buffer_defines
 
 ReadCall = Callable[[int, int], BlockedCall | None]
 """Gives what a thread sleeps in, by PID and thread id; None where it runs, has ended or may not be read."""
 Name = Callable[[int], tuple[int | None, str]]
 """Gives (PID, name) of a thread."""
+FramesOf = Callable[[int], tuple[str, ...]]
+"""Gives the program's frames behind a stack id, innermost first; none where they are not known."""
 
 MOST_WAITS = 32
 """That are told of each thread."""
+_MOST_OTHER_STACKS = 3
+"""That are told of each wait beside its first."""
+STACK_BUFFER_BYTES = {"long": 1 << 22, "short": 1 << 20}
 WAITS_A_SLOT = 2
 """On average: most slots are for threads that come and go."""
 
@@ -43,6 +49,7 @@ _BY_CALL, _BY_DESCRIPTOR, _BY_FUTEX, _BY_CHILD, _BY_SECOND, _BY_POLL = range(6)
 
 LATENCY = np.dtype([("count", "u8"), ("sum_ns", "u8"), ("max_ns", "u8"), ("buckets", "u4", (BUCKETS,))])
 WAKING = np.dtype([("waker", "u4"), ("unused", "u4"), ("count", "u8"), ("ns", "u8")])
+AT_STACK = np.dtype([("stack", "u4"), ("unused", "u4"), ("count", "u8"), ("ns", "u8")])
 WAIT = np.dtype(
     [
         ("slot", "u4"),
@@ -57,6 +64,7 @@ WAIT = np.dtype(
         ("unused", "u4"),
         ("holder_count", "u8"),
         ("holder_ns", "u8"),
+        ("at", AT_STACK),
         ("took", LATENCY),
     ]
 )
@@ -67,7 +75,7 @@ WAITING = np.dtype(
         ("wait", "u4"),
         ("holder", "u4"),
         ("wait_count", "u4"),
-        ("unused", "u4"),
+        ("stack", "u4"),
         ("other_count", "u8"),
         ("other_ns", "u8"),
         ("recent", _RECENT_WAIT, (_RECENT,)),
@@ -148,11 +156,30 @@ def kernel_facts(types: KernelTypes) -> dict[str, int | str] | str:
     return defines | (known if len(known) == len(files) else {})
 
 
+def stack_facts(types: KernelTypes) -> dict[str, int | str]:
+    """The defines that stacks of waits add to those; none where this machine's stacks are not walked."""
+    layout = MACHINES.get(platform.machine(), {})
+    exec_id = types.offset("task_struct", "self_exec_id")
+    if "REGISTER_IP" not in layout or exec_id is None:
+        return {}
+    registers = {name: layout[name] for name in ("REGISTER_IP", "REGISTER_SP", "PT_REGS_BYTES")}
+    return {**registers, **buffer_defines(STACK_BUFFER_BYTES), "TASK_EXEC_ID": exec_id, "WAIT_STACKS": MOST_STACKS}
+
+
 class Blocked(NamedTuple):
     """A part of a thread's time of which the programs charged nothing yet: before its first event, or at the end."""
 
     ns: int
     is_uninterruptible: bool
+
+
+class GoingOn(NamedTuple):
+    """The wait that a thread is in at the end."""
+
+    place: int
+    stack: int
+    """Its stack id; 0: not known."""
+    blocked: Blocked
 
 
 class ThreadWaits(NamedTuple):
@@ -171,6 +198,8 @@ class _Sum:
         self.count = self.sum_ns = self.max_ns = self.uninterruptible_ns = 0
         self.buckets = np.zeros(BUCKETS, np.uint32)
         self.places: list[int] = []
+        self.pending: tuple[int, int] | None = None
+        """(stack id, nanoseconds) of the wait that goes on, which no place has yet."""
 
     def add(self, blocked: Blocked) -> None:
         """One more wait, or the part of it that lies in the window."""
@@ -184,9 +213,14 @@ class _Sum:
 class WaitTables:
     """The kernel's side of it, as memory."""
 
-    def __init__(self, programs: Programs, slot_count: int) -> None:
-        """Teaches the programs what calls wait for, and has them learn where registers are."""
+    def __init__(self, programs: Programs, slot_count: int, frames_of: FramesOf | None) -> None:
+        """Teaches the programs what calls wait for, and has them learn where registers are.
+
+        With `frames_of` they were told WAIT_STACKS, and it gives the frames of stack ids.
+        """
         self._held = Pairs(programs, "held_by")
+        self._began_at = Pairs(programs, "began_at") if frames_of else None
+        self._frames_of = frames_of
         self._keys = programs.map("wait_slots", ctypes.c_char * _KEY.itemsize, ctypes.c_uint32)
         self._free = programs.queue("free_waits", ctypes.c_uint32)
         self.place_count = WAITS_A_SLOT * slot_count
@@ -240,8 +274,10 @@ class WaitTables:
             self._free.put(ctypes.c_uint32(place))
 
     def forget_ended(self, folded: Collection[int], gone: Callable[[int], Gone | None]) -> None:
-        """Takes who had locks out of the kernel's hash."""
+        """Takes who had locks, and where waits began, out of the kernel's hashes."""
         self._held.empty(folded, gone)
+        if self._began_at:
+            self._began_at.empty(folded, lambda _: None)
 
     def sums(self) -> NDArray[np.void]:
         """Of every place so far: whose it is, how often, how long."""
@@ -258,6 +294,10 @@ class WaitTables:
     def pending(self, slot: int) -> int:
         """The place of the wait that a thread is in; 0 is not known."""
         return int(self._waiting_of(slot)["wait"][slot])
+
+    def stack_of(self, slot: int) -> int:
+        """The stack id of that wait, or of its last one; 0 is not known."""
+        return int(self._waiting_of(slot)["stack"][slot])
 
     def _waiting_of(self, slot: int) -> NDArray[np.void]:
         """What threads are blocked in, by slot: of this one at least."""
@@ -287,18 +327,47 @@ class WaitTables:
             add_total(found.setdefault(place, {}), int(row["holder"]), int(row["holder_count"]), int(row["holder_ns"]))
         return found
 
+    def stacks(self) -> dict[int, Totals]:
+        """Where waits began, as stack ids, by place."""
+        found = self._began_at.read() if self._began_at else {}
+        at = self._used()["at"]
+        for place in np.flatnonzero(at["count"]).tolist() if self._began_at else ():
+            row = at[place]
+            add_total(found.setdefault(place, {}), int(row["stack"]), int(row["count"]), int(row["ns"]))
+        return found
+
+    def _tell_stacks(self, one: _Sum, stacks: Mapping[int, Totals]) -> list[WaitStack]:
+        """Those that are known, the longest first."""
+        if self._frames_of is None:
+            return []
+        ids: Totals = {}
+        for place in one.places:
+            for number, total in stacks.get(place, {}).items():
+                add_total(ids, number, total.count, total.ns)
+        if one.pending is not None:
+            add_total(ids, one.pending[0], 1, one.pending[1])
+        sums: dict[tuple[str, ...], Total] = {}
+        for number, total in ids.items():
+            frames = self._frames_of(number) if isinstance(number, int) else ()
+            known = sums.get(frames, Total(0, 0))
+            sums[frames] = Total(known.count + total.count, known.ns + total.ns)
+        sums.pop((), None)
+        longest = sorted(sums.items(), key=lambda item: -item[1].ns)
+        return [WaitStack(total.count, total.ns, frames) for frames, total in longest[: 1 + _MOST_OTHER_STACKS]]
+
     def tell(
         self,
         places: Iterable[int],
         blocked_ns: int,
         before: tuple[BlockedCall | None, Blocked] | None,
-        going_on: tuple[int, Blocked] | None,
+        going_on: GoingOn | None,
         wakers: Callable[[int], Mapping[Other, Total]],
         holders: Mapping[int, Mapping[Other, Total]],
+        stacks: Mapping[int, Totals],
         name: Name,
     ) -> ThreadWaits:
-        """One thread's waits. `before`: what it was blocked in before its first event; `going_on`: place and time of
-        the wait that it is in at the end. Both are counted in `blocked_ns` already, the thread's time blocked."""
+        """One thread's waits. `before`: what it was blocked in before its first event; `going_on`: the wait that it is
+        in at the end. Both are counted in `blocked_ns` already, the thread's time blocked."""
         sums: dict[tuple[int, int, int], _Sum] = {}
         for place in places:
             row = self.waits[place]
@@ -312,8 +381,9 @@ class WaitTables:
             one.max_ns = max(one.max_ns, int(took["max_ns"]))
             one.uninterruptible_ns += int(row["uninterruptible_ns"])
             one.buckets += took["buckets"]
-        if going_on and (found := next((one for one in sums.values() if going_on[0] in one.places), None)):
-            found.add(going_on[1])
+        if going_on and (found := next((one for one in sums.values() if going_on.place in one.places), None)):
+            found.add(going_on.blocked)
+            found.pending = going_on.stack, going_on.blocked.ns
         if before and before[0] and before[1].ns:
             call, target = _read_call(before[0])
             same = next((one for one in sums.values() if (one.call, one.object) == (call, target)), None)
@@ -321,7 +391,7 @@ class WaitTables:
                 same = sums.setdefault((call, target, 0), _Sum(call, target, 0, 0))
             same.add(before[1])
         longest = sorted((one for one in sums.values() if one.count), key=lambda one: -one.sum_ns)[:MOST_WAITS]
-        waits = tuple(_tell(one, wakers, holders, name) for one in longest)
+        waits = tuple(_tell(one, wakers, holders, self._tell_stacks(one, stacks), name) for one in longest)
         return ThreadWaits(waits, max(0, blocked_ns - sum(one.sum_ns for one in waits)))
 
 
@@ -376,12 +446,14 @@ def _tell(
     one: _Sum,
     wakers: Callable[[int], Mapping[Other, Total]],
     holders: Mapping[int, Mapping[Other, Total]],
+    stacks: Sequence[WaitStack],
     name: Name,
 ) -> Wait:
     took = summarize(one.count, one.sum_ns, one.max_ns, one.buckets.tolist())
     syscall, cause, target = _describe(one)
     woken: Totals = {}
     held: Totals = {}
+    first = stacks[0] if stacks else WaitStack(0, 0, ())
     for place in one.places:
         for totals, more in ((woken, wakers(place)), (held, holders.get(place, {}))):
             for other, total in more.items():
@@ -402,6 +474,10 @@ def _tell(
             LockHolder(*whose(other, name), total.count, total.ns)
             for other, total in sorted(held.items(), key=lambda item: -item[1].ns)
         ),
+        stack=first.stack,
+        stack_count=first.count,
+        stack_ns=first.sum_ns,
+        other_stacks=tuple(stacks[1:]),
     )
 
 

@@ -14,6 +14,7 @@ from threadinfo.trace.kernel.preflight import check_privilege
 from threadinfo.trace.kernel.privileges import give_up
 from threadinfo.trace.session.target import TraceOptions, TraceTarget
 from threadinfo.trace.session.tracer import NOTHING_SEEN, AnyTracer, Tracer, Window, join_confidence
+from threadinfo.trace.stacks.shared_unwinder import SharedUnwinder
 from threadinfo.tracers import TRACERS
 
 _Answer = TypeVar("_Answer")
@@ -108,6 +109,8 @@ def attach(stack: contextlib.ExitStack, target: TraceTarget, options: TraceOptio
     check_privilege()
     gaps: list[Gap] = []
     tracers: list[Tracer] = []
+    unwinder = stack.enter_context(SharedUnwinder(target.open_mapping, options.debuginfod))
+    options = options._replace(unwinder=unwinder)
     for registered in TRACERS:
         if not options.only.intersection(registered.watches):
             continue

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from threadinfo.model import BlockedCall, KernelAccount
+from threadinfo.trace.stacks.shared_unwinder import SharedUnwinder
 
 
 class TraceTarget(Protocol):
@@ -71,5 +72,7 @@ class TraceOptions(NamedTuple):
     """How often a second each CPU is looked at."""
     debuginfod: tuple[str, ...] = ()
     """Servers to ask for debug files that this host lacks."""
+    unwinder: SharedUnwinder | None = None
+    """For whoever needs stacks; None: each has its own."""
     follow_limit: int = 0
     """How many of the processes that traced ones make are traced too."""

@@ -2,7 +2,7 @@
 
 Unwinding costs a fraction of a millisecond, so it is done once for every way that leads to a call, in a thread of its
 own; how far each frame's return address lies from where the frame begins is learnt from it and taught to the program
-in the kernel, which walks known frames itself (bpf/descriptors/stacks.h). A frame of which two stacks say different
+in the kernel, which walks known frames itself (bpf/lib/stacks.h). A frame of which two stacks say different
 things, for example of a function that calls alloca(3), is walked by nobody: it ends the way.
 """
 
@@ -18,12 +18,12 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from threadinfo.trace.descriptors.ledger import MOST_STACKS
 from threadinfo.trace.stacks.records import (
     IS_END,
     IS_OUTERMOST,
     IS_PROGRAM,
     IS_ROOT,
+    MOST_STACKS,
     REGISTER_IP,
     REGISTER_WORDS,
     CopiedStacks,

@@ -1,8 +1,10 @@
-"""Reads the copies of user stacks that bpf/descriptors/stacks.h makes of new ways to a call, and teaches it frames."""
+"""Reads the copies of user stacks that bpf/lib/stacks.h makes of new ways to a call, and teaches it frames."""
 
 from __future__ import annotations
 
 import ctypes
+import mmap
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +13,7 @@ from numpy.typing import NDArray
 from threadinfo.trace.kernel.loader import Programs
 from threadinfo.trace.kernel.ring import RingReader
 
-# Mirrors of bpf/descriptors/stacks.h.
+# Mirrors of bpf/lib/stacks.h.
 IS_PROGRAM, IS_END, IS_OUTERMOST, IS_ROOT = 1, 2, 4, 8
 _MIX = 0x9E3779B97F4A7C15
 REGISTER_WORDS, REGISTER_IP, REGISTER_SP = 21, 16, 19  # of struct pt_regs
@@ -19,8 +21,15 @@ _HEAD = 3
 _CODE_BITS, _PAGE_SHIFT = 1 << 16, 12
 _STACK_BYTES = {"long": 8192, "short": 1024}
 
-STACK_BUFFER_BYTES = {"long": 1 << 24, "short": 1 << 22}
+BUFFER_BYTES = {"long": 1 << 24, "short": 1 << 22}
 """2,000 stacks that are new, and 3,400 more that come before those are learnt."""
+MOST_STACKS = 16_384
+"""Stack ids of a program."""
+
+
+def buffer_defines(buffer_bytes: Mapping[str, int]) -> dict[str, int]:
+    """What tells a program how large the buffers of copies are."""
+    return {f"{name.upper()}_STACK_PAGES": size // mmap.PAGESIZE for name, size in buffer_bytes.items()}
 
 
 class CopiedStacks(NamedTuple):
@@ -72,10 +81,10 @@ class _Frame(ctypes.Structure):  # mirrors struct frame
 class StackReader:
     """The copies, and the frames that the kernel side knows."""
 
-    def __init__(self, programs: Programs) -> None:
+    def __init__(self, programs: Programs, buffer_bytes: Mapping[str, int]) -> None:
         self._frames = programs.map("frames", ctypes.c_uint64, _Frame)
         self._readers = {}
-        for name, size in STACK_BUFFER_BYTES.items():
+        for name, size in buffer_bytes.items():
             words = 1 + _HEAD + REGISTER_WORDS + _STACK_BYTES[name] // 8
             self._readers[name] = RingReader(programs.descriptor(f"{name}_stacks"), size, words)
         self._code = np.frombuffer(programs.memory("code_filter", 8, _CODE_BITS // 64), np.uint64)

@@ -4,7 +4,12 @@
  * way that leads to a call. What user space finds, it teaches: how far from each return address the next one lies. With
  * that a stack is walked here, and the return addresses, hashed, tell the ways apart (instruction and stack pointer do
  * not: the first is always libc's, the second the same for frames of one size). Until the frames are known, the top of
- * the stack tells: those of its words that point into code, with their places. */
+ * the stack tells: those of its words that point into code, with their places.
+ *
+ * Read by src/threadinfo/trace/stacks/records.py, whose struct layouts mirror these. Needs of who includes it: how many
+ * stacks are told apart (STACKS), struct control with copies_left and next_stack, get_control(), COUNT(uncopied); of the
+ * loader PT_REGS_BYTES, LONG_STACK_PAGES and SHORT_STACK_PAGES.
+ */
 #define MOST_FRAMES 16
 #define MOST_FRAMES_WHOLE 32
 #define USER_PAGE 4096 /* the smallest that there is */
@@ -20,8 +25,8 @@ struct frame {
 #define IS_OUTERMOST 4 /* nothing lies beyond */
 #define IS_ROOT 8      /* beyond lies only what started the thread */
 BPF_HASH(frames, u64, struct frame, 32768); /* by the address, mixed with what says which program it is of */
-BPF_HASH(stack_ids, u64, u32, SITES);       /* by the way */
-BPF_TABLE("lru_hash", u64, u32, pending_ids, SITES); /* by the way as far as it is known, and the top of the stack */
+BPF_HASH(stack_ids, u64, u32, STACKS);       /* by the way */
+BPF_TABLE("lru_hash", u64, u32, pending_ids, STACKS); /* by the way as far as it is known, and the top of the stack */
 BPF_TABLE("lru_hash", u64, u32, unlearnt, 4096); /* ways, as far as they are known, of which a long copy was made */
 
 /* Pages of code of the traced processes, as a filter: a bit by the hash of a page's number, set by user space. */
@@ -84,7 +89,7 @@ static __always_inline u32 copy_stack(void *registers, u64 sp, u32 exec_id, bool
     u32 zero = 0, id;
     struct control *c = get_control();
 
-    if (!c || c->next_stack >= SITES || __sync_fetch_and_add(&c->copies_left, -1) <= 0)
+    if (!c || c->next_stack >= STACKS || __sync_fetch_and_add(&c->copies_left, -1) <= 0)
         goto no_room;
     if (is_long) {
         struct long_stack *record = long_stacks.ringbuf_reserve(sizeof *record);
@@ -106,7 +111,7 @@ static __always_inline u32 copy_stack(void *registers, u64 sp, u32 exec_id, bool
             record->head.length = sizeof record->data;
         short_stacks.ringbuf_submit(record, NO_WAKEUP);
     }
-    return id < SITES ? id : 0;
+    return id < STACKS ? id : 0;
 no_room:
     COUNT(uncopied);
     return 0;
