@@ -20,7 +20,7 @@
 #include "lib/processes.h"
 
 #define SLICES 64      /* of each CPU's past, a power of two */
-#define WALK 8         /* slices looked back at for one wait, at once */
+#define WALK 8         /* slices looked back at for one wait; to all of them where loops cost the verifier nothing */
 #define CHILDREN 4096 /* that are made between two looks of user space */
 #define INTERRUPT 0xffffffff /* as a waker: no thread, but a timer or a device */
 #define BY_NETWORK 0x40000000 /* added to a waker: the receiving side of the network, which ran in that thread's send */
@@ -283,32 +283,56 @@ static __always_inline void charge(struct thread *t, u32 slot, u32 holder, u64 n
     t->last_holder_ns += ns;
 }
 
+struct settling {
+    u64 from;
+    u64 until;
+    u64 left_ns; /* of which nobody is known yet */
+    u64 longest_ns;
+    u32 longest; /* who held the CPU longest */
+};
+
+/* Charges a wait to who held the CPU in the slice that came `back` ago; gives whether it ended before that wait. */
+static __always_inline bool settle_slice(struct thread *t, u32 slot, struct cpu *c, u32 back, struct settling *wait) {
+    struct slice *s = &c->slices[(c->head - back) & (SLICES - 1)];
+    u64 start = s->start_ns > wait->from ? s->start_ns : wait->from;
+    u64 end = s->end_ns < wait->until ? s->end_ns : wait->until;
+
+    if (s->end_ns <= wait->from)
+        return true;
+    if (end <= start || !s->tid || s->tid == t->tid)
+        return false;
+    charge(t, slot, s->tid, end - start);
+    wait->left_ns -= end - start;
+    if (end - start > wait->longest_ns) {
+        wait->longest_ns = end - start;
+        wait->longest = s->tid;
+    }
+    return false;
+}
+
 /* Charges a wait from t->settled_ns to `until` to those who held the CPU; gives who held it longest. */
 static __always_inline u32 settle(struct thread *t, u32 slot, struct cpu *c, u64 until) {
-    u64 from = t->settled_ns, left, longest_ns = 0;
-    u32 longest = 0;
+    struct settling wait = {.from = t->settled_ns, .until = until};
+    bool is_done = false;
 
-    if (until <= from)
+    if (until <= wait.from)
         return 0;
-    left = until - from;
-    for (u32 i = 1; i <= WALK; i++) {
-        struct slice *s = &c->slices[(c->head - i) & (SLICES - 1)];
-        u64 start = s->start_ns > from ? s->start_ns : from, end = s->end_ns < until ? s->end_ns : until;
+    wait.left_ns = until - wait.from;
+    for (u32 i = 1; i <= WALK && !is_done; i++)
+        is_done = settle_slice(t, slot, c, i, &wait);
+#ifdef HAS_ITERATORS
+    if (!is_done) {
+        u32 i;
 
-        if (s->end_ns <= from)
-            break;
-        if (end <= start || !s->tid || s->tid == t->tid)
-            continue;
-        charge(t, slot, s->tid, end - start);
-        left -= end - start;
-        if (end - start > longest_ns) {
-            longest_ns = end - start;
-            longest = s->tid;
+        EACH (i, WALK + 1, SLICES) {
+            if (settle_slice(t, slot, c, i, &wait))
+                break;
         }
     }
-    t->uncharged_ns += left;
+#endif
+    t->uncharged_ns += wait.left_ns;
     t->settled_ns = until;
-    return longest;
+    return wait.longest;
 }
 
 static __always_inline void note_first(struct thread *t, u64 now, u32 state_before) {
