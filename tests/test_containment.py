@@ -106,7 +106,7 @@ def test_fault_in_a_stage_costs_its_section(start: Start, stage: str) -> None:
 
 
 @pytest.mark.usefixtures("bpf")
-def test_fault_in_what_two_sections_need_costs_both_named_in_the_order_of_the_tracers(start: Start) -> None:
+def test_fault_in_what_three_sections_need_is_named_of_each_in_the_order_of_the_tracers(start: Start) -> None:
     process = start(sys.executable, WORKLOADS / "lively.py", "fragile", 3, 11)
     assert process.stdin is not None
     assert process.stdout is not None
@@ -117,8 +117,13 @@ def test_fault_in_what_two_sections_need_costs_both_named_in_the_order_of_the_tr
     assert result.returncode == 3, result.stderr
     (line,) = result.stderr.splitlines()
     told = line.removeprefix("missing for a fault of threadinfo itself: ").split("; ")
-    assert [one.partition(f", {FAULT} (")[0] for one in told] == ["CPU samples", "call sites", containment.REMEDY]
-    for section in ("CPU samples", "call sites"):
+    assert [one.partition(f", {FAULT} (")[0] for one in told] == [
+        "waits",
+        "CPU samples",
+        "call sites",
+        containment.REMEDY,
+    ]
+    for section in ("waits", "CPU samples", "call sites"):
         assert f"\n  {section}: a fault of threadinfo itself: {FAULT}" in result.stdout
     assert [heading for heading in SECTIONS if f"=== {heading}" not in result.stdout] == []
 

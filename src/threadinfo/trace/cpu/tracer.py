@@ -174,9 +174,12 @@ class CpuTracer(ProgramTracer):
                 self._work.put(_copies(pid, records[batch]))
 
     def stop(self) -> None:
-        """Ends counting, and waits until everything is unwound."""
+        """Ends counting."""
         super().stop()
         self.read()
+
+    def conclude(self) -> None:
+        """Waits until everything is unwound."""
         self._work.put(None)
         self._thread.join(_CLOSE_SECONDS)
         seen, lost = int(self._counts.seen), int(self._counts.lost)

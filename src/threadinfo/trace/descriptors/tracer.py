@@ -326,6 +326,11 @@ class DescriptorTracer(Tracer):
         """Ends counting, and compares the ledger with /proc; a fault in that costs the comparison alone."""
         with contained("ledger", self.gaps):
             _, self._checks = self.finish()
+
+    def conclude(self) -> None:
+        """Waits for the stacks that are still to be unwound."""
+        if self.sites:
+            self.sites.finish(self._unwind_seconds)
         if self.sites and self.sites.problem:
             note_fault("call sites", self.sites.problem, self.gaps)
 
@@ -359,8 +364,6 @@ class DescriptorTracer(Tracer):
         self.recorder.stop()
         self.stopped_ns = time.monotonic_ns()
         chunk = self._take(self.recorder.read(is_last=True))
-        if self.sites:
-            self.sites.finish(self._unwind_seconds)
         return chunk, {pid: self._check(pid, *reading) for pid, reading in readings.items()}
 
     def _check(self, pid: int, began_ns: int, numbers: Sequence[int] | None) -> LedgerCheck | None:

@@ -9,7 +9,7 @@ from types import TracebackType
 
 import msgspec
 
-from threadinfo.containment import note_fault
+from threadinfo.containment import contained, note_fault
 from threadinfo.errors import NotAvailableError
 from threadinfo.model import Confidence, EndedThreads, Gap
 from threadinfo.trace.kernel.loader import ProgramStatistics
@@ -107,11 +107,18 @@ class SchedulingTracer(Tracer):
     def read(self) -> None:
         """Makes room for new threads, and learns the names of wakers and holders while they live."""
         self.recorder.reclaim()
-        if self._sites:
-            self._sites.read()
+        self._read_stacks()
         if time.monotonic() >= self._names_at:
             self._names_at = time.monotonic() + _NAMES_SECONDS
             self._learn_names(self.recorder.holders_and_wakers() - self._names.keys())
+
+    def _read_stacks(self) -> None:
+        """A fault in this costs the stacks alone."""
+        sites, self._sites = self._sites, None
+        if sites:
+            with contained("waits", self.gaps):
+                sites.read()
+                self._sites = sites
 
     def _learn_names(self, tids: set[int]) -> None:
         for tid in tids:
@@ -131,15 +138,19 @@ class SchedulingTracer(Tracer):
     def stop(self) -> None:
         """Ends counting, and compares with the kernel's accounts."""
         self.recorder.stop()
-        if self._sites:
-            self._sites.finish(_UNWIND_SECONDS)
-            self._note_stacks(self._sites)
         self._learn_names(self.recorder.holders_and_wakers())  # all again: a thread is born with its maker's name
+
+    def conclude(self) -> None:
+        """Waits for the stacks that are still to be unwound."""
+        if self._sites:
+            with contained("waits", self.gaps):
+                self._sites.finish(_UNWIND_SECONDS)
+                self._note_stacks(self._sites)
 
     def _note_stacks(self, sites: CallSites) -> None:
         if sites.problem is not None:
             note_fault("waits", sites.problem, self.gaps)
-        if problems := sites.problems():
+        elif problems := sites.problems():
             words, early = next(iter(problems.items())), sites.unwound_count - sites.complete_count
             cause = f"{early} of {sites.unwound_count} stacks where waits began end early; mostly: {words[0]}"
             self.gaps.append(Gap("waits", cause, None))

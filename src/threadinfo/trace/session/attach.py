@@ -109,7 +109,8 @@ def attach(stack: contextlib.ExitStack, target: TraceTarget, options: TraceOptio
     check_privilege()
     gaps: list[Gap] = []
     tracers: list[Tracer] = []
-    unwinder = stack.enter_context(SharedUnwinder(target.open_mapping, options.debuginfod))
+    shared = SharedUnwinder(target.open_mapping, options.debuginfod)
+    unwinder = stack.enter_context(detached(shared, gaps))
     options = options._replace(unwinder=unwinder)
     for registered in TRACERS:
         if not options.only.intersection(registered.watches):

@@ -243,6 +243,7 @@ def trace_processes(
         elif all(one.has_ended() for one in targets):
             ended_by = "target"
         tracers.ask(lambda tracer: tracer.stop())
+        tracers.ask(lambda tracer: tracer.conclude())
         window = tracers.window(window)
         welcome()
         activities = {

@@ -147,6 +147,7 @@ class Stream:
             if self.descriptors:
                 chunk, checks = self.descriptors.finish()
                 chunks += _some(chunk)
+                self.descriptors.conclude()
         return StreamTick(delays, chunks, self.confidence(), checks)
 
     def confidence(self) -> Confidence:

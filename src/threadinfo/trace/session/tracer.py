@@ -77,7 +77,10 @@ class Tracer(ABC):
 
     @abstractmethod
     def stop(self) -> None:
-        """Ends the window, reads what is left, and compares with /proc what can be compared."""
+        """Ends the window, reads what is left, and compares with /proc what can be compared: at once, others wait."""
+
+    def conclude(self) -> None:  # noqa: B027
+        """What takes its time after the window, when all have stopped: stacks that are still to be unwound."""
 
     @property
     def window(self) -> Window | None:
