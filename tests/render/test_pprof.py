@@ -16,8 +16,8 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from tests.conftest import Run
 from tests.render.test_text_waits import FSYNC, LOCKED, server, traced
-from tests.reports import process, report, thread
-from threadinfo.model import CpuSample, CpuTime, Report
+from tests.reports import process, report, thread, wait
+from threadinfo.model import CpuSample, CpuTime, Report, WaitStack
 from threadinfo.render.json import render_json
 from threadinfo.render.pprof import QUEUED, render_pprof
 
@@ -151,3 +151,11 @@ def test_go_tool_pprof_reads_it(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "of 12 total" in done.stdout
     assert " spin [server]" in done.stdout
+
+
+def test_a_wait_has_the_frames_that_led_to_it() -> None:
+    stack, other = ("put+0x2 [shop]", "main+0x9 [shop]"), WaitStack(1, 3, ("get+0x1 [shop]",))
+    whole = wait("read", 10, stack=stack, stack_ns=6, other_stacks=(other,))
+    _, samples = read(report(process(threads=(thread(waits=(whole,)),))))
+    ways = {tuple(frames[1:]): values["blocked"] for frames, values, _ in samples if values["blocked"]}
+    assert ways == {("put [shop]", "main [shop]"): 6, ("get [shop]",): 3, (): 1}

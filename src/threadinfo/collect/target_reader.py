@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from threadinfo.errors import TargetEndedError
 from threadinfo.model import BlockedCall, KernelAccount
+from threadinfo.proc.perf_map import read_perf_map
 from threadinfo.proc.process import ENDED_STATES
 from threadinfo.proc.reader import ProcDirectory, ProcError, ProcGoneError
 from threadinfo.proc.serving import is_native, read_blocked_call
@@ -91,6 +92,10 @@ class TargetReader:
             return self._held[pid].mapped_file(addresses)
         except (KeyError, ProcError):
             return None
+
+    def perf_map(self, pid: int) -> bytes | None:
+        """What a target says of the code that it made at run time; None where it says nothing."""
+        return read_perf_map(self._held[pid]) if pid in self._held else None
 
     def all_pids(self) -> list[int]:
         """The ids of all processes of the machine."""

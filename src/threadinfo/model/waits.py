@@ -85,6 +85,13 @@ class Wait(msgspec.Struct, frozen=True, kw_only=True):
         first = (WaitStack(self.stack_count, self.stack_ns, self.stack),) if self.stack else ()
         return first + self.other_stacks
 
+    @property
+    def time_by_stack(self) -> tuple[tuple[tuple[str, ...], int], ...]:
+        """(stack, nanoseconds) each, together sum_ns; the last is without a stack where some time has none."""
+        known = tuple((one.stack, one.sum_ns) for one in self.known_stacks)
+        left_ns = self.sum_ns - sum(ns for _, ns in known)
+        return (*known, ((), left_ns)) if left_ns > 0 else known
+
 
 class LockUse(msgspec.Struct, frozen=True):
     """How long a thread waited for a lock."""

@@ -19,6 +19,8 @@ _BASIC_STATS = 0x7FF
 _DONT_SYNC = 0x4000  # AT_STATX_DONT_SYNC
 _REFUSED = frozenset({errno.ENOSYS, errno.EPERM})  # before Linux 4.11, or by a container's old filter
 _PROC_SUPER_MAGIC = 0x9FA0  # statfs(2)
+# FUSE, NFS, SMB2, CIFS, 9p, Ceph, AFS, Coda; as statfs(2) and include/uapi/linux/magic.h have them.
+_SERVED_MAGICS = frozenset({0x65735546, 0x6969, 0xFE534D42, 0xFF534D42, 0x01021997, 0x00C36400, 0x5346414F, 0x73757245})
 _SYS_OPENAT2 = 437  # the same number on every architecture
 _OPEN_HOW = struct.Struct("=3Q")
 _RESOLVE_NO_SYMLINKS, _RESOLVE_BENEATH = 0x04, 0x08
@@ -67,6 +69,14 @@ def read_status(name: str, directory: int) -> FileStatus:
 def may_need_server(status: FileStatus) -> bool:
     """Whether opening or reading it may wait for a server, or for another process: all but files on a block device."""
     return not stat.S_ISREG(status.mode) or status.device_major == 0
+
+
+def is_on_a_server(fd: int) -> bool:
+    """Whether reading an open file may wait for a server on the network, or for a process (FUSE)."""
+    buffer = _Buffer()
+    if _LIBC.fstatfs(fd, buffer):
+        return True
+    return ctypes.c_long.from_buffer(buffer).value in _SERVED_MAGICS
 
 
 def is_procfs(directory: int) -> bool:

@@ -308,6 +308,10 @@ class ProcDirectory:
             raise
         return fd
 
+    def root_descriptor(self) -> int:
+        """The process's own root directory, as a place to look from (O_PATH); the caller closes it. Raises OSError."""
+        return os.open("root", os.O_PATH | os.O_CLOEXEC, dir_fd=self._fd)
+
     def directory_below_root(self, path: str) -> int:
         """Opens a directory of the process's whose descriptor is wanted itself (a mount point); the caller closes it.
 

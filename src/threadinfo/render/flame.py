@@ -124,12 +124,9 @@ def _ways(thread: Thread | EndedThread) -> Iterator[tuple[list[tuple[str, Kind]]
     for wait in thread.waits or ():
         kind = _kind(wait)
         reason = "waiting for work" if wait.is_idle else "waiting within work"
-        for one in wait.known_stacks:
-            frames = [function_of(frame) for frame in reversed(one.stack)][-_MOST_DEPTH:]
-            yield [(name, kind) for name in (reason, *frames, describe_wait(wait))], one.sum_ns
-        left_ns = wait.sum_ns - sum(one.sum_ns for one in wait.known_stacks)
-        if left_ns > 0:
-            yield [(reason, kind), (describe_wait(wait), kind)], left_ns
+        for stack, ns in wait.time_by_stack:
+            frames = [function_of(frame) for frame in reversed(stack)][-_MOST_DEPTH:]
+            yield [(name, kind) for name in (reason, *frames, describe_wait(wait))], ns
     if thread.waits_other_ns:
         yield [("waiting within work", "stuck"), ("other waits", "stuck")], thread.waits_other_ns
 

@@ -125,7 +125,8 @@ def _samples(process: ProcessReport) -> Iterator[tuple[list[str], tuple[int, ...
             yield [QUEUED], (0, 0, thread.scheduling.run_queue_ns, 0), labels, 0
         for wait in thread.waits or ():
             why = [("waits", "for work" if wait.is_idle else "within work", 0)]
-            yield [f"[{describe_wait(wait)}]"], (0, 0, 0, wait.sum_ns), labels + why, 0
+            for stack, ns in wait.time_by_stack:
+                yield [f"[{describe_wait(wait)}]", *stack], (0, 0, 0, ns), labels + why, 0
 
 
 def _value_type(profile: _Profile, name: str, unit: str) -> bytes:

@@ -124,7 +124,7 @@ class CpuTracer(ProgramTracer):
         super().__init__(target, options)
         with contextlib.ExitStack() as stack:
             stack.callback(self.programs.close)
-            own = SharedUnwinder(target.open_mapping, options.debuginfod)
+            own = SharedUnwinder(target.open_mapping, target.perf_map, options.debuginfod)
             self._unwinder = options.unwinder or stack.enter_context(own)
             self._unwinder.start()
             self._symbol_file = KernelSymbolFile()

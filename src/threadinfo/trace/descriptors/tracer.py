@@ -155,7 +155,7 @@ class DescriptorTracer(Tracer):
         self._unwind_seconds = _FETCH_SECONDS if options.debuginfod else _UNWIND_SECONDS
         with contextlib.ExitStack() as stack:
             if options.with_stacks:
-                own = SharedUnwinder(target.open_mapping, options.debuginfod)
+                own = SharedUnwinder(target.open_mapping, target.perf_map, options.debuginfod)
                 unwinder = options.unwinder or stack.enter_context(own)
                 try:
                     unwinder.start()

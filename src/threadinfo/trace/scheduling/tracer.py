@@ -48,7 +48,7 @@ class SchedulingTracer(Tracer):
         self._frames: dict[int, tuple[str, ...]] = {}
         with contextlib.ExitStack() as stack:
             if with_waits and options.with_stacks and not options.sends_events:
-                unwinder = options.unwinder or stack.enter_context(SharedUnwinder(target.open_mapping))
+                unwinder = options.unwinder or stack.enter_context(SharedUnwinder(target.open_mapping, target.perf_map))
                 try:
                     unwinder.start()
                 except NotAvailableError as problem:

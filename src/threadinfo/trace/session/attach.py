@@ -23,8 +23,8 @@ _Answer = TypeVar("_Answer")
 class Attached:
     """The tracers of one trace. One in which a fault of ours comes to light is not asked any more: it may say wrong."""
 
-    def __init__(self, tracers: Sequence[Tracer], gaps: list[Gap]) -> None:
-        self._tracers = list(tracers)
+    def __init__(self, tracers: Sequence[Tracer], gaps: list[Gap], unwinder: SharedUnwinder) -> None:
+        self._tracers, self._unwinder = list(tracers), unwinder
         self.own_gaps = gaps
         """Faults that cost more than one of them, or a whole one."""
 
@@ -101,7 +101,7 @@ class Attached:
 
     def gaps(self) -> list[Gap]:
         """Everything that could not be done so far."""
-        return [*self.own_gaps, *(gap for tracer in self for gap in tracer.gaps)]
+        return [*self.own_gaps, *(gap for tracer in self for gap in tracer.gaps), *self._unwinder.gaps()]
 
 
 def attach(stack: contextlib.ExitStack, target: TraceTarget, options: TraceOptions) -> Attached:
@@ -109,7 +109,7 @@ def attach(stack: contextlib.ExitStack, target: TraceTarget, options: TraceOptio
     check_privilege()
     gaps: list[Gap] = []
     tracers: list[Tracer] = []
-    shared = SharedUnwinder(target.open_mapping, options.debuginfod)
+    shared = SharedUnwinder(target.open_mapping, target.perf_map, options.debuginfod)
     unwinder = stack.enter_context(detached(shared, gaps))
     options = options._replace(unwinder=unwinder)
     for registered in TRACERS:
@@ -124,4 +124,4 @@ def attach(stack: contextlib.ExitStack, target: TraceTarget, options: TraceOptio
                 raise
             gaps.append(Gap(kind.name, problem.message, problem.remedy))
     give_up(may_use_network=bool(options.debuginfod))
-    return Attached(tracers, gaps)
+    return Attached(tracers, gaps, unwinder)

@@ -48,6 +48,10 @@ class TraceTarget(Protocol):
         """Opens what a target has mapped at "START-END", as maps has it; the caller closes it."""
         ...
 
+    def perf_map(self, pid: int) -> bytes | None:
+        """What a target says of the code that it made at run time, as perf(1) reads it; None where it says nothing."""
+        ...
+
     def name(self, tid: int) -> tuple[int | None, str] | None:
         """(PID, name) of any thread of the machine."""
         ...

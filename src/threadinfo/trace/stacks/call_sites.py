@@ -201,7 +201,8 @@ class CallSites:
         """Asks for a frame in each of the first files, from a stack that is made up: it is then ready for real ones."""
         maps = _maps_of_code(self._read_maps(pid) or b"")
         samples = []
-        for first, _ in [*_code_ranges(maps.splitlines())][:_WARMED_FILES]:
+        of_files = [line for line in maps.splitlines() if len(line.split(None, 5)) == 6]
+        for first, _ in [*_code_ranges(of_files)][:_WARMED_FILES]:
             registers = np.zeros(REGISTER_WORDS, np.uint64)
             registers[REGISTER_IP] = first
             samples.append(Sample(pid, registers.tobytes(), bytes(_WORD)))
@@ -329,10 +330,11 @@ def _is_step(frame: Frame, begin: int) -> bool:
 
 
 def _maps_of_code(maps: bytes) -> bytes:
-    """The lines of files that have code mapped: what the process maps besides comes and goes."""
+    """The lines of code, and of files that have code mapped: what the process maps besides comes and goes."""
     lines = [line.split(None, 5) for line in maps.splitlines()]
-    files = {line[5] for line in lines if len(line) == 6 and b"x" in line[1]}
-    return b"".join(b" ".join(line) + b"\n" for line in lines if len(line) == 6 and line[5] in files)
+    files = {line[5] for line in lines if len(line) == 6 and b"x" in line[1]} - {b"[vsyscall]"}
+    kept = [line for line in lines if (line[5] in files if len(line) == 6 else len(line) == 5 and b"x" in line[1])]
+    return b"".join(b" ".join(line) + b"\n" for line in kept)
 
 
 def _code_ranges(lines: Iterable[bytes]) -> Iterable[tuple[int, int]]:

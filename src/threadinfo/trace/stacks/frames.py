@@ -9,6 +9,7 @@ from threadinfo.trace.stacks.code_layout import CodeLayout, is_library_file, is_
 
 # Where they are in struct pt_regs; what CS is in 32-bit code (arch/x86/include/asm/segment.h).
 _CODE_SEGMENT_AT, _STACK_POINTER_AT, _CODE_SEGMENT_32 = 17 * 8, 19 * 8, 0x23
+_GO_STARTS = frozenset({"runtime.goexit.abi0", "runtime.goexit", "runtime.mstart.abi0", "runtime.mstart"})
 
 
 class Sample(NamedTuple):
@@ -158,6 +159,8 @@ def _problem(sample: Sample, places: list[Place], end: int, words: str) -> str |
     if end == message.END_OF_COPY:
         return _cut(sample)
     if end == message.END_OF_FRAMES:
+        if last.function in _GO_STARTS:  # below them Go puts a return address of 0
+            return None
         return "its last return address is 0, and no unwind table says that a thread starts there"
     return f"it cannot be unwound further: {words}"
 

@@ -6,9 +6,16 @@ import threading
 from collections.abc import Callable, Sequence
 from types import TracebackType
 
+from threadinfo.model import Gap
 from threadinfo.trace.stacks.debug_files import DebugFiles
 from threadinfo.trace.stacks.frames import Sample, Stack
+from threadinfo.trace.stacks.perf_map import ReadPerfMap, RunTimeCode
 from threadinfo.trace.stacks.unwinder import Unwinder
+
+_PERF_MAPS = (
+    "programs name it in /tmp/perf-PID.map: node --perf-basic-prof, python -X perf (3.12), "
+    "jcmd PID Compiler.perfmap (Java 17)"
+)
 
 
 class SharedUnwinder:
@@ -17,9 +24,15 @@ class SharedUnwinder:
     A context manager; when the thread that started it ends, so does its child.
     """
 
-    def __init__(self, open_mapping: Callable[[int, str], int | None], debuginfod: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        open_mapping: Callable[[int, str], int | None],
+        read_perf_map: ReadPerfMap,
+        debuginfod: tuple[str, ...] = (),
+    ) -> None:
         """`open_mapping`: as of `Unwinder`. `debuginfod`: servers to ask for debug files that this host lacks."""
         self._open_mapping, self._debuginfod = open_mapping, debuginfod
+        self._run_time_code = RunTimeCode(read_perf_map)
         self._unwinder: Unwinder | None = None
         self._lock = threading.Lock()
 
@@ -36,7 +49,17 @@ class SharedUnwinder:
     def unwind(self, pid: int, maps: bytes, samples: Sequence[Sample]) -> list[Stack]:
         """As `Unwinder.unwind`, once the others are done."""
         with self._lock:
-            return self._started().unwind(pid, maps, samples)
+            stacks = self._started().unwind(pid, maps, samples)
+            return [self._run_time_code.name(pid, stack) for stack in stacks]
+
+    def gaps(self) -> list[Gap]:
+        """What could not be named so far."""
+        code = self._run_time_code
+        if not code.nameless_count:
+            return []
+        whole = code.nameless_count + code.named_count
+        cause = f"{code.nameless_count} of {whole} frames are of code that was made at run time, and have no names"
+        return [Gap("stacks", cause, _PERF_MAPS)]
 
     def __enter__(self) -> SharedUnwinder:
         return self

@@ -103,7 +103,7 @@ def format_frames(frames: Sequence[Frame]) -> tuple[str, ...]:
 
 
 def _format_frame(frame: Frame) -> str:
-    where = posixpath.basename(frame.module) or "no file"
+    where = posixpath.basename(frame.module) or ("JIT" if frame.function else "no file")
     name = f"{frame.function}+{frame.offset or 0:#x}" if frame.function else f"{frame.module_offset:#x}"
     return f"{name} [{where}]" + (f" {frame.source}" if frame.source else "")
 
