@@ -389,13 +389,12 @@ static __always_inline void count_unexpected(void) {
         l->unexpected_count++;
 }
 
-static __always_inline void switch_out(struct thread *t, u32 slot, void *task, u64 now, bool preempted,
-                                       u64 task_state) {
+static __always_inline void switch_out(struct thread *t, u32 slot, void *task, u64 now, u64 task_state) {
     if (t->state != RUNNING && t->state != UNKNOWN)
         count_unexpected();
     leave_state(t, slot, now, RUNNING);
     t->settled_ns = now;
-    if (preempted) {
+    if (!task_state) {
         t->involuntary_count++;
         t->state = QUEUED_AFTER_PREEMPTION;
         return;
@@ -511,6 +510,20 @@ static __always_inline void catch_up(struct cpu *c, void *prev, u32 cpu, u64 now
     switch_in(came, prev, slot, c, cpu, at);
 }
 
+/* Of the thread that is switched out; 0: it would go on, and has to make room. */
+static __always_inline u64 state_of_switch(struct bpf_raw_tracepoint_args *ctx, void *task) {
+    u64 state = 0;
+
+    if (ctx->args[0]) /* in the kernel, wherever it was: it may say by then that it is going to sleep */
+        return 0;
+#ifdef SWITCH_HAS_STATE /* since Linux 5.18 */
+    state = ctx->args[3];
+#else
+    bpf_probe_read_kernel(&state, TASK_STATE_BYTES, task + TASK_STATE);
+#endif
+    return state;
+}
+
 int on_sched_switch(struct bpf_raw_tracepoint_args *ctx) {
     void *prev = (void *)ctx->args[1], *next = (void *)ctx->args[2];
     u64 now = bpf_ktime_get_ns(), task_state;
@@ -521,12 +534,7 @@ int on_sched_switch(struct bpf_raw_tracepoint_args *ctx) {
 
     if (!c || !is_on())
         return 0;
-#ifdef SWITCH_HAS_STATE /* since Linux 5.18 */
-    task_state = ctx->args[3];
-#else
-    task_state = 0;
-    bpf_probe_read_kernel(&task_state, TASK_STATE_BYTES, prev + TASK_STATE);
-#endif
+    task_state = state_of_switch(ctx, prev);
     if (c->current_task && c->current_task != (u64)prev)
         catch_up(c, prev, cpu, now);
     c->current_tid = prev_tid; /* after exec it is another */
@@ -536,7 +544,7 @@ int on_sched_switch(struct bpf_raw_tracepoint_args *ctx) {
 
     out = find_thread(prev_tid, &prev_slot);
     if (out) {
-        switch_out(out, prev_slot, prev, now, ctx->args[0] || !task_state, task_state);
+        switch_out(out, prev_slot, prev, now, task_state);
         count_seen();
     }
     in = find_thread(next_tid, &next_slot);
@@ -548,6 +556,32 @@ int on_sched_switch(struct bpf_raw_tracepoint_args *ctx) {
     }
     return 0;
 }
+
+#ifdef WAIT_STACKS
+/* At a switch, before or after on_sched_switch, which counts: from where in the program the thread came to its wait. A
+ * program of its own, so that the other stays within the verifier's bounds, and --no-stacks costs nothing. */
+int on_wait(struct bpf_raw_tracepoint_args *ctx) {
+    void *task = (void *)ctx->args[1];
+    u32 slot;
+    struct thread *t;
+    struct waiting *w;
+    u64 task_state = state_of_switch(ctx, task);
+
+    if (!task_state || task_state & STATE_DEAD || !is_on())
+        return 0;
+    t = find_thread(read_u32(task, TASK_PID), &slot);
+    w = t ? waiting.lookup(&slot) : NULL;
+    if (!w)
+        return 0;
+    w->stack = 0;
+    if (!w->registers)
+        w->registers = find_registers(task);
+    if (w->registers != NO_REGISTERS)
+        w->stack = stack_of_call((void *)w->registers, read_u64((void *)w->registers, REGISTER_IP),
+                                 read_u64((void *)w->registers, REGISTER_SP), read_u32(task, TASK_EXEC_ID), true);
+    return 0;
+}
+#endif
 
 /* The waker is the current task here; at sched_wakeup it may be the idle task of another CPU. */
 int on_sched_waking(struct bpf_raw_tracepoint_args *ctx) {

@@ -375,28 +375,3 @@ static __always_inline void end_wait(struct thread *t, u32 slot, u64 ns, bool is
         e->holder_ns += ns;
     }
 }
-
-#ifdef WAIT_STACKS
-/* At a switch, before or after on_sched_switch, which counts: from where in the program the thread came to its wait. A
- * program of its own, so that the other stays within the verifier's bounds, and --no-stacks costs nothing. */
-int on_wait(struct bpf_raw_tracepoint_args *ctx) {
-    void *task = (void *)ctx->args[1];
-    u32 slot;
-    struct thread *t;
-    struct waiting *w;
-
-    if (ctx->args[0] || !is_on()) /* preempted: it does not wait */
-        return 0;
-    t = find_thread(read_u32(task, TASK_PID), &slot);
-    w = t ? waiting.lookup(&slot) : NULL;
-    if (!w)
-        return 0;
-    w->stack = 0;
-    if (!w->registers)
-        w->registers = find_registers(task);
-    if (w->registers != NO_REGISTERS)
-        w->stack = stack_of_call((void *)w->registers, read_u64((void *)w->registers, REGISTER_IP),
-                                 read_u64((void *)w->registers, REGISTER_SP), read_u32(task, TASK_EXEC_ID), true);
-    return 0;
-}
-#endif
