@@ -23,7 +23,7 @@ LEAVES: dict[str, type[ctypes.Structure] | np.dtype[Any]] = {
     "threads": scheduling._Thread,
     "losses": scheduling._Losses,
     "control": scheduling._Control,
-    "children": scheduling._Child,
+    "children": scheduling._ChildRecord,
     "names": scheduling._Name,
     "woken_by": turnover.Total,
     "held_by": turnover.Total,

@@ -402,7 +402,7 @@ def test_library_that_is_cut_short_while_it_is_read_costs_one_stack(
 
 def test_error_of_the_child_itself_is_told() -> None:
     starter = module._Starter()
-    child = module._Child(starter)
+    child = module._ChildProcess(starter)
     child.send(wire.HEADER.pack(wire.FORGET, 99))
     with pytest.raises(module._StoppedError, match=r"^the unwinder failed \(KeyError: 99\)$"):
         child.receive(time.monotonic() + 5)
@@ -441,16 +441,16 @@ def test_child_that_talks_nonsense_is_not_believed(
     start: Start, program: Path, unwinder: Unwinder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target, chance = Stopped(start(program, "wrapper")), random.Random(7)
-    samples, receive = [target.sample()] * 20, module._Child.receive
+    samples, receive = [target.sample()] * 20, module._ChildProcess.receive
 
-    def receive_wrongly(child: module._Child, deadline: float) -> bytes:
+    def receive_wrongly(child: module._ChildProcess, deadline: float) -> bytes:
         data = bytearray(receive(child, deadline))
         if data[:1] != b"R" and chance.random() < 0.2:
             at = chance.randrange(len(data))
             data[at : at + chance.randrange(8)] = chance.randbytes(chance.randrange(1, 8))
         return bytes(data)
 
-    monkeypatch.setattr(module._Child, "receive", receive_wrongly)
+    monkeypatch.setattr(module._ChildProcess, "receive", receive_wrongly)
     for _ in range(5):
         assert len(unwinder.unwind(target.pid, read_maps(target.pid), samples)) == 20
     assert unwinder.counters.restarts > 0

@@ -166,7 +166,7 @@ class _Delay(ctypes.Structure):
     )
 
 
-class _Child(ctypes.Structure):
+class _ChildRecord(ctypes.Structure):
     _fields_ = (
         ("tgid", ctypes.c_uint32),
         ("unused", ctypes.c_uint32),
@@ -456,7 +456,7 @@ class SchedulingRecorder:
         """The processes that traced ones have made since the last call."""
         return [
             Child(child.tgid, None, _text(child.comm), child.born_ns, False)
-            for child in self._programs.queue("children", _Child).take_all()
+            for child in self._programs.queue("children", _ChildRecord).take_all()
         ]
 
     def reclaim(self) -> None:

@@ -40,7 +40,7 @@ _AT_RSP = 19
 class _Space:
     """One process's modules, as a Dwfl that keeps what it has read."""
 
-    def __init__(self, child: _Child, number: int, ranges: bytes) -> None:
+    def __init__(self, worker: _Worker, number: int, ranges: bytes) -> None:
         self.number = number
         self.places: dict[int, tuple[int, bool, int]] = {}
         """By 2 * program counter + exact: id, whether it is the return from a signal handler, index of the module
@@ -49,22 +49,22 @@ class _Space:
         """Where files are in memory, and their sizes."""
         self.without_room: set[int] = set()
         """Indices of the modules whose files were larger than what is left of our memory."""
-        dw = child.libraries.dw
-        self.dwfl = dw.dwfl_begin(ctypes.byref(child.module_callbacks))
+        dw = worker.libraries.dw
+        self.dwfl = dw.dwfl_begin(ctypes.byref(worker.module_callbacks))
         self.ranges = tuple(message.RANGE.iter_unpack(ranges))
         for index, (start, end) in enumerate(self.ranges):
             dw.dwfl_report_module(self.dwfl, b"%d" % index, start, end)
         dw.dwfl_report_end(self.dwfl, None, None)
-        dw.dwfl_attach_state(self.dwfl, child.machine, _TID, ctypes.byref(child.thread_callbacks), None)
+        dw.dwfl_attach_state(self.dwfl, worker.machine, _TID, ctypes.byref(worker.thread_callbacks), None)
 
-    def close(self, child: _Child) -> None:
+    def close(self, worker: _Worker) -> None:
         """Forgets it all."""
-        child.libraries.dw.dwfl_end(self.dwfl)
+        worker.libraries.dw.dwfl_end(self.dwfl)
         for address, size in self.mapped:
             _libc.munmap(address, size)
 
 
-class _Child:
+class _Worker:
     """The libraries, the socket, and the sample that is being unwound."""
 
     def __init__(self, channel: socket, suspect: mmap.mmap) -> None:
@@ -349,15 +349,15 @@ _free.argtypes = [ctypes.c_void_p]
 
 def _be_child(channel: socket, memory: int) -> NoReturn:
     """Gives up everything, says so, and serves until the parent leaves."""
-    child = _Child(channel, mmap.mmap(memory, message.SUSPECT.size))
+    worker = _Worker(channel, mmap.mmap(memory, message.SUSPECT.size))
     os.close(memory)
     held = confine()
-    sys.unraisablehook = lambda error: child.fail(error.exc_value)  # a callback's; libdw would go on with no answer
-    child.channel.send(message.READY + " ".join(sorted(held)).encode())
+    sys.unraisablehook = lambda error: worker.fail(error.exc_value)  # a callback's; libdw would go on with no answer
+    worker.channel.send(message.READY + " ".join(sorted(held)).encode())
     try:
-        child.serve()
+        worker.serve()
     except Exception as problem:
-        child.fail(problem)
+        worker.fail(problem)
     finally:
         os._exit(1)
 

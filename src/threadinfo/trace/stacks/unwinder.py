@@ -123,7 +123,7 @@ class _Starter:
         self._process.wait()
 
 
-class _Child:
+class _ChildProcess:
     """A running child and what it has been told. Raises _StoppedError or OSError when it does not start."""
 
     def __init__(self, starter: _Starter) -> None:
@@ -250,7 +250,7 @@ class Unwinder:
         self.counters = Counters()
         self._open_mapping = open_mapping
         self._debug_files = debug_files or DebugFiles()
-        self._child: _Child | None = None
+        self._child: _ChildProcess | None = None
         self._starter: _Starter | None = None
         self._start_problem: OSError | None = None
         try:
@@ -275,12 +275,12 @@ class Unwinder:
             self._starter.close()
             self._starter = None
 
-    def _start_child(self) -> _Child:
+    def _start_child(self) -> _ChildProcess:
         """A child that is ready; raises _StoppedError where there cannot be one."""
         problem = self._start_problem
         try:
             if self._starter is not None:
-                return _Child(self._starter)
+                return _ChildProcess(self._starter)
         except OSError as failure:
             problem = failure
         raise _StoppedError(f"the unwinder cannot be started ({problem.strerror if problem else 'it was closed'})")
@@ -357,7 +357,7 @@ class Unwinder:
                     return batch.fail_rest("the unwinder was stopped too often")
         return None
 
-    def _converse(self, child: _Child, batch: _Batch) -> None:
+    def _converse(self, child: _ChildProcess, batch: _Batch) -> None:
         """One child and what is left of the batch; raises _StoppedError."""
         started = time.monotonic()
         number = self._tell_space(child, batch)
@@ -387,7 +387,7 @@ class Unwinder:
             except (ValueError, LookupError, struct.error) as problem:
                 raise _StoppedError(f"the unwinder answered nonsense ({type(problem).__name__})") from None
 
-    def _tell_space(self, child: _Child, batch: _Batch) -> int:
+    def _tell_space(self, child: _ChildProcess, batch: _Batch) -> int:
         """The child's number for these modules: what it has read of them stays read, for the forks of a process too."""
         key = modules = batch.layout.modules[:_MAX_MODULES]
         if key in child.spaces:
@@ -402,7 +402,7 @@ class Unwinder:
         child.send(message.HEADER.pack(message.SPACE, number) + ranges)
         return number
 
-    def _answer(self, child: _Child, batch: _Batch, data: bytes) -> None:
+    def _answer(self, child: _ChildProcess, batch: _Batch, data: bytes) -> None:
         """Everything that the child says but stacks."""
         kind, number = message.HEADER.unpack_from(data)
         modules = batch.layout.modules
