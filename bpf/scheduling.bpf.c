@@ -1,7 +1,7 @@
 /* Per-thread scheduling: a state machine a thread, fed by raw tracepoints; statistics stay in the kernel.
  *
  * Raw tracepoints rather than stable ones, because those are skipped while user space updates a map on the same CPU.
- * Read by src/threadinfo/trace/scheduling/recorder.py, whose struct layouts mirror these.
+ * Read by src/threadinfo/trace/scheduling/recorder.py; records.py beside it mirrors the structs.
  *
  * Given by the loader: TID_LIMIT (pid_max), SLOT_COUNT, CPU_COUNT, STREAM_PAGES for the live stream, and from the running
  * kernel's BTF the offsets TASK_TGID, TASK_PID, TASK_COMM, TASK_CPU, SWITCH_HAS_STATE or TASK_STATE, TASK_STATE_BYTES, and

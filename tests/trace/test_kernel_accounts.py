@@ -30,6 +30,7 @@ from threadinfo.trace.scheduling.kernel_accounts import (
     copy_record,
 )
 from threadinfo.trace.scheduling.recorder import SchedulingRecorder
+from threadinfo.trace.scheduling.records import ThreadRecord
 
 MS = 1_000_000
 WINDOW = 1_000 * MS
@@ -317,8 +318,6 @@ def read_tids(pid: int) -> set[int]:
 
 
 def test_record_mirrors_the_head_of_the_programs_structure() -> None:
-    from threadinfo.trace.scheduling.recorder import _Thread
-
-    thread = _Thread(**{name: index + 1 for index, name in enumerate(Record._fields)})
+    thread = ThreadRecord(**{name: index + 1 for index, name in enumerate(Record._fields)})
     memory = memoryview(ctypes.string_at(ctypes.addressof(thread), ctypes.sizeof(thread)))
     assert copy_record(memory, 0) == tuple(range(1, len(Record._fields) + 1))

@@ -14,17 +14,17 @@ import pytest
 from threadinfo.trace.kernel.btf import KernelTypes
 from threadinfo.trace.kernel.compiler import load_bcc
 from threadinfo.trace.kernel.loader import bpf_directory, read_source
-from threadinfo.trace.scheduling import kernel_accounts, turnover, waits
-from threadinfo.trace.scheduling import recorder as scheduling
+from threadinfo.trace.scheduling import kernel_accounts, records, turnover, waits
+from threadinfo.trace.scheduling.kernel_facts import kernel_facts
 
 pytestmark = pytest.mark.usefixtures("bpf")
 
 LEAVES: dict[str, type[ctypes.Structure] | np.dtype[Any]] = {
-    "threads": scheduling._Thread,
-    "losses": scheduling._Losses,
-    "control": scheduling._Control,
-    "children": scheduling._ChildRecord,
-    "names": scheduling._Name,
+    "threads": records.ThreadRecord,
+    "losses": records.LossesRecord,
+    "control": records.ControlRecord,
+    "children": records.ChildRecord,
+    "names": records.NameRecord,
     "woken_by": turnover.Total,
     "held_by": turnover.Total,
     **({"began_at": turnover.Total} if platform.machine() == "x86_64" else {}),
@@ -63,7 +63,7 @@ def of_numpy(dtype: np.dtype[Any]) -> dict[str, tuple[int, int]]:
 
 def test_both_sides_have_the_same_layout() -> None:
     bcc = load_bcc()
-    defines, *_ = scheduling.kernel_facts()
+    defines, *_ = kernel_facts()
     with KernelTypes() as types:
         facts = waits.kernel_facts(types)
         stacks = waits.stack_facts(types)
@@ -83,6 +83,6 @@ def test_both_sides_have_the_same_layout() -> None:
 
 
 def test_head_of_a_thread_is_what_the_accounts_copy() -> None:
-    fields = [name for name, *_ in scheduling._Thread._fields_][: len(kernel_accounts.Record._fields)]
+    fields = [name for name, *_ in records.ThreadRecord._fields_][: len(kernel_accounts.Record._fields)]
     assert tuple(fields) == kernel_accounts.Record._fields
-    assert kernel_accounts._RECORD.size == scheduling._Thread.waker.offset
+    assert kernel_accounts._RECORD.size == records.ThreadRecord.waker.offset

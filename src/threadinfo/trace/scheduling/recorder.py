@@ -17,11 +17,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from threadinfo.errors import NotAvailableError
 from threadinfo.model import BlockedCall, Confidence, DelayedBy, EndedThreads, Scheduling
 from threadinfo.trace.kernel import bpf
 from threadinfo.trace.kernel.btf import KernelTypes
-from threadinfo.trace.kernel.histogram import BUCKETS, summarize
+from threadinfo.trace.kernel.histogram import summarize
 from threadinfo.trace.kernel.loader import ProgramStatistics, load_programs
 from threadinfo.trace.kernel.machine import counts_thread_times, cpu_count, most_taken_ns, pid_limit, taken_ns
 from threadinfo.trace.kernel.mapped import GrowingMemory, SparseWords
@@ -40,6 +39,15 @@ from threadinfo.trace.scheduling.kernel_accounts import (
     Thread,
     compare,
     copy_record,
+)
+from threadinfo.trace.scheduling.kernel_facts import kernel_facts
+from threadinfo.trace.scheduling.records import (
+    ChildRecord,
+    ControlRecord,
+    DelayRecord,
+    LossesRecord,
+    NameRecord,
+    ThreadRecord,
 )
 from threadinfo.trace.scheduling.turnover import EndedSum, Gone, Pairs, Totals, add_total, is_alive, oldest_first
 from threadinfo.trace.scheduling.waits import (
@@ -67,20 +75,6 @@ from threadinfo.trace.stacks.records import StackReader
 ReadThreads = Callable[[], Mapping[int, Mapping[int, str]]]
 """Gives the threads of every traced process now: PID to (thread id to state letter)."""
 
-TRACEPOINTS = {
-    "sched_switch": "on_sched_switch",
-    "sched_waking": "on_sched_waking",
-    "sched_wakeup": "on_sched_wakeup",
-    "sched_wakeup_new": "on_sched_wakeup",
-    "sched_migrate_task": "on_sched_migrate_task",
-    "sched_process_fork": "on_sched_process_fork",
-    "sched_process_exec": "on_sched_process_exec",
-}
-"""Raw tracepoints that must be there, with our function for each."""
-
-INTERRUPT_TRACEPOINTS = ("irq_handler", "softirq", "hrtimer_expire", "irq_work", "call_function", "reschedule")
-"""Pairs of _entry and _exit that tell a wake-up by an interrupt; those that a machine lacks are left out."""
-
 # Mirrors of bpf/scheduling.bpf.c.
 _STREAM_PAGES = 256
 _BORN_SLOTS_A_CPU = 1024  # for threads that are born while we watch
@@ -91,92 +85,6 @@ _PAIRS_A_SLOT = 8
 _MOST_SLOTS = 65535
 _SLOT_STEP = 1024  # few sizes: the program is compiled for each
 _ASLEEP_NS = 100_000  # a thread can say "sleeping" for a moment before it goes
-
-
-class _Latency(ctypes.Structure):
-    _fields_ = (
-        ("count", ctypes.c_uint64),
-        ("sum_ns", ctypes.c_uint64),
-        ("max_ns", ctypes.c_uint64),
-        ("buckets", ctypes.c_uint32 * BUCKETS),
-    )
-
-
-class _Waking(ctypes.Structure):
-    _fields_ = (
-        ("waker", ctypes.c_uint32),
-        ("unused", ctypes.c_uint32),
-        ("count", ctypes.c_uint64),
-        ("ns", ctypes.c_uint64),
-    )
-
-
-class _Thread(ctypes.Structure):
-    _fields_ = (
-        *((name, ctypes.c_uint32) for name in ("tid", "tgid", "state", "first_state")),
-        *(
-            (name, ctypes.c_uint64)
-            for name in (
-                "first_ns",
-                "since_ns",
-                "settled_ns",
-                "born_ns",
-                "ended_ns",
-                "on_cpu_ns",
-                "queued_ns",
-                "sleeping_ns",
-                "uninterruptible_ns",
-                "voluntary_count",
-                "involuntary_count",
-                "migration_count",
-                "uncharged_ns",
-            )
-        ),
-        *((name, ctypes.c_uint32) for name in ("waker", "named_waker", "last_holder", "unused")),
-        ("last_holder_ns", ctypes.c_uint64),
-        ("waking", _Waking),
-        ("comm", ctypes.c_char * 16),
-        ("after_wakeup", _Latency),
-        ("after_preemption", _Latency),
-    )
-
-
-class _Losses(ctypes.Structure):
-    _fields_ = tuple(
-        (name, ctypes.c_uint64)
-        for name in ("full_count", "lost_count", "seen_count", "unexpected_count", "uncopied_count")
-    )
-
-
-class _Control(ctypes.Structure):
-    _fields_ = (
-        ("is_on", ctypes.c_uint64),
-        ("threshold_ns", ctypes.c_uint64),
-        ("copies_left", ctypes.c_int64),
-        ("next_stack", ctypes.c_uint64),
-    )
-
-
-class _Delay(ctypes.Structure):
-    _fields_ = (
-        ("at_ns", ctypes.c_uint64),
-        ("wait_ns", ctypes.c_uint64),
-        *((name, ctypes.c_uint32) for name in ("tid", "tgid", "cpu", "holder")),
-        ("comm", ctypes.c_char * 16),
-    )
-
-
-class _ChildRecord(ctypes.Structure):
-    _fields_ = (
-        ("tgid", ctypes.c_uint32),
-        ("unused", ctypes.c_uint32),
-        ("born_ns", ctypes.c_uint64),
-        ("comm", ctypes.c_char * 16),
-    )
-
-
-class _Name(ctypes.Structure):  # mirrors struct name
-    _fields_ = (("tgid", ctypes.c_uint32), ("comm", ctypes.c_char * 16))
 
 
 class Delay(NamedTuple):
@@ -212,49 +120,6 @@ _NOBODY: tuple[int | None, str] = (None, "(ended)")
 
 def _text(comm: bytes) -> str:
     return comm.decode("utf-8", "backslashreplace")
-
-
-def kernel_facts() -> tuple[dict[str, int | str], list[tuple[str, str]], bool]:
-    """From BTF: the defines of the program, its tracepoints, and whether the kernel has "delayed dequeue".
-
-    Raises NotAvailableError where something is missing.
-    """
-    with KernelTypes() as types:
-        defines: dict[str, int | str] = {}
-        for name, fields in {"TASK_TGID": ["tgid"], "TASK_PID": ["pid"], "TASK_COMM": ["comm"]}.items():
-            offset = types.offset("task_struct", *fields)
-            if offset is None:
-                raise NotAvailableError(f"this kernel's task_struct has no field {fields[0]}")
-            defines[name] = offset
-        cpu = types.offset("task_struct", "thread_info", "cpu")
-        cpu = types.offset("task_struct", "cpu") if cpu is None else cpu
-        if cpu is None:
-            raise NotAvailableError("this kernel's task_struct does not say on which CPU a thread is")
-        defines["TASK_CPU"] = cpu
-        arguments = types.argument_count("sched_switch")
-        if arguments is not None and arguments >= 4:
-            defines["SWITCH_HAS_STATE"] = 1
-        else:
-            state = types.offset("task_struct", "__state")
-            defines["TASK_STATE_BYTES"] = 4 if state is not None else 8
-            state = types.offset("task_struct", "state") if state is None else state
-            if state is None:
-                raise NotAvailableError("this kernel's task_struct has no field state")
-            defines["TASK_STATE"] = state
-        run, run_before = (types.offset("task_struct", "se", f"{name}sum_exec_runtime") for name in ("", "prev_"))
-        if run is not None and run_before is not None:
-            defines |= {"TASK_RUN": run, "TASK_RUN_BEFORE": run_before}
-        missing = [name for name in TRACEPOINTS if types.argument_count(name) is None]
-        if missing:
-            raise NotAvailableError(f"this kernel lacks the tracepoints {', '.join(missing)}", None)
-        attach = list(TRACEPOINTS.items())
-        for name in INTERRUPT_TRACEPOINTS:
-            if None not in {types.argument_count(f"{name}_entry"), types.argument_count(f"{name}_exit")}:
-                attach += [(f"{name}_{end}", f"on_{name}_{end}") for end in ("entry", "exit")]
-        delays_dequeue = types.offset("task_struct", "se", "sched_delayed") is not None
-        if types.argument_count("softirq_raise") is not None:
-            attach.append(("softirq_raise", "on_softirq_raise"))
-    return defines, attach, delays_dequeue
 
 
 class SchedulingRecorder:
@@ -304,11 +169,11 @@ class SchedulingRecorder:
         try:
             programs = self._programs
             self._slot_of = SparseWords(programs, "slot_of", "H", int(defines["TID_LIMIT"]))
-            self._thread_memory = GrowingMemory(programs, "threads", ctypes.sizeof(_Thread), self._slot_count)
-            self._thread_array = (_Thread * 0)()
-            losses = programs.memory("losses", ctypes.sizeof(_Losses), cpus)
-            self._losses = (_Losses * cpus).from_buffer(losses)
-            self._control = _Control.from_buffer(programs.memory("control", ctypes.sizeof(_Control), 1))
+            self._thread_memory = GrowingMemory(programs, "threads", ctypes.sizeof(ThreadRecord), self._slot_count)
+            self._thread_array = (ThreadRecord * 0)()
+            losses = programs.memory("losses", ctypes.sizeof(LossesRecord), cpus)
+            self._losses = (LossesRecord * cpus).from_buffer(losses)
+            self._control = ControlRecord.from_buffer(programs.memory("control", ctypes.sizeof(ControlRecord), 1))
             self._control.threshold_ns = threshold_ns or 0
             self.awaited = AwaitedProcess(programs.memory("awaited", AWAITED_BYTES, 1))
             self.following = Following(programs.memory("following", FOLLOWING_BYTES, 1))
@@ -334,7 +199,9 @@ class SchedulingRecorder:
             self._delay_reader: RingReader | None = None
             if threshold_ns is not None:
                 size = _STREAM_PAGES * mmap.PAGESIZE
-                self._delay_reader = RingReader(programs.descriptor("delays"), size, 1 + ctypes.sizeof(_Delay) // 8)
+                self._delay_reader = RingReader(
+                    programs.descriptor("delays"), size, 1 + ctypes.sizeof(DelayRecord) // 8
+                )
         except BaseException:
             self._programs.close()
             raise
@@ -392,14 +259,14 @@ class SchedulingRecorder:
         return min(int(self._next_slot.value), self._slot_count)
 
     @property
-    def _threads(self) -> ctypes.Array[_Thread]:
+    def _threads(self) -> ctypes.Array[ThreadRecord]:
         """Slots that are, or were, somebody's, and a few more: the others' memory costs nothing."""
         memory = self._thread_memory.upto(self._given_count())
         if self._thread_memory.mapped_count != len(self._thread_array):
-            self._thread_array = (_Thread * self._thread_memory.mapped_count).from_buffer(memory)
+            self._thread_array = (ThreadRecord * self._thread_memory.mapped_count).from_buffer(memory)
         return self._thread_array
 
-    def _given_out(self) -> Iterator[tuple[int, _Thread]]:
+    def _given_out(self) -> Iterator[tuple[int, ThreadRecord]]:
         """Slots that are, or were, somebody's."""
         count = self._given_count()
         threads = self._threads
@@ -422,7 +289,7 @@ class SchedulingRecorder:
             if not thread.tid or thread.state == ENDED:
                 continue
             memory = memoryview(self._thread_memory.upto(slot + 1))
-            at = slot * ctypes.sizeof(_Thread)
+            at = slot * ctypes.sizeof(ThreadRecord)
             from_ns = time.monotonic_ns()
             before = copy_record(memory, at)
             account = self._read_account(before.tgid, before.tid)
@@ -456,7 +323,7 @@ class SchedulingRecorder:
         """The processes that traced ones have made since the last call."""
         return [
             Child(child.tgid, None, _text(child.comm), child.born_ns, False)
-            for child in self._programs.queue("children", _ChildRecord).take_all()
+            for child in self._programs.queue("children", ChildRecord).take_all()
         ]
 
     def reclaim(self) -> None:
@@ -523,7 +390,7 @@ class SchedulingRecorder:
             self._first_states.pop(thread.tid, None)
             self._first_readings.pop(slot, None)
             self._first_calls.pop(slot, None)
-            ctypes.memset(ctypes.addressof(thread), 0, ctypes.sizeof(_Thread))
+            ctypes.memset(ctypes.addressof(thread), 0, ctypes.sizeof(ThreadRecord))
             self._free_slots.put(ctypes.c_uint32(slot))
         unneeded = names.keys() - self.holders_and_wakers()
         self._names().delete(np.array(sorted(unneeded), np.uint32).tobytes())
@@ -659,7 +526,7 @@ class SchedulingRecorder:
         if self._delay_reader is None:
             return []
         data = self._delay_reader.read()[:, 1:].tobytes()
-        records = (_Delay * (len(data) // ctypes.sizeof(_Delay))).from_buffer_copy(data)
+        records = (DelayRecord * (len(data) // ctypes.sizeof(DelayRecord))).from_buffer_copy(data)
         return sorted(
             Delay(
                 at_ns=record.at_ns,
@@ -682,8 +549,8 @@ class SchedulingRecorder:
             found |= self._waits.others()
         return {int(tid) & ~BY_NETWORK for tid in found if tid not in {0, INTERRUPT}}
 
-    def _names(self) -> bpf.Map[ctypes.c_uint32, _Name]:
-        return self._programs.map("names", ctypes.c_uint32, _Name)
+    def _names(self) -> bpf.Map[ctypes.c_uint32, NameRecord]:
+        return self._programs.map("names", ctypes.c_uint32, NameRecord)
 
     def names(self) -> dict[int, tuple[int, str]]:
         """Thread id to (PID, name) of wakers and holders whose names the programs took."""
@@ -724,7 +591,7 @@ class SchedulingRecorder:
             for slot, totals in self.holders().items()
         }
 
-    def _used(self) -> Iterable[_Thread]:
+    def _used(self) -> Iterable[ThreadRecord]:
         return (thread for _, thread in self._given_out() if thread.tid)
 
     def activities(
@@ -775,7 +642,7 @@ class SchedulingRecorder:
         return woken
 
     def _uncharged(
-        self, slot: int, thread: _Thread, waits: WaitTables
+        self, slot: int, thread: ThreadRecord, waits: WaitTables
     ) -> tuple[tuple[BlockedCall | None, Blocked] | None, GoingOn | None]:
         """What the thread was blocked in before its first event, and what it is blocked in now."""
         before = going_on = None
@@ -807,7 +674,7 @@ class SchedulingRecorder:
     def _decode(
         self,
         slot: int,
-        thread: _Thread,
+        thread: ThreadRecord,
         wakers: Totals,
         holders: Totals,
         name_of: Callable[[int], tuple[int | None, str]],
@@ -845,7 +712,7 @@ class SchedulingRecorder:
             thread.tgid, thread.tid, name, thread.born_ns >= self.started_ns, thread.state == ENDED, scheduling
         )
 
-    def _times(self, slot: int, thread: _Thread) -> dict[int, int]:
+    def _times(self, slot: int, thread: ThreadRecord) -> dict[int, int]:
         """Nanoseconds in each state, the time before the first event and after the last one included."""
         times = {
             RUNNING: thread.on_cpu_ns,
@@ -861,7 +728,7 @@ class SchedulingRecorder:
             times[thread.state] += max(0, self.stopped_ns - max(thread.since_ns, self.started_ns))
         return times
 
-    def _state_before(self, slot: int, thread: _Thread) -> tuple[int, bool]:
+    def _state_before(self, slot: int, thread: ThreadRecord) -> tuple[int, bool]:
         """What a thread was doing from the window's start to its first event, and whether that event agrees.
 
         What /proc said in the window, before the event, comes first: where the event needs another one before it, that

@@ -14,7 +14,8 @@ from threadinfo.errors import NotAvailableError
 from threadinfo.model import Confidence, EndedThreads, Gap
 from threadinfo.trace.kernel.loader import ProgramStatistics
 from threadinfo.trace.kernel.privileges import given_up_by_others
-from threadinfo.trace.scheduling.recorder import Delay, SchedulingRecorder, ThreadActivity, kernel_facts
+from threadinfo.trace.scheduling.kernel_facts import kernel_facts
+from threadinfo.trace.scheduling.recorder import Delay, SchedulingRecorder, ThreadActivity
 from threadinfo.trace.session.following import Child
 from threadinfo.trace.session.target import TraceOptions, TraceTarget
 from threadinfo.trace.session.tracer import Tracer, Window
