@@ -37,7 +37,16 @@ from threadinfo.model import (
 )
 from threadinfo.snapshot import Age, Churn, ProcessSummary, Snapshot, ThreadMoment, Trends
 from threadinfo.top.app import TopApp
-from threadinfo.top.columns import DESCRIPTORS, EVENTS, PLAIN_THREADS, SOCKETS, TRACED_THREADS, column_widths
+from threadinfo.top.columns import (
+    DESCRIPTORS,
+    EVENTS,
+    PLAIN_THREADS,
+    SOCKETS,
+    TRACED_THREADS,
+    choose_columns,
+    column_widths,
+    parse_columns,
+)
 from threadinfo.top.keys import ACTIONS, KEYS
 from threadinfo.top.marks import bar, format_age, sparkline, trend
 from threadinfo.top.picker import PickerApp
@@ -191,6 +200,7 @@ SHOWS: dict[str, tuple[tuple[str, ...], str]] = {
     "previous_process": ((), "No other process has this name"),
     "search": ((), "/_"),
     "filter": ((), "Filter: _"),
+    "columns": ((), "Columns: TID, NAME, S, CPU%"),
     "sort_right": ((), "by P99 down"),
     "sort_left": ((), "by S up"),
     "reverse": ((), "by CPU% up"),
@@ -254,6 +264,29 @@ def test_filter_search_and_escape() -> None:
         assert "Filter: _" not in await press(app, pilot, "f4", "escape")
 
     drive(body)
+
+
+def test_columns_are_chosen_and_put_in_order() -> None:
+    async def body(app: TopApp, pilot: Any, _source: StillSource) -> None:
+        screen = await press(app, pilot, "c", "ctrl+u", *"waits on,tid, Name", "enter")
+        heading = next(line for line in screen.splitlines() if "TID" in line)
+        assert heading.split() == ["WAITS", "ON", "TID", "NAME"]  # which 80 columns have no room for otherwise
+        assert "Descriptors  1-4 of 4" in await press(app, pilot, "2")  # the other tables are as they were
+        screen = await press(app, pilot, "1", "c", "ctrl+u", *"tid, nmae", "enter")
+        assert "No column nmae; there are TID, NAME, S, CPU%" in screen
+        assert next(line for line in screen.splitlines() if "TID" in line).split() == heading.split()
+        screen = await press(app, pilot, "c", "ctrl+u", "enter")
+        assert "CPU%" in next(line for line in screen.splitlines() if "TID" in line)
+
+    drive(body)
+
+
+def test_chosen_columns_are_kept_where_a_trace_ends() -> None:
+    """Tables of a trace and of /proc alone have other columns: those that there are."""
+    chosen = parse_columns("DELAYED BY, TID", TRACED_THREADS)
+    assert [column.title for column in choose_columns(PLAIN_THREADS, chosen)] == ["TID"]
+    assert choose_columns(PLAIN_THREADS, ("DELAYED BY",)) == PLAIN_THREADS
+    assert [column.title for column in choose_columns(SOCKETS, ("STATE",))] == ["", "STATE"]
 
 
 def test_details_have_stack_and_history() -> None:

@@ -18,7 +18,7 @@ from threadinfo.errors import ExitCode
 from threadinfo.model import Descriptor, DescriptorEvent
 from threadinfo.snapshot import Snapshot
 from threadinfo.top import columns as shown
-from threadinfo.top.columns import DescriptorLine, EventLine, ThreadLine
+from threadinfo.top.columns import Column, DescriptorLine, EventLine, ThreadLine, choose_columns, parse_columns
 from threadinfo.top.detail import descriptor_detail, event_detail, findings_lines, thread_detail
 from threadinfo.top.keys import ACTIONS, FOOTER, help_lines
 from threadinfo.top.parts import ENDING, Lines, PlainScreen
@@ -35,6 +35,7 @@ _VIEWS = ("threads", "descriptors", "sockets", "events")
 _FIRST_SORT = {"threads": "CPU%", "descriptors": "FD", "sockets": "FD", "events": "TIME"}
 _BIRTHS = {"open", "duplicate", "socket", "accept", "pipe", "receive"}
 _PROMPT = Style(bold=True)
+_PROMPTS = {"search": "/", "filter": "Filter: ", "columns": "Columns: "}
 _ALONE = "No other process has this name; p lists all processes"
 
 
@@ -140,6 +141,8 @@ class TopApp(App[int], inherit_bindings=False):
         self._reading: Callable[[Snapshot], list[str]] | None = None
         self._is_help = False
         self._prompt: tuple[str, str] | None = None  # what is asked for, and what was typed
+        self._offered: dict[str, tuple[Column, ...]] = {}  # by view
+        self._columns: dict[str, tuple[str, ...]] = {}  # titles that were chosen, by view
         self._said = ""
         self._summary = Lines(id="summary")
         self._threads = Table(self._open, id="threads")
@@ -260,7 +263,13 @@ class TopApp(App[int], inherit_bindings=False):
             if thread.tid in snapshot.moments
         ]
         is_traced = snapshot.tracing == "on"
-        self._threads.show("Threads", shown.TRACED_THREADS if is_traced else shown.PLAIN_THREADS, lines)
+        columns = shown.TRACED_THREADS if is_traced else shown.PLAIN_THREADS
+        self._threads.show("Threads", self._chosen("threads", columns), lines)
+
+    def _chosen(self, view: str, columns: tuple[Column, ...]) -> tuple[Column, ...]:
+        """Of a view's columns those that were chosen."""
+        self._offered[view] = columns
+        return choose_columns(columns, self._columns.get(view, ()))
 
     def _draw_others(self, snapshot: Snapshot) -> None:
         if self._other_view == "events":
@@ -268,7 +277,7 @@ class TopApp(App[int], inherit_bindings=False):
             title = "Events" if snapshot.tracing == "on" else "Events (only a trace, which root may do, sees them)"
             if snapshot.omitted_event_count:
                 title += f", {snapshot.omitted_event_count} earlier ones not kept"
-            self._others.show(title, shown.EVENTS, lines)
+            self._others.show(title, self._chosen("events", shown.EVENTS), lines)
             return
         only_sockets = self._other_view == "sockets"
         lines = [
@@ -284,13 +293,14 @@ class TopApp(App[int], inherit_bindings=False):
         if self._gone:
             lines.sort(key=lambda line: line.descriptor.fd)
         title, columns = ("Sockets", shown.SOCKETS) if only_sockets else ("Descriptors", shown.DESCRIPTORS)
-        self._others.show(title, columns, lines)
+        self._others.show(title, self._chosen(self._other_view, columns), lines)
 
     def _draw_footer(self) -> None:
         text = FOOTER
         if self._prompt is not None:
             what, typed = self._prompt
-            text = f"{'/' if what == 'search' else 'Filter: '}{typed}_"
+            text = f"{_PROMPTS[what]}{typed}_"
+            text = text if len(text) <= self.size.width else f"…{text[1 - self.size.width :]}"  # where it is typed
         elif self._said:
             text = self._said
         elif self._reading is not None or self._is_help:
@@ -333,6 +343,13 @@ class TopApp(App[int], inherit_bindings=False):
 
     def _answer(self, what: str, typed: str) -> None:
         table = self._table()
+        if what == "columns":
+            try:
+                self._columns[self._view] = parse_columns(typed, self._offered[self._view])
+            except ValueError as problem:
+                self._said = str(problem)
+            self._draw()
+            return
         if what == "filter":
             table.filter_text = typed
             table.update()
@@ -502,6 +519,11 @@ class TopApp(App[int], inherit_bindings=False):
         """Asks for words."""
         if not self._is_text():
             self._prompt = ("filter", self._table().filter_text)
+
+    def do_columns(self) -> None:
+        """Asks for columns; those that are shown are there to be changed."""
+        if not self._is_text():
+            self._prompt = ("columns", ", ".join(self._table().shown_titles()))
 
     def _search(self, step: int) -> None:
         table = self._table()

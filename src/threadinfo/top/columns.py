@@ -323,6 +323,23 @@ EVENTS = (
 )
 
 
+def parse_columns(text: str, columns: tuple[Column, ...]) -> tuple[str, ...]:
+    """Titles parted by commas, upper or lower case; raises ValueError, in words, where one is not of these columns."""
+    titles = {column.title.casefold(): column.title for column in columns if column.title}
+    wanted = [word.strip() for word in text.split(",") if word.strip()]
+    for word in wanted:
+        if word.casefold() not in titles:
+            raise ValueError(f"No column {word}; there are {', '.join(titles.values())}")
+    return tuple(dict.fromkeys(titles[word.casefold()] for word in wanted))
+
+
+def choose_columns(columns: tuple[Column, ...], titles: tuple[str, ...]) -> tuple[Column, ...]:
+    """Those columns alone, in that order, on narrow terminals too, after what has no title; all where none is left."""
+    known = {column.title: column for column in columns}
+    chosen = [known[title]._replace(from_width=0) for title in titles if title in known]
+    return (*(column for column in columns if not column.title), *chosen) if chosen else columns
+
+
 def column_widths(columns: tuple[Column, ...], width: int) -> list[int]:
     """How wide each column is where a table has `width` characters, a blank between two; 0: left out.
 

@@ -46,6 +46,7 @@ KEYS = (
     Key("sort_right", ("f6", "greater_than_sign", "full_stop"), "F6 > .", "sort by the next column"),
     Key("sort_left", ("less_than_sign", "comma"), "< ,", "sort by the column before"),
     Key("reverse", ("I", "r"), "I r", "the other way round"),
+    Key("columns", ("c",), "c", "choose columns: their names, in the order wanted; empty: as before"),
     Key("pause", ("space",), "Space", "pause, and go on with the newest"),
     Key("redraw", ("ctrl+l",), "Ctrl-L", "draw the screen anew"),
 )

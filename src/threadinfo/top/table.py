@@ -113,12 +113,16 @@ class Table(Widget):
 
     def sort_next(self, step: int) -> None:
         """Sorts by the next column that is shown, or the one before (-1)."""
-        shown = [column.title for column, width in self._shown() if column.title]
+        shown = self.shown_titles()
         if not shown:
             return
         index = shown.index(self.sort_title) if self.sort_title in shown else -1
         self.sort_title, self.is_reverse = shown[(index + step) % len(shown)], False
         self.update()
+
+    def shown_titles(self) -> list[str]:
+        """The headings that are seen."""
+        return [column.title for column, width in self._shown() if column.title]
 
     def selected(self) -> Any | None:
         """The line under the cursor."""
