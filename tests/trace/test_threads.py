@@ -197,3 +197,20 @@ def start_tool(pid: int) -> subprocess.Popen[str]:
     tool = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wait_until_it_traces(tool)
     return tool
+
+
+def test_what_is_taken_after_the_end_leaves_the_window_as_it_was(bpf: None, start: Start) -> None:
+    """Children that ended a moment before the end are taken after it: all are told of the same window."""
+    process = start(sys.executable, MANY, "late-taken", 3, 3)
+    with SchedulingRecorder(lambda: {process.pid: states(process.pid)}, account) as tracer:
+        tracer.start()
+        time.sleep(0.1)
+        tracer.stop()
+        stopped_ns = tracer.stopped_ns
+        time.sleep(0.05)
+        tracer.take([process.pid], {})
+        assert tracer.stopped_ns == stopped_ns
+        activities = tracer.activities({})
+    for activity in activities:
+        done = activity.scheduling
+        assert done.on_cpu_ns + done.run_queue_ns + done.blocked_ns == stopped_ns - tracer.started_ns

@@ -406,7 +406,8 @@ class SchedulingRecorder:
         slots = np.flatnonzero(
             np.isin(rows["tgid"], list(pids)) & (rows["tid"] > 0) & (rows["state"] == ENDED)
         ).tolist()
-        self.stopped_ns = time.monotonic_ns()
+        if self._control.is_on:  # after the end, all are told of that same window
+            self.stopped_ns = time.monotonic_ns()
         activities = self.activities(names, slots)
         by_name = {pid: all_ for pid, all_ in self.ended_by_name().items() if pid in pids}
         self._fold(slots)
