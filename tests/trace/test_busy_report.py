@@ -95,7 +95,8 @@ def test_the_text_is_short_in_order_and_says_what_it_leaves_out(traced: Traced, 
     lines = text.splitlines()
     print(text, len(lines))
     assert len(lines) <= MOST_LINES
-    assert max(map(len, lines)) <= 80
+    of_listing = ("0  ", "1  ", "2  ")  # which has paths as long as they are: of this machine's temporary files
+    assert max(len(line) for line in lines if not line.startswith(of_listing)) <= 80
     assert [line[4:] for line in lines if line.startswith("=== ")] == [
         next(line[4:] for line in lines if line.startswith(f"=== {heading}")) for heading in HEADINGS
     ]

@@ -134,7 +134,7 @@ def test_doctor_and_a_trace_agree_and_name_what_is_missing(name: str, busy: int)
     required = [check for check in missing if check["is_required"]]
     if environment.missing is None:
         assert not required
-        assert json.loads(report)["processes"][0]["trace"]["confidence"]["seen_count"] > 0
+        assert json.loads(report)["processes"][0]["trace"]["confidence"]["seen_count"] > 0, report
     else:
         words = " ".join(f"{check['name']}: {check['found']}: {check['remedy']}" for check in required)
         for part in (environment.missing, environment.remedy):

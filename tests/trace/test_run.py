@@ -139,7 +139,7 @@ def test_pipeline_and_a_command_whose_descendant_lives_on(tmp_path: Path) -> Non
 
 def test_what_was_open_shortly_before_the_end_is_told_with_its_origin(tmp_path: Path) -> None:
     program = (
-        "import socket, time\ns = socket.socket(); s.bind(('127.0.0.1', 0)); s.listen(3)\nprint('x'); time.sleep(1)"
+        "import socket, time\ns = socket.socket(); s.bind(('127.0.0.1', 0)); s.listen(3)\nprint('x'); time.sleep(3)"
     )
     run("--format", "json", "-o", tmp_path / "r.json", "--", sys.executable, "-u", "-c", program)
     (process,) = json.loads((tmp_path / "r.json").read_text())["processes"]
