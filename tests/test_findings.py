@@ -51,6 +51,7 @@ from threadinfo.model import (
     Socket,
     SocketTrace,
     SuspectThread,
+    Thread,
     Wait,
     WaitObject,
     WokenBy,
@@ -554,3 +555,24 @@ def test_a_swapping_process_in_miniature(threadinfo: Run, make_proc: MakeProc) -
     (found,) = json.loads(result.stdout)["processes"][0]["findings"]
     assert (found["kind"], found["severity"], found["value"]) == ("swap_in_use", "medium", 200 << 20)
     assert found["words"] == "200.0 MiB of its memory are in swap, 94 % of what it uses"
+
+
+def lock_words(*others: Thread, holders: tuple[LockHolder, ...]) -> str:
+    """What is said of a lock that one thread waited for."""
+    waiter = thread(7, scheduling=scheduling(), waits=(wait("futex", SECOND_NS, object=MUTEX, held_by=holders),))
+    whole = merge_waits(process(threads=(waiter, *others), trace=trace()), ())
+    (found,) = [one for one in find(whole) if one.kind == "contended_lock"]
+    return found.words
+
+
+def test_a_lock_that_many_had_alike_names_nobody() -> None:
+    evenly = tuple(LockHolder(1, 20 + number, f"worker-{number}", 10, SECOND_NS // 8) for number in range(8))
+    assert lock_words(holders=evenly).endswith("; 8 threads had it, none for more than 12 % of that")
+    mostly = (LockHolder(1, 9, "writer", 10, SECOND_NS // 2), *evenly[:3])
+    assert lock_words(holders=mostly).endswith("; writer 9 had it for 50 % of that")
+
+
+def test_who_sleeps_while_it_has_the_lock_is_said_to() -> None:
+    holder = thread(9, "writer", scheduling=scheduling(), waits=(wait("clock_nanosleep", 9 * SECOND_NS, object=SLEEP),))
+    words = lock_words(holder, holders=HOLDERS)
+    assert words.endswith("; writer 9 had it for 100 % of that, and was in clock_nanosleep for 90 % of the trace")

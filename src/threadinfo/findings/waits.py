@@ -11,7 +11,7 @@ import msgspec
 from threadinfo.findings.descriptors import listening_ports
 from threadinfo.findings.threads import scheduled_threads
 from threadinfo.findings.words import format_time, others_too, percent, plural
-from threadinfo.model import Finding, ProcessReport, Scheduling, Thread, Wait, WokenBy
+from threadinfo.model import Finding, Lock, ProcessReport, Scheduling, Thread, Wait, WokenBy
 
 _UNINTERRUPTIBLE_PERCENT = 10.0
 _LOCK_PERCENT = 10.0  # of the trace, by one thread or by several together
@@ -24,6 +24,8 @@ _OTHERS_PERCENT = 20.0  # of the trace: waiting for a peer, or for other process
 _OTHERS_HIGH_PERCENT = 50.0
 _OTHERS_COUNT = 10  # waits: fewer may be one that has nothing to do
 _SYNC_CALLS = frozenset({"fsync", "fdatasync", "sync", "syncfs", "sync_file_range", "sync_file_range2", "msync"})
+_EVENLY_FROM, _EVENLY_PERCENT = 3, 200.0  # holders; the largest share, times how many there are
+_ASLEEP_PERCENT = 50.0  # of the trace, in one wait
 _LOCKING_CALLS = frozenset({"fcntl", "flock", "semop", "semtimedop"})
 
 
@@ -44,6 +46,24 @@ def words_of_wait(wait: Wait) -> str:
     return f"lock {target.address:#x}" if target.kind == "lock" and target.address is not None else call
 
 
+def _had_it(process: ProcessReport, lock: Lock) -> str:
+    """Who had a lock, and in what it waited itself meanwhile; no name where many had it alike."""
+    if not lock.held_by:
+        return ""
+    holder = lock.held_by[0]
+    share = percent(holder.time_ns, lock.wait_ns)
+    if len(lock.held_by) >= _EVENLY_FROM and share * len(lock.held_by) < _EVENLY_PERCENT:
+        return f"; {len(lock.held_by)} threads had it, none for more than {share:.0f} % of that"
+    number = "" if holder.tid is None else f" {holder.tid}"
+    waits = next((waits for tid, _, _, waits in waiting_threads(process) if tid == holder.tid), ())
+    longest = max(waits, key=lambda wait: wait.sum_ns, default=None)
+    duration = process.trace.duration_ns if process.trace else 0
+    asleep = ""
+    if longest is not None and percent(longest.sum_ns, duration) >= _ASLEEP_PERCENT:
+        asleep = f", and was in {words_of_wait(longest)} for {percent(longest.sum_ns, duration):.0f} % of the trace"
+    return f"; {holder.name}{number} had it for {share:.0f} % of that{asleep}"
+
+
 def _from(stack: Sequence[str]) -> str:
     """Where in the program, if that is known."""
     return f", at {stack[0]}" if stack else ""
@@ -59,11 +79,8 @@ def contended_lock(process: ProcessReport) -> Iterator[Finding]:
     if not locks:
         return
     worst = max(locks, key=lambda lock: lock.wait_ns)
-    first, holder = worst.waiters[0], worst.held_by[0] if worst.held_by else None
-    who = ""
-    if holder is not None:
-        number = "" if holder.tid is None else f" {holder.tid}"
-        who = f"; {holder.name}{number} had it for {percent(holder.time_ns, worst.wait_ns):.0f} % of that"
+    first = worst.waiters[0]
+    who = _had_it(process, worst)
     others = len(worst.waiters) - 1
     and_others = f" and {others} other{'s' * (others > 1)}" if others else ""
     yield Finding(

@@ -31,7 +31,8 @@ def render_sockets(trace: SocketTrace, cuts: Cuts) -> list[str]:
     for equal in shown:
         lines += _tell(equal[0], cuts)
         if len(equal) > 1:
-            lines.append(f"  {len(equal) - 1} more like this, until {equal[-1][-1].time[11:26]}")
+            last = max((story[-1] for story in equal), key=lambda event: event.at_ns)
+            lines.append(f"  {len(equal) - 1} more like this, until {last.time[11:26]}")
     if closed := len(every) - len(stories):
         lines.append(f"{closed} that {'is' if closed == 1 else 'are'} older than the trace {_was(closed)} closed")
     others = len(stories) - sum(map(len, shown))
