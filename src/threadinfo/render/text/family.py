@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from threadinfo.model import Family, FamilyCommand, ProcessReport
+from threadinfo.model import Family, FamilyCommand, Finding, ProcessReport
 from threadinfo.render.escape import format_text
 from threadinfo.render.text.duration import format_duration
-from threadinfo.render.text.fold import left_out
+from threadinfo.render.text.fold import format_numbers, left_out, wrap
 
 _ROWS = 20
 _COMMAND_COLUMNS = 32
 _FORKED = " (a fork)"
+_GRAVE = ("high", "medium")
+_FINDINGS = 3
 
 
 def render_family(family: Family, asked: list[ProcessReport], width: int, *, verbose: bool) -> list[str]:
@@ -36,6 +38,25 @@ def render_family(family: Family, asked: list[ProcessReport], width: int, *, ver
     lines += [_row(one, max(_COMMAND_COLUMNS, width - 53)) for one in shown]
     others = sum(one.count for one in family.commands[len(shown) :])
     return lines + left_out(len(family.commands) - len(shown), f"other commands, of {others} processes")
+
+
+def render_family_findings(processes: list[ProcessReport], width: int) -> list[str]:
+    """What stands out in several of a family, or in one: a paragraph for each kind of finding, the gravest first."""
+    found: dict[str, list[tuple[ProcessReport, Finding]]] = {}
+    for process in processes:
+        for finding in process.findings:
+            if finding.severity in _GRAVE:
+                found.setdefault(finding.kind, []).append((process, finding))
+    if not found:
+        return []
+    ranked = sorted(found.values(), key=lambda all_: (_GRAVE.index(all_[0][1].severity), -len(all_)))
+    lines = ["", "What stands out in it:"]
+    for (process, finding), *others in ranked[:_FINDINGS]:
+        alike = {one.pid: None for one, _ in others if one.pid != process.pid}
+        numbers = format_numbers(alike)
+        more = f"; so in {len(alike)} other {_noun(len(alike))}: {numbers}" if alike else ""
+        lines += wrap(f"[{finding.severity}] {process.pid}: {finding.words}{more}", "  ", "    ", width)
+    return lines + left_out(len(ranked) - _FINDINGS, "other kinds of findings")
 
 
 def _noun(count: int) -> str:

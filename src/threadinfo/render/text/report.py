@@ -44,11 +44,17 @@ def render_text(report: Report, *, verbose: bool = False, width: int = 80) -> Pr
 
 def _render_family(report: Report, family: Family, *, verbose: bool, width: int) -> list[str]:
     """The summary, whom the user asked for, and the busiest of the others; without `verbose` as many as have room."""
-    from threadinfo.render.text.family import busy_ns, render_brief, render_family  # noqa: PLC0415 - of a trace
+    from threadinfo.render.text.family import (  # noqa: PLC0415 - of a trace
+        busy_ns,
+        render_brief,
+        render_family,
+        render_family_findings,
+    )
 
     asked = [one for one in report.processes if one.parent_pid is None]
     others = [one for one in report.processes if one.parent_pid is not None]
     lines = render_family(family, asked, width, verbose=verbose)
+    lines += render_family_findings([*asked, *others], width)
     for process in asked:
         lines += ["", *_render_process(process, verbose=verbose, width=width)]
     if verbose:
