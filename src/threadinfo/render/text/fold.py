@@ -58,7 +58,7 @@ SHORTER = Cuts(
     functions=3,
 )
 """Where the report of one process would otherwise be longer than is read."""
-SHORTEST = SHORTER._replace(listed_threads=1, suspects=1, stories=1, waiting=1, advice=2, gaps=3)
+SHORTEST = SHORTER._replace(listed_threads=1, suspects=1, waiting=1, advice=2, gaps=3)
 """Where that is still too long."""
 WHOLE = Cuts(
     threads=None,
