@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.trace.test_descriptors import build, trace
+from threadinfo.trace.kernel.machine import taken_ns
 
 pytestmark = pytest.mark.usefixtures("bpf")
 
@@ -17,7 +18,9 @@ COUNT = 14_009  # three times as many as there are slots
 def test_threads_that_ended_are_counted_and_those_that_live_are_there(tmp_path: Path) -> None:
     program = build("thread_churn", tmp_path, "-pthread")
     arguments = ["PID", "--trace", "600", "--only", "waits", "--format", "json"]
+    taken_before_ns = sum(taken_ns())
     done = trace([str(program), str(COUNT)], arguments, output=tmp_path / "report.json")
+    taken = sum(taken_ns()) - taken_before_ns  # by the host, which a thread's own clock leaves out
     assert done.status == 0, done.errors
     tid, on_cpu_ns = map(int, done.said.split())
     report = done.report()
@@ -26,7 +29,8 @@ def test_threads_that_ended_are_counted_and_those_that_live_are_there(tmp_path: 
     assert confidence["lost_count"] == 0
     late = next(thread for thread in report["threads"] if thread["tid"] == tid)
     assert late["name"] == "late"
-    assert late["scheduling"]["on_cpu_ns"] == pytest.approx(on_cpu_ns, rel=0.05)
+    assert late["scheduling"]["on_cpu_ns"] <= 1.05 * on_cpu_ns + taken
+    assert without_room or late["scheduling"]["on_cpu_ns"] >= 0.95 * on_cpu_ns
     apart, folded = report["trace"]["ended_threads"], report["trace"]["ended_threads_by_name"]
     assert len({thread["tid"] for thread in report["threads"]}) == 2
     told = len(apart) + sum(one["count"] for one in folded)
